@@ -1,0 +1,329 @@
+"""The composition root: builds everything, owns its lifetime.
+
+Order of life: embedded Postgres (if any), pool, schema check, configuration into Postgres, admin server, lanes and
+side tasks. A stop goes the other way: lanes claim no more and drain; side tasks (leases are still kept, /metrics still
+answers) end after them; what is left is released. A side task that crashes ends the process, and systemd restarts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+
+from marketd import errors, http_client, logs, migrate, providers, systemd, wiring
+from marketd.admin import Admin
+from marketd.config import Config
+from marketd.config.flat import secrets
+from marketd.embedded import EmbeddedError, EmbeddedPostgres
+from marketd.gauges import Gauges
+from marketd.health import Health
+from marketd.lane import Lane, Stores
+from marketd.metrics import Metrics
+from marketd.recorder import Recorder
+from marketd.reload import Reloader
+from marketd.scheduler import Poller, Scheduler
+from marketd.signals import Stop, handled
+from marketd.store.budgets import Circuits
+from marketd.store.catalog import CatalogStore
+from marketd.store.daemons import DaemonStore
+from marketd.store.jobs import JobStore, LaneState
+from marketd.store.listener import Listener
+from marketd.store.pool import Database
+from marketd.store.runs import RunStore
+from marketd.telemetry import Observers
+from marketd.visits import Visits
+
+_LAST_ACTS_S = 4.0  #: for releasing and unregistering at the end, also when Postgres hangs
+
+
+class App:
+    """One daemon. `serve` may be called once."""
+
+    def __init__(self, config: Config, path: Path | None = None) -> None:
+        self._config = config
+        self._path = path
+        self._daemon_id = uuid4()
+        self._kinds = providers.discover()
+        self._lanes: dict[tuple[str, str], Lane] = {}
+        self._lane_tasks: asyncio.TaskGroup | None = None
+        self.metrics = Metrics()
+        self.admin_port: int | None = None  #: where /metrics is served, once it is
+        self.dsn: str | None = None  #: where the database is, once it is known
+
+    async def serve(self, stop: Stop, *, on_ready: Callable[[], None] | None = None) -> None:
+        """Work until `stop`.
+
+        Raises ConfigError, SchemaError or DatabaseUnavailable when it cannot start, and an exception group when a
+        task of it crashed.
+        """
+        async with AsyncExitStack() as stack:
+            await self._open(stack)
+            await self._apply(self._config, self._config)
+            self._reloaded(True)
+            await self._run(stop, on_ready)
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        """Everything that must be there before work begins; `stack` closes it in the opposite order."""
+        config = self._config
+        self.dsn = await self._database(stack)
+        pool = config.database
+        self._db = Database(
+            self.dsn,
+            size=pool.pool_size,
+            timeout_s=pool.statement_timeout.total_seconds(),
+            # A listen_dsn of its own means that the other one leads through a pooler.
+            pooled=pool.listen_dsn is not None,
+        )
+        await self._db.open()
+        stack.push_async_callback(self._db.close)
+        await self._check_schema()
+        self._session = await stack.enter_async_context(http_client.open_session())
+        self._build()
+        stack.push_async_callback(self._last_acts)
+        self._admin = Admin(
+            config.http.host, config.http.port, render=self.metrics.render, reasons=self._health.reasons
+        )
+        await self._admin.start()
+        stack.push_async_callback(self._admin.stop)
+        self.admin_port = self._admin.port
+
+    async def _database(self, stack: AsyncExitStack) -> str:
+        database = self._config.database
+        if database.dsn is not None:
+            return database.dsn.get_secret_value()
+        if not database.embedded:
+            raise errors.ConfigError(
+                [
+                    "database.dsn: not set: give the address of your Postgres (MARKETD_DSN as shipped), "
+                    "or set database.embedded: true to try things out"
+                ]
+            )
+        server = EmbeddedPostgres(self._config.state_dir / "postgres")
+        try:
+            # In this thread on purpose: the server is told to die with the thread that started it.
+            dsn = server.start()
+        except EmbeddedError as error:
+            raise errors.DatabaseUnavailable(str(error)) from error
+        stack.callback(server.stop)
+        await migrate.migrate(dsn)
+        return dsn
+
+    async def _check_schema(self) -> None:
+        assert self.dsn is not None
+        try:
+            connection = await asyncpg.connect(self.dsn, timeout=10, command_timeout=10)
+        except (OSError, asyncpg.PostgresError) as error:
+            raise errors.DatabaseUnavailable(f"cannot connect to Postgres: {error}") from error
+        try:
+            await migrate.check(connection)
+        finally:
+            await connection.close(timeout=2)
+
+    def _build(self) -> None:
+        config, db = self._config, self._db
+        circuits = Circuits(db)
+        self._recorder = Recorder(circuits)
+        self._observer = Observers(self.metrics, logs.LogObserver(), self._recorder)
+        self._stores = Stores(jobs=JobStore(db, self._daemon_id), catalog=CatalogStore(db), circuits=circuits)
+        self._daemons = DaemonStore(db, self._daemon_id)
+        self._visits = Visits(self._session, db, self._kinds, config.state_dir, self._observer)
+        timing = wiring.timing_of(config)
+        runs = RunStore(db)
+        self._poller = Poller(timing, self._stores.jobs, self._wake_lane, self._observer)
+        self._scheduler = Scheduler(timing, runs, self._stores.jobs, self._observer)
+        self._gauges = Gauges(self.metrics, runs, db)
+        listen_dsn = config.database.listen_dsn
+        self._listener = Listener(
+            listen_dsn.get_secret_value() if listen_dsn else self.dsn or "",
+            on_notify=self._heard,
+            on_connect=self._poller_and_lanes,
+            on_change=self._listener_changed,
+        )
+        self._health = Health(self._lanes, self._poller, self._scheduler, self._listener)
+
+    async def _apply(self, old: Config, new: Config) -> None:
+        """Write the limits to Postgres in one transaction, then swap what runs; a fetch keeps what it began with."""
+        accounts = wiring.accounts_of(new, self._kinds)
+        await self._daemons.apply(
+            new.digest(shared=True),
+            wiring.settings_of(new),
+            accounts,
+            alive_for=wiring.timing_of(new).alive_for,
+            renewed=wiring.renewed(old, new),
+        )
+        self._config = new
+        logs.setup(new.log)
+        logs.hide(secrets(new))
+        self.metrics.init_labels(new.providers)
+        self.metrics.build(schema=str(migrate.version()))
+        self._poller.timing = self._scheduler.timing = wiring.timing_of(new)
+        for account in accounts:
+            if account.off_reason is not None:
+                self._observer.event("provider_off", lane=account.lane, reason=account.off_reason)
+                continue
+            self._set_lane(account.provider, account.account)
+        others = await self._daemons.differing(new.digest(shared=True))
+        self.metrics.config_differs(bool(others))
+        if others:
+            self._observer.event("config_differs", daemons=others, hint="the lower limits hold")
+
+    def _set_lane(self, provider: str, account: str) -> None:
+        visit = self._visits.opener(self._config, provider, account)
+        settings = wiring.lane_settings(self._config, provider, account, visit)
+        lane = self._lanes.get((provider, account))
+        if lane is not None:
+            lane.settings = settings
+            lane.wake()
+            return
+        lane = Lane(settings, self._stores, self._observer, self._poller.kick)
+        self._lanes[provider, account] = lane
+        if self._lane_tasks is not None:
+            self._start_lane(lane)
+
+    def _start_lane(self, lane: Lane) -> None:
+        assert self._lane_tasks is not None
+        grace_s = self._config.jobs.shutdown_grace.total_seconds()
+        name = f"lane {lane.settings.provider}/{lane.settings.account}"
+        self._lane_tasks.create_task(lane.run(self._stop, grace_s), name=name)
+
+    async def _run(self, stop: Stop, on_ready: Callable[[], None] | None) -> None:
+        self._stop = stop
+        reloader = self._reloader()
+        with handled(stop, reloader.ask if reloader else lambda: None):
+            async with asyncio.TaskGroup() as side:
+                services = [
+                    side.create_task(work(), name=name)
+                    for name, work in (
+                        ("listener", self._listener.run),
+                        ("poller", self._poller.run),
+                        ("scheduler", self._scheduler.run),
+                        ("gauges", self._gauges.run),
+                        ("recorder", self._recorder.run),
+                        ("watchdog", self._health.feed_watchdog),
+                        *([("reload", reloader.run)] if reloader else []),
+                    )
+                ]
+                async with asyncio.TaskGroup() as lanes:
+                    self._lane_tasks = lanes
+                    # Holds the group open also when no lane runs yet.
+                    lanes.create_task(stop.wait(), name="stop")
+                    for lane in self._lanes.values():
+                        self._start_lane(lane)
+                    self._announce(on_ready)
+                    await stop.wait()
+                    systemd.stopping("draining")
+                    self._health.draining = True
+                for service in services:
+                    service.cancel()
+
+    def _announce(self, on_ready: Callable[[], None] | None) -> None:
+        lanes = [f"{lane.settings.provider}/{lane.settings.account}" for lane in self._lanes.values()]
+        self._observer.event(
+            "ready", lanes=lanes, metrics=f"http://{self._config.http.host}:{self.admin_port}/metrics"
+        )
+        systemd.ready(f"lanes: {', '.join(lanes) or 'none'}")
+        if on_ready is not None:
+            on_ready()
+
+    def _reloader(self) -> Reloader | None:
+        if self._path is None:
+            return None
+        types = wiring.provider_types()
+        return Reloader(self._config, self._path, types, self._reloading, self._observer, self._reloaded)
+
+    def _reloaded(self, ok: bool) -> None:
+        self.metrics.reloaded(ok)
+
+    async def _reloading(self, old: Config, new: Config) -> None:
+        systemd.reloading()
+        try:
+            await self._apply(old, new)
+        finally:
+            systemd.ready("reloaded")
+
+    def _wake_lane(self, state: LaneState) -> None:
+        if lane := self._lanes.get((state.provider, state.account)):
+            lane.wake()
+
+    def _poller_and_lanes(self) -> None:
+        self._poller.kick()
+        for lane in self._lanes.values():
+            lane.wake()
+
+    def _heard(self, payload: str) -> None:
+        known = {provider for provider, _ in self._lanes}
+        if payload == "run":
+            self._scheduler.run_now()
+        elif payload and payload not in known:
+            self._observer.event("notification_ignored", payload=payload[:40])
+            return
+        for (provider, _), lane in self._lanes.items():
+            if payload in ("", "run", provider):
+                lane.wake()
+
+    def _listener_changed(self, connected: bool, why: str) -> None:
+        self._observer.event("listener_connected" if connected else "listener_lost", why=why)
+
+    async def _last_acts(self) -> None:
+        """Release what the lanes could not, write what is remembered, and sign off."""
+        try:
+            async with asyncio.timeout(_LAST_ACTS_S):
+                await self._recorder.flush()
+                released = await self._stores.jobs.release_all()
+                await self._daemons.unregister()
+            self._observer.event("stopped", released=released)
+        except (errors.DatabaseUnavailable, TimeoutError) as error:
+            # Leases and alive_until run out by themselves; nothing is lost, it only takes longer.
+            self._observer.event("stopped", released=0, error=str(error) or "Postgres does not answer")
+
+
+def run(config: Config, path: Path | None = None) -> int:
+    """Serve until a signal, as `marketd run` does. Returns the exit code; expected failures are told in one line."""
+    logs.setup(config.log)
+    logs.hide(secrets(config))
+    log = logs.LogObserver()
+    faulthandler.enable()
+
+    async def serve() -> None:
+        await App(config, path).serve(Stop())
+
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(serve())
+    except errors.ConfigError as error:
+        for problem in error.problems:
+            log.event("cannot_start", problem=problem)
+        return 78
+    except errors.SchemaError as error:
+        log.event("cannot_start", problem=str(error))
+        return 78
+    except errors.DatabaseUnavailable as error:
+        log.event("cannot_start", problem=str(error))
+        return 75
+    except BaseExceptionGroup as group:
+        for crash in _leaves(group):
+            log.event("crashed", error=f"{type(crash).__name__}: {crash}", exc_info=crash)
+        return 1
+    return 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where the extra `fast` is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found

@@ -1,0 +1,201 @@
+"""The `providers:` part of the schema: addresses, budgets, pace, accounts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import time, timedelta
+from functools import partial
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
+
+from marketd.config.base import Address, Int, Model, fault, is_loopback
+from marketd.config.durations import Duration, Share, check_zone, lasting, parse_day_start, parse_share
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderTypes:
+    """What a provider's own file says about its stanza. Empty `currencies` means any."""
+
+    credentials: type[BaseModel]
+    options: type[BaseModel]
+    currencies: frozenset[str] = frozenset()
+
+
+class DayStart(Model):
+    """When a provider's day begins: a wall clock time in a zone of the time zone database."""
+
+    at: time = time(0, 0)
+    zone: Annotated[str, AfterValidator(check_zone)] = "UTC"
+
+    def __str__(self) -> str:
+        return f"{self.at:%H:%M} {self.zone}"
+
+
+class Reserve(Model):
+    """Calls of the hour kept for urgent work: worked out from demand (`auto`), or a fixed share of 0 to 1."""
+
+    auto: bool = True
+    share: float = 0.0
+
+    def __str__(self) -> str:
+        return "auto" if self.auto else f"{self.share * 100:g}%"
+
+
+def _reserve(value: Any) -> Any:
+    if value == "auto":
+        return Reserve()
+    if isinstance(value, Reserve | dict):
+        return value
+    try:
+        return Reserve(auto=False, share=parse_share(value))
+    except ValueError:
+        raise ValueError("expected auto or a percentage such as 20%") from None
+
+
+def _text_schema(pattern: str, example: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": pattern, "examples": [example]})
+
+
+class Budget(Model):
+    """Calls that a provider allows; None = no limit of that kind, 0 = no call at all."""
+
+    per_hour: Int | None = Field(default=None, ge=0, le=10_000_000)
+    per_day: Int | None = Field(default=None, ge=0, le=100_000_000)
+    day_starts: Annotated[
+        DayStart, BeforeValidator(parse_day_start), _text_schema(r"^\d\d:\d\d +\S+$", "00:00 UTC")
+    ] = DayStart()
+    window: Literal["fixed", "rolling"] = "fixed"
+    reserve: Annotated[Reserve, BeforeValidator(_reserve), _text_schema(r"^(auto|.*%)$", "auto")] = Reserve()
+    background_min: Share = 0.05
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Self:
+        if self.reserve.share + self.background_min > 1:
+            share = f"{self.background_min * 100:g}%"
+            raise fault(
+                f"reserve {self.reserve} and background_min {share} make more than 100%", key="reserve"
+            )
+        return self
+
+
+class Pace(Model):
+    """At most `calls` in every `per`, evenly spaced."""
+
+    calls: Int = Field(default=1, ge=1, le=1000)
+    per: Annotated[Duration, lasting("1ms", "1d")] = timedelta(seconds=1)
+
+    @property
+    def interval_s(self) -> float:
+        """Seconds between two calls."""
+        return self.per.total_seconds() / self.calls
+
+
+class Circuit(Model):
+    """After `failures` failures in a row, no call for `open`; then one probe decides."""
+
+    failures: Int = Field(default=5, ge=1, le=1000)
+    open: Annotated[Duration, lasting("100ms", "1d")] = timedelta(seconds=30)
+
+
+class Account(Model):
+    """A further account at a provider, with its own credentials and budget, for the users named."""
+
+    credentials: BaseModel
+    budget: Budget | None = None
+    users: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = ()
+
+    @model_validator(mode="after")
+    def _users_once(self) -> Self:
+        twice = sorted({user for user in self.users if self.users.count(user) > 1})
+        if twice:
+            raise fault(f"user {twice[0]!r} is listed twice", key="users")
+        return self
+
+
+AccountName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
+
+class Provider(Model):
+    """One provider's stanza; `credentials` and `options` are of the types that its own file declares."""
+
+    enabled: bool = True
+    base_url: Address
+    token_url: Address | None = None
+    credentials: BaseModel
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+    budget: Budget = Budget()
+    pace: Pace = Pace()
+    concurrency: Int = Field(default=1, ge=1, le=64)
+    timeout: Annotated[Duration, lasting("10ms", "10m")] = timedelta(seconds=30)
+    circuit: Circuit = Circuit()
+    options: BaseModel
+    accounts: dict[AccountName, Account] = Field(default_factory=dict)
+
+    def budget_of(self, account: str) -> Budget:
+        """The budget of an account by name; the provider's own for `default` and where none is set."""
+        known = self.accounts.get(account)
+        return known.budget if known and known.budget else self.budget
+
+    def credentials_of(self, account: str) -> BaseModel:
+        """The credentials of an account by name; the provider's own for any other name."""
+        known = self.accounts.get(account)
+        return known.credentials if known else self.credentials
+
+    @model_validator(mode="after")
+    def _accounts_apart(self) -> Self:
+        if "default" in self.accounts:
+            raise fault("'default' names the provider's own credentials; choose another name", key="accounts")
+        owner: dict[str, str] = {}
+        for name, account in self.accounts.items():
+            for user in account.users:
+                if owner.setdefault(user, name) != name:
+                    raise fault(f"user {user!r} is in accounts {owner[user]} and {name}", key="accounts")
+        return self
+
+
+def _known_currency(value: str, *, allowed: frozenset[str]) -> str:
+    if allowed and value not in allowed:
+        raise ValueError(f"expected one of {', '.join(sorted(allowed))}")
+    return value
+
+
+def stanza_type(name: str, types: ProviderTypes) -> type[Provider]:
+    """`Provider` with this provider's own credentials, options and currencies in it."""
+    account = create_model(
+        f"{name.title()}Account",
+        __base__=Account,
+        credentials=(types.credentials, Field(default_factory=dict, validate_default=True)),
+    )
+    currency = Annotated[
+        str,
+        Field(pattern=r"^[A-Z]{3}$"),
+        AfterValidator(partial(_known_currency, allowed=types.currencies)),
+    ]
+    fields: dict[str, Any] = {
+        "credentials": (types.credentials, Field(default_factory=dict, validate_default=True)),
+        "options": (types.options, Field(default_factory=dict, validate_default=True)),
+        "currency": (currency, ...),
+        "accounts": (dict[AccountName, account], Field(default_factory=dict)),  # type: ignore[valid-type]
+    }
+    return create_model(f"{name.title()}Provider", __base__=Provider, **fields)
+
+
+def loopback_faults(providers: Mapping[str, Provider]) -> list[str]:
+    """Keys of the addresses of enabled providers that are not on this machine."""
+    return [
+        f"providers.{name}.{key}"
+        for name, provider in providers.items()
+        if provider.enabled
+        for key, url in (("base_url", provider.base_url), ("token_url", provider.token_url))
+        if url and not is_loopback(url)
+    ]

@@ -1,0 +1,242 @@
+"""The whole of config.yaml but `providers:`, with the shipped defaults."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote, urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    WithJsonSchema,
+    model_validator,
+)
+
+from marketd.config.base import Int, Model, Number, fault
+from marketd.config.durations import Duration, lasting
+from marketd.config.flat import digest, secrets
+from marketd.config.providers import Provider
+
+PER_DAEMON = ("database", "state_dir", "http", "log")  #: may differ between daemons of one database
+
+Keep = Annotated[Duration, lasting("1s")]
+_HEARTBEAT_FLOOR = timedelta(seconds=1)
+
+
+def _empty_is_none(value: Any) -> Any:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _dsn(value: SecretStr | None) -> SecretStr | None:
+    """A Postgres URL, as asyncpg reads it. No message ever shows a part of it."""
+    if value is None:
+        return None
+    text = value.get_secret_value()
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        raise fault(
+            "expected postgresql://user:password@host:port/database (special characters percent-encoded)"
+        ) from None
+    if parts.scheme not in ("postgresql", "postgres"):
+        raise fault("expected an address that starts with postgresql://")
+    return value
+
+
+Dsn = Annotated[SecretStr | None, BeforeValidator(_empty_is_none), AfterValidator(_dsn)]
+
+
+class Database(Model):
+    """Where Postgres is. `listen_dsn` goes around a pooler that cannot LISTEN."""
+
+    dsn: Dsn = None
+    embedded: bool = False
+    listen_dsn: Dsn = None
+    pool_size: Int = Field(default=8, ge=1, le=50)
+    statement_timeout: Annotated[Duration, lasting("100ms", "10m")] = timedelta(seconds=15)
+
+    @model_validator(mode="after")
+    def _one_database(self) -> Self:
+        if self.embedded and (self.dsn or self.listen_dsn):
+            name = "dsn" if self.dsn else "listen_dsn"
+            raise fault(f"true, and a {name} is set too: choose one", key="embedded")
+        return self
+
+
+def _state_dir(value: Any) -> Any:
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("expected a directory")
+    if not isinstance(value, str | Path):
+        raise ValueError("expected a directory as text")
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError("no home directory is known for ~; write the whole path") from None
+    if not path.is_absolute():
+        raise ValueError("expected an absolute path, or one that starts with ~/")
+    return path
+
+
+class Http(Model):
+    """Where /metrics, /healthz and /readyz are served; port 0 takes a free one."""
+
+    host: Annotated[str, Field(pattern=r"^[^\s/@]+$")] = "127.0.0.1"
+    port: Int = Field(default=9464, ge=0, le=65535)
+
+
+class Log(Model):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class Scheduler(Model):
+    """The timer's pass, the fallback poll, and the priority from which a request wakes a lane by itself."""
+
+    interval: Annotated[Duration, lasting("100ms", "7d")] = timedelta(minutes=1)
+    poll: Annotated[Duration, lasting("100ms", "1h")] = timedelta(seconds=5)
+    wake_priority: Int = Field(default=150, ge=1, le=1000)
+
+
+class Backoff(Model):
+    """Full-jitter backoff of a retry: up to base * 2^(attempt-1), never over cap."""
+
+    base: Annotated[Duration, lasting("1ms")] = timedelta(seconds=2)
+    cap: Annotated[Duration, lasting("1ms")] = timedelta(minutes=15)
+
+    @model_validator(mode="after")
+    def _base_below_cap(self) -> Self:
+        if self.base > self.cap:
+            raise fault("base is longer than cap", key="base")
+        return self
+
+
+class Jobs(Model):
+    fresh_for: Duration = timedelta(minutes=10)
+    max_attempts: Int = Field(default=5, ge=1, le=100)
+    lease: Duration = timedelta(seconds=60)
+    shutdown_grace: Annotated[Duration, lasting("0s", "1h")] = timedelta(seconds=20)
+    keep_finished: Keep = timedelta(days=7)
+    keep_history: Keep = timedelta(days=365)
+    keep_requests: Keep = timedelta(days=14)
+    backoff: Backoff = Backoff()
+    not_listed_cooldown: Duration = timedelta(days=7)
+
+    @property
+    def heartbeat(self) -> timedelta:
+        """How often a running fetch extends its lease: a quarter of it, at least a second."""
+        return max(_HEARTBEAT_FLOOR, self.lease / 4)
+
+    @model_validator(mode="after")
+    def _lease_outlives_heartbeats(self) -> Self:
+        if self.lease < 3 * self.heartbeat:
+            raise fault("expected at least 3s (a lease must outlive three heartbeats)", key="lease")
+        return self
+
+
+def _image(value: str) -> str:
+    if not re.fullmatch(r"(https?://[^\s/@]+(/\S*)?|/[^\s/]\S*)", value):
+        raise ValueError("expected an https address or a path such as /images/fallback.svg")
+    return value
+
+
+Image = Annotated[str, AfterValidator(_image)]
+
+
+class FallbackImages(Model):
+    """What `market_catalog` shows for a product without an image, by category."""
+
+    sneakers: Image = "/images/fallback/sneakers.svg"
+    trading_cards: Image = "/images/fallback/trading-cards.svg"
+    collectibles: Image = "/images/fallback/collectibles.svg"
+    default: Image = "/images/fallback/default.svg"
+
+
+class Catalog(Model):
+    default_size_system: Literal["us", "uk", "eu"] = "us"
+    fallback_images: FallbackImages = FallbackImages()
+
+
+class Prior(Model):
+    """Gamma prior of a product's change rate: `a` changes seen in `b`."""
+
+    a: Number = Field(default=0.5, gt=0, le=100)
+    b: Annotated[Duration, lasting("1m", "365d")] = timedelta(hours=12)
+
+
+class Planner(Model):
+    """Dials of the background order; their meaning is in the planner's own file."""
+
+    enabled: bool = True
+    kappa: Number = Field(default=0.05, ge=0, le=1)
+    lane: Number = Field(default=0.02, ge=0, le=1)
+    memory: Annotated[Duration, lasting("1m", "365d")] = timedelta(days=7)
+    size_weight: Number = Field(default=0.2, gt=0, le=10)
+    prior: Prior = Prior()
+    evidence_cap: Number = Field(default=10.0, ge=1, le=1000)
+    slowest: Annotated[Duration, lasting("1h", "3650d")] = timedelta(days=180)
+
+
+class Testing(Model):
+    """Shorter budget windows for tests and demos; refused unless every address is on this machine."""
+
+    __test__ = False  # pytest would take it for a test class
+
+    hour: Annotated[Duration, lasting("1s", "1h")] = timedelta(seconds=60)
+    day: Annotated[Duration, lasting("1s", "1d")] = timedelta(minutes=24)
+
+    @model_validator(mode="after")
+    def _day_holds_hour(self) -> Self:
+        if self.day < self.hour:
+            raise fault("day is shorter than hour", key="day")
+        return self
+
+
+def _default_state_dir() -> Path:
+    return Path("~/.local/state/marketd").expanduser()
+
+
+class Config(Model):
+    """The whole configuration, validated; a reload makes a new one and swaps the reference."""
+
+    database: Database = Database()
+    state_dir: Annotated[Path, BeforeValidator(_state_dir), WithJsonSchema({"type": "string"})] = Field(
+        default_factory=_default_state_dir
+    )
+    http: Http = Http()
+    log: Log = Log()
+    scheduler: Scheduler = Scheduler()
+    jobs: Jobs = Jobs()
+    catalog: Catalog = Catalog()
+    planner: Planner = Planner()
+    testing: Testing | None = None
+    providers: dict[str, Provider] = Field(default_factory=dict)
+
+    def digest(self, *, shared: bool = False) -> str:
+        """sha256 over every effective value; equal exactly for configurations that behave alike.
+
+        Secrets enter as hashes. `shared=True` leaves out what may differ between daemons of one database
+        (`database`, `state_dir`, `http`, `log`).
+        """
+        return digest(self, leave_out=PER_DAEMON if shared else ())
+
+    def lane_digest(self, provider: str, account: str) -> str:
+        """sha256 over what one account's requests depend on: address, credentials, pace, timeout, options."""
+        stanza = self.providers[provider]
+        return digest(
+            stanza.model_copy(update={"credentials": stanza.credentials_of(account)}),
+            leave_out=("accounts", "budget", "circuit", "concurrency", "enabled"),
+        )
+
+    def secrets(self) -> frozenset[str]:
+        """Every secret text in it, and the passwords inside the DSNs, for the log to hide."""
+        found = set(secrets(self))
+        for dsn in (self.database.dsn, self.database.listen_dsn):
+            password = urlsplit(dsn.get_secret_value()).password if dsn else None
+            found |= {password, unquote(password)} if password else set()
+        return frozenset(found)

@@ -1,0 +1,225 @@
+"""One metered door to one provider's account: pace, charge, send once, measure, report."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+import aiohttp
+from aiolimiter import AsyncLimiter
+from yarl import URL
+
+from marketd import errors
+from marketd.clock import monotonic
+from marketd.http_client import answers
+from marketd.http_client.session import Wire
+from marketd.limiter import Gate, Grant
+from marketd.provider import Reply
+from marketd.telemetry import Observer, RequestReport
+
+MAX_BYTES = 8 * 1024 * 1024  #: of a decompressed answer
+CONNECT_S = 10.0
+_SECRET_HEADERS = ("authorization", "x-api-key")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request to be metered and sent. A form makes it a POST. Its repr holds nothing secret."""
+
+    endpoint: str  #: short fixed name for metrics and the call record
+    url: str
+    params: Mapping[str, str] | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    form: Mapping[str, str] | None = field(default=None, repr=False)
+    meter: str = "calls"
+    classify: answers.Classify | None = None
+
+    def secrets(self) -> tuple[str, ...]:
+        """Texts that no message may show, should the provider echo them."""
+        held = [value for name, value in self.headers.items() if name.lower() in _SECRET_HEADERS]
+        held += (self.form or {}).values()
+        words = {word for value in held for word in (value, *value.split())}
+        return tuple(sorted((word for word in words if len(word) >= 8), key=len, reverse=True))
+
+
+Send: TypeAlias = Callable[[Request], Awaitable[Reply]]
+
+
+class Auth(Protocol):
+    """What proves who we are; one per account, shared by its fetches, living as long as its credentials."""
+
+    async def headers(self, send: Send) -> Mapping[str, str]:
+        """The headers of the next request. `send` meters and sends what it takes to get a token."""
+        ...
+
+    def refused(self, headers: Mapping[str, str]) -> bool:
+        """Told that these headers got a 401; True if others can be had, so that one more try makes sense."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Door:
+    """What all fetches of one provider account share. `pacer` is (1, seconds between two calls)."""
+
+    provider: str
+    account: str
+    base_url: str
+    timeout_s: float
+    session: aiohttp.ClientSession
+    auth: Auth
+    pacer: AsyncLimiter
+    classify: answers.Classify | None = None
+    max_bytes: int = MAX_BYTES
+
+
+class ProviderHttp:
+    """`provider.Http` for one fetch.
+
+    Raises what `provider.Http` says; a request that provably never left is given back to the gate.
+    """
+
+    def __init__(self, door: Door, *, gate: Gate, observer: Observer, priority: int) -> None:
+        self._door = door
+        self._gate = gate
+        self._observer = observer
+        self._priority = priority
+        self._requests = 0
+
+    @property
+    def requests(self) -> int:
+        """How many requests of this fetch stayed charged."""
+        return self._requests
+
+    async def get(
+        self,
+        path: str,
+        params: Mapping[str, str] | None = None,
+        *,
+        endpoint: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """GET base_url + path; `path` starts with a slash and is already percent-encoded.
+
+        A 401 costs one more request when a new token can be had.
+        """
+        if not path.startswith("/"):
+            raise ValueError(f"path {path!r} must start with /")
+
+        async def attempt(proof: Mapping[str, str]) -> Reply:
+            return await self.send(
+                Request(
+                    endpoint=endpoint,
+                    url=self._door.base_url + path,
+                    params=params,
+                    headers={"Accept": "application/json", **(headers or {}), **proof},
+                    classify=self._door.classify,
+                )
+            )
+
+        proof = await self._door.auth.headers(self.send)
+        try:
+            return await attempt(proof)
+        except errors.Unauthorized as error:
+            if error.http_status != 401 or not self._door.auth.refused(proof):
+                raise
+        return await attempt(await self._door.auth.headers(self.send))
+
+    async def send(self, request: Request) -> Reply:
+        """Takes a grant, sends at most once, reports exactly once if granted."""
+        grant, left_s = await self._granted(request)
+        wire, started = Wire(), monotonic()
+        status: list[int] = []
+        try:
+            body, headers = await self._exchange(request, wire, status, left_s)
+        except BaseException as error:
+            given_back = not wire.opened and await self._give_back(grant)
+            self._report(request, grant, started, status, error, given_back)
+            raise
+        self._report(request, grant, started, status, None, False)
+        return Reply(status=status[0], body=body, headers=headers, granted_at=grant.granted_at)
+
+    async def _granted(self, request: Request) -> tuple[Grant, float]:
+        """A grant whose time to leave has come, and for how many seconds more it holds."""
+        while True:
+            if request.meter == "calls":
+                await self._door.pacer.acquire()
+            grant = await self._gate.take(request.endpoint, meter=request.meter)
+            arrived = monotonic()
+            try:
+                await asyncio.sleep(grant.delay_s)
+            except asyncio.CancelledError as error:
+                given_back = await self._give_back(grant)
+                self._report(request, grant, monotonic(), [], error, given_back)
+                raise
+            left_s = grant.valid_s - (monotonic() - arrived)
+            if left_s > 0:
+                return grant, left_s
+            await self._give_back(grant)
+
+    async def _exchange(
+        self, request: Request, wire: Wire, status: list[int], left_s: float
+    ) -> tuple[object, Mapping[str, str]]:
+        door = self._door
+        # A connection that takes longer than the grant holds would send in a window that was not charged.
+        connect_s = min(CONNECT_S, door.timeout_s, left_s)
+        try:
+            async with door.session.request(
+                "GET" if request.form is None else "POST",
+                URL(request.url, encoded=True).update_query(request.params or {}),
+                headers=request.headers,
+                data=request.form,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=door.timeout_s, connect=connect_s),
+                trace_request_ctx=wire,
+            ) as response:
+                status.append(response.status)
+                if not 200 <= response.status < 300:
+                    raise await answers.error_of(response, request.classify, request.secrets())
+                return await answers.json_of(response, door.max_bytes), response.headers
+        except TimeoutError as error:
+            what = f"no answer in {door.timeout_s:g} s" if wire.opened else "no connection in time"
+            raise errors.Transient(f"{request.endpoint}: {what}", code="timeout") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise errors.Transient(f"{request.endpoint}: {_fault(error)}", code="connection") from error
+
+    async def _give_back(self, grant: Grant) -> bool:
+        """Whether the charge was returned; a failure to do so leaves it charged, which breaks no limit."""
+        try:
+            await asyncio.shield(asyncio.ensure_future(self._gate.give_back(grant)))
+        except errors.MarketdError as error:
+            self._observer.event("give_back_failed", provider=self._door.provider, error=str(error))
+            return False
+        return True
+
+    def _report(
+        self,
+        request: Request,
+        grant: Grant,
+        started: float,
+        status: list[int],
+        error: BaseException | None,
+        given_back: bool,
+    ) -> None:
+        http_status = status[0] if status else None
+        self._requests += not given_back
+        self._observer.request_done(
+            RequestReport(
+                provider=self._door.provider,
+                account=self._door.account,
+                endpoint=request.endpoint,
+                priority=self._priority,
+                status_class=answers.status_class(http_status, error),
+                http_status=http_status,
+                granted_at=grant.granted_at,
+                took_s=monotonic() - started,
+                given_back=given_back,
+            )
+        )
+
+
+def _fault(error: Exception) -> str:
+    """What broke, without addresses: `ClientOSError: Connection reset by peer`."""
+    detail = error.strerror if isinstance(error, OSError) else str(error) if not error.args[1:] else ""
+    return f"{type(error).__name__}: {detail}" if detail else type(error).__name__

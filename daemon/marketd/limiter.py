@@ -1,0 +1,34 @@
+"""The gate in front of every provider request: a grant says when it may leave and until when.
+
+The gate itself is shared state in Postgres (`store.budgets`); this is only its shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """Permission for one HTTP request, already charged to the budget windows of its send time."""
+
+    granted_at: (
+        datetime  #: database time at which the request may leave; prices it brings are `observed_at` this
+    )
+    delay_s: float  #: wait so long (counted from the moment the grant arrived) before sending
+    valid_s: float  #: past so many seconds from arrival the grant must be given back and taken anew
+    receipt: str  #: opaque; names the charged windows for `give_back`
+
+
+class Gate(Protocol):
+    """Charges requests before they leave. `meter` is `calls`, or `mints` for token endpoints with a meter."""
+
+    async def take(self, endpoint: str, *, meter: str = "calls") -> Grant:
+        """Charge one request. Raises `NotGranted` (nothing charged) when it may not leave soon."""
+        ...
+
+    async def give_back(self, grant: Grant) -> None:
+        """Return the charge of a request that provably never reached the wire."""
+        ...

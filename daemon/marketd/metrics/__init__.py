@@ -1,0 +1,186 @@
+"""Every number that marketd exports; this package is the only user of prometheus_client.
+
+Labels come from closed sets only (the providers of the config, and `words`), and every label set exists from
+the start, so that the first event of a kind is seen as an increase. Floors that may not import this package
+reach it as a `telemetry.Observer`: `Metrics.event` understands the events of `Metrics.__init__`, and leaves
+others alone.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from marketd import __version__
+from marketd.metrics.families import Families
+from marketd.metrics.words import LANE_STATES, REQUEST_CLASSES, band, outcome_word
+from marketd.outcome import Priced
+from marketd.telemetry import FetchReport, RequestReport
+
+__all__ = ["DatabaseGauge", "Metrics", "band", "outcome_word"]
+
+DatabaseGauge = Literal[
+    "jobs",
+    "oldest_ready",
+    "targets",
+    "price_age",
+    "budget_quota",
+    "budget_used",
+    "budget_remaining",
+    "budget_reset",
+]
+
+
+class Metrics(Families):
+    """Takes reports and facts, and keeps the numbers. Nothing here blocks."""
+
+    def __init__(self, *, process: bool = True) -> None:
+        super().__init__(process=process)
+        self._database = {
+            "jobs": self._jobs,  # provider, status, band
+            "oldest_ready": self._oldest_ready,  # provider, band
+            "targets": self._targets,  # provider, state
+            "price_age": self._price_age,  # provider, quantile
+            "budget_quota": self._quota,  # provider, window
+            "budget_used": self._used,
+            "budget_remaining": self._remaining,
+            "budget_reset": self._reset,
+        }
+        self._events: Mapping[str, tuple[Callable[..., None], tuple[str, ...]]] = {
+            "lane_state": (self.lane_state, ("provider", "state")),
+            "refused": (self.refused, ("provider", "reason")),
+            "woken": (self.woken, ("provider", "seconds")),
+            "rescued": (self.rescued, ("provider", "count")),
+            "stale_completion": (self.stale_completion, ("provider",)),
+            "listener_connected": (self.listener_connected, ()),
+            "listener_lost": (self.listener_lost, ()),
+            "listener_echo": (self.listener_echo, ("age_s",)),
+            "notification_ignored": (self.notification_ignored, ()),
+            "run_done": (self.run_done, ("result",)),
+        }
+        self._listened = False
+        self.build(schema="")
+
+    # --- telemetry.Observer ----------------------------------------------------------------------------
+
+    def request_done(self, report: RequestReport) -> None:
+        if report.given_back:
+            self._given_back.labels(report.provider).inc()
+            return
+        word = report.status_class if report.status_class in REQUEST_CLASSES else "other"
+        self._requests.labels(report.provider, word).inc()
+        self._burn.labels(report.provider, band(report.priority)).inc()
+        self._request_s.labels(report.provider).observe(report.took_s)
+
+    def fetch_done(self, report: FetchReport) -> None:
+        provider = report.unit.provider
+        self._wait.labels(provider, band(report.unit.priority)).observe(report.wait_s)
+        self._fetch.labels(provider).observe(report.fetch_s)
+        words = [outcome_word(outcome) for _, outcome in report.outcomes]
+        if report.lease_lost:
+            self._lease_lost.labels(provider).inc()
+            self._wasted.labels(provider, "lease_lost").inc(report.requests)
+            return
+        self._settle.labels(provider).observe(report.settle_s)
+        for word in words:
+            self._finished.labels(provider, word).inc()
+        if not any(isinstance(outcome, Priced) for _, outcome in report.outcomes):
+            reason = "failed" if "failed" in words else "no_answer"
+            self._wasted.labels(provider, reason).inc(report.requests)
+
+    def event(self, name: str, **fields: object) -> None:
+        method, wanted = self._events.get(name, (None, ()))
+        if method is not None and fields.keys() >= set(wanted):
+            method(*(fields[field] for field in wanted))
+
+    # --- lanes and budgets -----------------------------------------------------------------------------
+
+    def lane_state(self, provider: str, state: str) -> None:
+        """`state` is one of `words.LANE_STATES`; the others become 0. Providers not served here are left out."""
+        for word in LANE_STATES if provider in self._providers else ():
+            self._lane.labels(provider, word).set(word == state)
+
+    def refused(self, provider: str, reason: str) -> None:
+        """A request was not granted; `reason` as in `errors.NotGranted`."""
+        self._refused.labels(provider, reason).inc()
+
+    def woken(self, provider: str, seconds: float) -> None:
+        """An urgent job's first request left so long after its wake."""
+        self._wake.labels(provider).observe(seconds)
+
+    def rescued(self, provider: str, count: int = 1) -> None:
+        """Jobs taken back from a dead worker, also one of a provider that is not served here."""
+        if provider in self._providers:
+            self._rescued.labels(provider).inc(count)
+
+    def stale_completion(self, provider: str) -> None:
+        self._stale.labels(provider).inc()
+
+    # --- listener and scheduler ------------------------------------------------------------------------
+
+    def listener_connected(self) -> None:
+        """LISTEN works; from the second time on this is a reconnect."""
+        self._listener.set(1)
+        if self._listened:
+            self._reconnects.inc()
+        self._listened = True
+
+    def listener_lost(self) -> None:
+        self._listener.set(0)
+
+    def listener_echo(self, age_s: float) -> None:
+        """Seconds since a notification of our own came back."""
+        self._echo.set(age_s)
+
+    def notification_ignored(self) -> None:
+        self._ignored.inc()
+
+    def run_done(self, result: str) -> None:
+        """One scheduler pass; `result` is one of `words.RUN_RESULTS`."""
+        self._runs.labels(result).inc()
+
+    # --- facts read from the database ------------------------------------------------------------------
+
+    def replace(self, gauge: DatabaseGauge, values: Mapping[tuple[str, ...], float]) -> None:
+        """Sets a gauge to exactly these values: label words (provider first) to number; all others to 0.
+
+        Providers that this process does not serve are left out, words outside the closed sets raise KeyError.
+        """
+        family = self._database[gauge]
+        known = self._label_sets(family)
+        for words in values:
+            if words[0] in self._providers and words not in known:
+                raise KeyError(f"{gauge}: no such label set {words}")
+        for words in known:
+            family.labels(*words).set(values.get(words, 0))
+
+    def database_read(self, now: float, oldest_xmin_age: int) -> None:
+        """All gauges were just replaced, at Unix time `now`."""
+        self._gauges_at.set(now)
+        self._xmin.set(oldest_xmin_age)
+
+    # --- the process -----------------------------------------------------------------------------------
+
+    def pool(self, size: int, idle: int) -> None:
+        self._pool_size.set(size)
+        self._pool_idle.set(idle)
+
+    def loop_lag(self, seconds: float) -> None:
+        """How late the event loop ran a timer."""
+        self._lag.observe(seconds)
+
+    def reloaded(self, ok: bool) -> None:
+        """A start or reload happened now; a refused file leaves the time of the last good one."""
+        self._reload_ok.set(ok)
+        if ok:
+            self._reload_at.set_to_current_time()
+
+    def config_differs(self, differs: bool) -> None:
+        """Whether another live daemon on this database has other settings."""
+        self._differ.set(differs)
+
+    def build(self, *, schema: str) -> None:
+        """The version of the program and of the database's schema."""
+        self._build.clear()
+        self._build.labels(__version__, platform.python_version(), schema).set(1)

@@ -1,0 +1,53 @@
+"""The closed sets that labels are made of, and how reports become their words."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from marketd.outcome import Failed, Outcome, Priced, Released, Retried, Snoozed
+
+BANDS: Final = ("manual", "hot", "background")
+STATUSES: Final = ("pending", "running", "deferred", "done", "failed")
+OUTCOMES: Final = ("priced", "no_asks", "all_sizes", "retried", "released", "snoozed", "failed")
+LANE_STATES: Final = ("ready", "paused", "cooldown", "circuit", "off")
+REFUSALS: Final = ("budget", "pace", "cooldown", "circuit", "paused", "off")
+WINDOWS: Final = ("hour", "day")
+TARGET_STATES: Final = ("fresh", "stale", "never", "cooling")
+AGE_QUANTILES: Final = ("0.5", "0.95", "1")
+RUN_RESULTS: Final = ("ok", "failed", "skipped")
+WASTE: Final = ("lease_lost", "failed", "no_answer")
+REQUEST_CLASSES: Final = (
+    "ok",
+    "bad_request",
+    "unauthorized",
+    "forbidden",
+    "not_found",
+    "throttled",
+    "server_error",
+    "timeout",
+    "connection",
+    "bad_payload",
+    "other",
+)
+
+
+def band(priority: int) -> str:
+    """The band of a priority: `manual` from 200, `hot` from 150, else `background`."""
+    if priority >= 200:
+        return "manual"
+    return "hot" if priority >= 150 else "background"
+
+
+def outcome_word(outcome: Outcome) -> str:
+    """The label of an outcome, one of `OUTCOMES`."""
+    match outcome:
+        case Priced(reason=reason):
+            return reason if reason in OUTCOMES else "priced"
+        case Retried():
+            return "retried"
+        case Released():
+            return "released"
+        case Snoozed():
+            return "snoozed"
+        case Failed():
+            return "failed"

@@ -1,0 +1,126 @@
+"""Brings a database's schema up to this program: forward only, checksummed, all pending steps in one transaction.
+
+Any number may run at once: a transaction-level advisory lock lets one work, and it is polled, not waited for, so that
+a waiter holds no snapshot that the worker's DDL would have to wait for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from importlib import resources
+from typing import TypeAlias
+
+import asyncpg
+
+from marketd.clock import jittered
+from marketd.errors import SchemaError
+from marketd.store.sqlfile import Migration, migrations
+
+_LOCK = 0x6D61726B657464  # "marketd"
+_PATIENCE_S = 120.0
+_LEDGER = """
+create table if not exists market_schema (
+  version int primary key,
+  name text not null,
+  sha256 text not null,
+  applied_at timestamptz not null default clock_timestamp(),
+  took_ms int not null
+)"""
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+
+async def migrate(dsn: str, *, plan: bool = False) -> list[int]:
+    """Apply what is missing and return its numbers; with `plan` only tell them.
+
+    Raises SchemaError when the database is newer than this program, holds changed steps, or holds the first
+    system's tables.
+    """
+    connection = await asyncpg.connect(dsn, timeout=15, command_timeout=_PATIENCE_S)
+    try:
+        async with connection.transaction():
+            await _lock(connection)
+            await connection.execute("set local lock_timeout = '5s'")
+            pending = _pending(await _applied(connection, refuse_legacy=True))
+            if not plan:
+                await _apply(connection, pending)
+            return [step.version for step in pending]
+    finally:
+        await connection.close(timeout=5)
+
+
+async def check(connection: Connection) -> None:
+    """Raise SchemaError unless the schema is exactly the one that this program was written for."""
+    pending = _pending(await _applied(connection, refuse_legacy=False))
+    if pending:
+        what = (
+            "is missing"
+            if pending[0].version == 1
+            else f"is old (needs {pending[0].version} to {pending[-1].version})"
+        )
+        raise SchemaError(f"the database's schema {what}: run `marketd migrate`, then start again")
+
+
+def version() -> int:
+    """The schema version that this program was written for."""
+    return migrations()[-1].version
+
+
+async def apply_roles(dsn: str) -> None:
+    """Create and grant the roles of `sql/roles.sql`; may be repeated."""
+    text = (resources.files("marketd") / "sql" / "roles.sql").read_text(encoding="utf-8")
+    connection = await asyncpg.connect(dsn, timeout=15)
+    try:
+        async with connection.transaction():
+            await connection.execute(text)
+    finally:
+        await connection.close(timeout=5)
+
+
+async def _lock(connection: Connection) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    while not await connection.fetchval("select pg_try_advisory_xact_lock($1)", _LOCK):
+        if time.monotonic() > deadline:
+            raise SchemaError(f"another migration has held the lock for {_PATIENCE_S:.0f} s; see pg_locks")
+        await asyncio.sleep(jittered(0.1))
+
+
+async def _applied(connection: Connection, *, refuse_legacy: bool) -> dict[int, str]:
+    if await connection.fetchval("select to_regclass('market_schema')") is None:
+        if refuse_legacy and await connection.fetchval("select to_regclass('market_jobs')") is not None:
+            raise SchemaError(
+                "the database holds tables of the first system (market_jobs without market_schema): run "
+                "sql/legacy.sql first, which moves them to the schema market_legacy and copies what is worth keeping"
+            )
+        return {}
+    rows = await connection.fetch("select version, sha256 from market_schema")
+    return {row["version"]: row["sha256"] for row in rows}
+
+
+def _pending(applied: dict[int, str]) -> Sequence[Migration]:
+    known = {step.version: step for step in migrations()}
+    for number, sha256 in sorted(applied.items()):
+        if number not in known:
+            raise SchemaError(
+                f"the database is at schema {max(applied)}, newer than this program ({max(known)}): upgrade marketd"
+            )
+        if known[number].sha256 != sha256:
+            raise SchemaError(
+                f"migration {number:04d}_{known[number].name}.sql was changed after it was applied"
+            )
+    return [step for number, step in known.items() if number not in applied]
+
+
+async def _apply(connection: Connection, steps: Sequence[Migration]) -> None:
+    if not steps:
+        return
+    await connection.execute(_LEDGER)
+    for step in steps:
+        began = time.monotonic()
+        await connection.execute(step.sql)
+        await connection.execute(
+            "insert into market_schema (version, name, sha256, took_ms) values ($1, $2, $3, $4)",
+            step.version, step.name, step.sha256, int((time.monotonic() - began) * 1000),
+        )  # fmt: skip

@@ -1,0 +1,105 @@
+"""The nouns that every floor shares: what is asked, what a provider knows, what a price is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, NewType
+from uuid import UUID
+
+JobId = NewType("JobId", int)
+
+DEFAULT_ACCOUNT = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One claimed request to refresh a target; `attempt` is this run's number, from 1."""
+
+    id: JobId
+    size: str | None  #: canonical text as asked (`10`, `7.5W`, `UK 9`), None for a single-size item
+    priority: int  #: 200 manual, 150 hot, 100 background
+    attempt: int
+    max_attempts: int
+    rescues: int  #: how often a worker died while holding it
+    due_at: datetime  #: when it became due; queue wait is measured from here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """What one fetch serves: claimed jobs of one product under one lease."""
+
+    key: str
+    lease_id: UUID  #: the fence; fresh at every claim
+    claimed_at: datetime
+    provider: str
+    account: str
+    sku: str
+    currency: str
+    jobs: tuple[Job, ...]
+    troubled: bool = False  #: the provider failed before this claim: success is news
+
+    @property
+    def priority(self) -> int:
+        return max(job.priority for job in self.jobs)
+
+    @property
+    def sizes(self) -> tuple[str | None, ...]:
+        """The distinct sizes asked, in the order of the jobs."""
+        return tuple(dict.fromkeys(job.size for job in self.jobs))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Product:
+    """A provider's product, as far as the provider itself tells. `id` is the provider's own key."""
+
+    id: str
+    style_code: str | None = None
+    name: str | None = None
+    brand: str | None = None
+    category: str | None = (
+        None  #: sneakers, trading_cards, collectibles, ... (the provider's word, lower case)
+    )
+    gender: str | None = None  #: men, women, youth, unisex
+    image_url: str | None = None  #: only an address that the provider itself gave
+    url: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)  #: JSON: colorway, release date, retail price
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One size of a product. `size` is the provider's US size in canonical text, None for a single size."""
+
+    id: str
+    size: str | None
+    chart: Mapping[str, str] = field(
+        default_factory=dict
+    )  #: other systems: {"uk": "9", "eu": "44"}, as given
+    gtins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """What a sku was found to be at a provider; cached, so that a warm product costs one call."""
+
+    product: Product
+    variants: tuple[Variant, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quote:
+    """The market of one size at one moment. None = the provider says there is none; amounts are never 0."""
+
+    size: str | None  #: the provider's US size in canonical text
+    currency: str
+    lowest_ask: Decimal | None = None
+    highest_bid: Decimal | None = None
+    last_sale: Decimal | None = None
+    last_sale_at: datetime | None = None
+    sales_72h: int | None = None
+    basis: Mapping[str, Any] = field(
+        default_factory=dict
+    )  #: JSON: what the amounts mean (region, shipping, ...)
+    observed_at: datetime  #: database time at which the request that brought it was granted

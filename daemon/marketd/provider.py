@@ -1,0 +1,106 @@
+"""What a provider file promises to the lane, and what it may use. No I/O here.
+
+A provider is one module in `providers/` with a class that satisfies `Provider`, exported as `PROVIDER`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict, SecretStr
+
+from marketd.errors import ProviderError
+from marketd.models import Listing, Quote
+
+
+class Options(BaseModel):
+    """Base of a provider's `options:` in config.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Credentials(BaseModel):
+    """Base of a provider's `credentials:`. A provider with an empty one is off."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def missing(self) -> tuple[str, ...]:
+        """Names of the credentials that are empty."""
+        return tuple(
+            name
+            for name, value in self
+            if not (value.get_secret_value() if isinstance(value, SecretStr) else value)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One answer of 2xx: its JSON (fractions as Decimal), and the database time its request was granted."""
+
+    status: int
+    body: Any
+    headers: Mapping[str, str]
+    granted_at: datetime
+
+
+class Http(Protocol):
+    """One metered door to one provider's account; the frame behind it charges, paces, sends, measures.
+
+    Raises `NotGranted` before anything is sent, `ProviderError` subclasses for what comes back: transport
+    faults and 5xx as `Transient`, 429 as `Throttled`, 401 and 403 as `Unauthorized`, 404 as `NotListed`,
+    other 4xx as `Rejected`, and an unreadable 200 as `BadPayload`, unless the provider's own
+    `classify(status, headers, body)` answers first.
+    """
+
+    async def get(
+        self,
+        path: str,
+        params: Mapping[str, str] | None = None,
+        *,
+        endpoint: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """GET base_url + path. `endpoint` is the short fixed name that metrics and the call record use."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What a fetch is to find: one sku, the sizes that wait for it, one currency."""
+
+    sku: str  #: canonical: style code, `id:<product id>` or `name:<words>`
+    sizes: tuple[str | None, ...]  #: canonical texts as asked
+    currency: str
+    listing: Listing | None = None  #: what the sku is known to be, if it is
+    reference: Decimal | None = None  #: median ask of the other providers for this size, for plausibility
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What a fetch found. Every asked size is a key of `answers`, no other is.
+
+    An answer is the size (the provider's US size) whose quote settles it, or the error that refuses it.
+    `quotes` holds every size that the provider returned, asked for or not.
+    """
+
+    listing: Listing | None  #: None when only the quotes are new and the cached listing stands
+    quotes: tuple[Quote, ...]
+    answers: Mapping[str | None, str | ProviderError | None] = field(default_factory=dict)
+
+
+class Provider(Protocol):
+    """One provider for one account, built anew at every (re)load of the config."""
+
+    name: ClassVar[str]  #: equals the module's name
+    all_sizes: ClassVar[bool]  #: one call returns every size of a product
+    currencies: ClassVar[frozenset[str]]  #: what `currency` may be; empty = any ISO code
+    credentials_type: ClassVar[type[Credentials]]
+    options_type: ClassVar[type[Options]]
+
+    async def fetch(self, ask: Ask, http: Http) -> Found:
+        """Find the listing (unless known), then its prices, in as few requests as the provider allows."""
+        ...

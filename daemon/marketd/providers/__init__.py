@@ -1,0 +1,78 @@
+"""The providers, one module each; a further one is found by itself, here or through an entry point.
+
+A provider's module exports `PROVIDER`, a class of the module's name that satisfies `Plugin`. One outside this
+package names its module in the entry point group `marketd.providers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any, Protocol
+
+from marketd.errors import ProviderError
+from marketd.http_client import Auth
+from marketd.provider import Provider
+
+GROUP = "marketd.providers"
+_NEEDED = (
+    "name",
+    "all_sizes",
+    "currencies",
+    "credentials_type",
+    "options_type",
+    "authorize",
+    "classify",
+    "fetch",
+)
+
+
+class Plugin(Provider, Protocol):
+    """A provider as its module exports it: all that the daemon needs to know about it."""
+
+    def __init__(self, options: Any) -> None:
+        """`options` is an instance of `options_type`."""
+        ...
+
+    @classmethod
+    def authorize(cls, credentials: Any, *, token_url: str | None, token_file: Path) -> Auth:
+        """What proves who we are, from `credentials_type`; a minted token may be kept in the file.
+
+        Raises ValueError when `token_url` is needed and missing.
+        """
+        ...
+
+    @staticmethod
+    def classify(status: int, headers: Mapping[str, str], body: Any) -> ProviderError | None:
+        """This provider's own meaning of an answer that is not 2xx; None for the usual one."""
+        ...
+
+
+def discover() -> dict[str, type[Plugin]]:
+    """All providers by name. TypeError for a module without a proper PROVIDER, or a name used twice."""
+    found: dict[str, type[Plugin]] = {}
+    plugin: Any
+    for name, origin, plugin in _candidates():
+        if not isinstance(plugin, type) or (
+            missing := [need for need in _NEEDED if not hasattr(plugin, need)]
+        ):
+            lacks = f" with {', '.join(missing)}" if isinstance(plugin, type) else ""
+            raise TypeError(f"{origin} must export PROVIDER, a class{lacks}")
+        if plugin.name != name:
+            raise TypeError(f"{origin}: PROVIDER.name is {plugin.name!r}, the module's name is {name!r}")
+        if name in found:
+            raise TypeError(f"{origin}: there is a provider {name!r} already")
+        found[name] = plugin
+    return found
+
+
+def _candidates() -> Iterator[tuple[str, str, Any]]:
+    for info in iter_modules(__path__):
+        origin = f"{__name__}.{info.name}"
+        yield info.name, origin, getattr(import_module(origin), "PROVIDER", None)
+    for entry in entry_points(group=GROUP):
+        loaded = entry.load()
+        yield entry.name, f"entry point {entry.value}", getattr(loaded, "PROVIDER", loaded)

@@ -1,0 +1,195 @@
+"""Alias, GOAT's seller platform, v1: catalogue search, then one call for the market of all sizes.
+
+Prices are US dollars whatever the region (fact sheet section 3). A crossed book (bid above ask) is normal in
+the global view.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+from pydantic import Field, SecretStr
+
+from marketd import errors, oauth, provider, sizes, skus
+from marketd.models import Listing, Quote
+from marketd.provider import Ask, Found, Http
+from marketd.providers.alias import reading
+
+SEARCH_LIMIT = 20
+
+
+class Credentials(provider.Credentials):
+    """A personal access token from Alias' token manager."""
+
+    token: SecretStr = SecretStr("")
+
+
+class Options(provider.Options):
+    """Which market is meant; both are stored in every price's `basis`."""
+
+    region_id: str | None = Field(
+        default=None, pattern=r"^[0-9]{1,4}$"
+    )  # None = global, 1 US, 2 Europe, 3 UK
+    consigned: bool | None = None  # None = both, true = stored at GOAT, false = with the seller
+    recent_sales: bool = (
+        False  # one more request per asked size: the time of its last sale, and sales in 72 h
+    )
+
+
+class Alias:
+    """Cold: 2 requests (one more for each further part of a joined code). Warm: 1 for all sizes."""
+
+    name: ClassVar[str] = "alias"
+    all_sizes: ClassVar[bool] = True
+    currencies: ClassVar[frozenset[str]] = frozenset((reading.CURRENCY,))
+    credentials_type: ClassVar[type[provider.Credentials]] = Credentials
+    options_type: ClassVar[type[provider.Options]] = Options
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self._known_strange: frozenset[str] = frozenset()  # traded sizes that no item lists
+
+    @classmethod
+    def authorize(
+        cls, credentials: Credentials, *, token_url: str | None, token_file: Path
+    ) -> oauth.StaticToken:
+        """The token as it is; it does not expire by itself."""
+        return oauth.StaticToken({"Authorization": f"Bearer {credentials.token.get_secret_value()}"})
+
+    @staticmethod
+    def classify(status: int, headers: Mapping[str, str], body: Any) -> errors.ProviderError | None:
+        """Where the gRPC code says more than the status; texts are never decided on, they may change."""
+        code = body.get("code") if isinstance(body, dict) else None
+        if code in (4, 14) and status < 500:  # DEADLINE_EXCEEDED, UNAVAILABLE
+            return errors.Transient(f"HTTP {status}, code {code}", http_status=status)
+        if code == 8 and status != 429:  # RESOURCE_EXHAUSTED
+            return errors.Throttled(f"HTTP {status}, code {code}", http_status=status)
+        return None
+
+    async def fetch(self, ask: Ask, http: Http) -> Found:
+        """All sizes of the item. A cached catalog id that is gone is searched for once more."""
+        if ask.currency != reading.CURRENCY:
+            raise errors.Rejected(f"Alias has prices in USD only, not in {ask.currency}", code="currency")
+        listing = ask.listing or await _find(ask.sku, http)
+        try:
+            market = await self._market(listing, http)
+        except errors.NotListed as gone:
+            if ask.listing is None:
+                raise errors.NotListed(str(gone), code="mapping_broken", http_status=404) from gone
+            listing = await _find_again(ask.sku, http)
+            market = await self._market(listing, http)
+        if listing is ask.listing and not market.strange <= self._known_strange:
+            listing = await _item(listing.product.id, http)
+            market = await self._market(listing, http)
+        self._known_strange |= market.strange
+        answers = {size: _answer(size, listing, market) for size in ask.sizes}
+        if self.options.recent_sales:
+            for size in {answer for answer in answers.values() if isinstance(answer, str)}:
+                market.quotes[size] = await self._with_sales(market.quotes[size], listing, http)
+        new = None if listing is ask.listing else listing
+        return Found(listing=new, quotes=tuple(market.quotes.values()), answers=answers)
+
+    async def _market(self, listing: Listing, http: Http) -> reading.Market:
+        path = f"/pricing_insights/availabilities/{quote(listing.product.id, safe='')}"
+        reply = await http.get(path, self._place(), endpoint="availabilities")
+        return reading.market(reply.body, listing, self._basis(), reply.granted_at)
+
+    async def _with_sales(self, price: Quote, listing: Listing, http: Http) -> Quote:
+        """The quote with its sales of the last 72 hours; `size` and both conditions must be sent."""
+        variant = sizes.match(price.size, listing.variants)
+        params = {
+            "catalog_id": listing.product.id,
+            "size": variant.id,
+            "product_condition": reading.NEW[0],
+            "packaging_condition": reading.GOOD_BOX[0],
+            "limit": "100",
+            **self._place(),
+        }
+        reply = await http.get("/pricing_insights/recent_sales", params, endpoint="recent_sales")
+        return reading.sold(price, reply.body, reply.granted_at)
+
+    def _place(self) -> dict[str, str]:
+        """Parameters of the market that is meant; an unset one is left out, since empty ones were refused."""
+        place = {}
+        if self.options.region_id is not None:
+            place["region_id"] = self.options.region_id
+        if self.options.consigned is not None:
+            place["consigned"] = str(self.options.consigned).lower()
+        return place
+
+    def _basis(self) -> dict[str, Any]:
+        return {
+            "region": self.options.region_id or "global",
+            "consigned": "any" if self.options.consigned is None else self.options.consigned,
+            "condition": "new",
+            "box": "good",
+        }
+
+
+def _answer(
+    wanted: str | None, listing: Listing, market: reading.Market
+) -> str | errors.ProviderError | None:
+    """The size that settles the wish; None (all sizes) where none was named."""
+    if wanted is None and any(variant.size for variant in listing.variants):
+        return None
+    product = listing.product
+    try:
+        size = sizes.match(wanted, listing.variants, brand=product.brand, gender=product.gender).size
+    except errors.Unmatched as error:
+        return error
+    return market.refused.get(size, size)
+
+
+async def _find_again(sku: str, http: Http) -> Listing:
+    try:
+        return await _find(sku, http)
+    except errors.NotListed as error:
+        raise errors.NotListed(
+            f"the known item is gone and not found again: {error}", code="mapping_broken"
+        ) from error
+
+
+async def _find(sku: str, http: Http) -> Listing:
+    """The one item that the sku means; NotListed or Unmatched otherwise."""
+    kind, _, rest = sku.partition(":")
+    if kind == "id":
+        return await _item(rest, http)
+    if kind == "name":
+        wanted = skus.compare_form(rest)
+        found = [item for item in await _search(rest, http) if skus.compare_form(item["name"]) == wanted]
+    else:
+        found = []
+        for part in skus.parts(sku):
+            found = [item for item in await _search(part, http) if skus.matches(sku, item["sku"])]
+            if found:
+                break
+    if not found:
+        raise errors.NotListed(f"Alias lists no {sku}")
+    if len(found) > 1:
+        named = "; ".join(f"id:{item['catalog_id']}" for item in found[:4])
+        raise errors.Unmatched(f"{sku} fits {len(found)} items, ask for one by id: {named}")
+    return reading.listing(found[0])
+
+
+async def _item(catalog_id: str, http: Http) -> Listing:
+    if not reading.ID.fullmatch(catalog_id):
+        raise errors.NotListed(f"{catalog_id[:60]!r} is not an Alias catalog id")
+    reply = await http.get(f"/catalog/{quote(catalog_id, safe='')}", endpoint="item")
+    body = reply.body if isinstance(reply.body, dict) else {}
+    return reading.listing(body.get("catalog_item", body))
+
+
+async def _search(query: str, http: Http) -> list[dict[str, Any]]:
+    params = {"query": query, "limit": str(SEARCH_LIMIT)}
+    return reading.items((await http.get("/catalog", params, endpoint="search")).body)
+
+
+PROVIDER = Alias

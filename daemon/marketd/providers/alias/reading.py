@@ -1,0 +1,196 @@
+"""Alias' JSON as the nouns of `marketd.models`. Raises BadPayload for a shape that cannot be trusted.
+
+Money is a string of US cents, "0" is none. Sizes are bare numbers; the item's gender says whose.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from marketd import errors, sizes
+from marketd.models import Listing, Product, Quote, Variant
+
+CURRENCY = "USD"
+NEW = ("PRODUCT_CONDITION_NEW", 1)  #: the service takes and may give either spelling
+GOOD_BOX = ("PACKAGING_CONDITION_GOOD_CONDITION", 1)
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_ABSURD_CENTS = 1_000_000_000
+#: What a size number means by the item's gender, as a suffix of the canonical size.
+_SUFFIXES = {"men": "", "unisex": "", "women": "W", "youth": "Y", "kids": "Y", "infant": "C", "toddler": "C"}
+
+
+def items(body: Any) -> list[dict[str, Any]]:
+    """The hits of a search, in Alias' order, each with `name` (text) and `sku` (text or None)."""
+    match body:
+        case {"catalog_items": list(hits)}:
+            read = [item for item in hits if isinstance(item, dict)]
+            return [{**item, "name": _text(item, "name") or "", "sku": _text(item, "sku")} for item in read]
+        case {"has_more": False}:
+            return []
+    raise errors.BadPayload("search: no list of catalog_items")
+
+
+def _text(item: Mapping[Any, Any], key: str) -> str | None:
+    value = item.get(key)
+    return value if isinstance(value, str) and value else None
+
+
+def listing(item: Any) -> Listing:
+    """One catalogue item with its sizes. Raises Unmatched (`size_system`) for a gender whose sizes are unknown."""
+    match item:
+        case {"catalog_id": str(catalog_id), **rest} if ID.fullmatch(catalog_id):
+            category = _text(rest, "product_type") or _text(rest, "product_category_v2")
+            gender = (_text(rest, "gender") or "").lower() or None
+            retail = _cents(rest.get("retail_price_cents"))
+            details = {
+                "colorway": _text(rest, "colorway"),
+                "release_date": (_text(rest, "release_date") or "")[:10] or None,
+                "retail_price": None if retail is None else str(retail),
+            }
+            product = Product(
+                id=catalog_id,
+                style_code=_text(rest, "sku"),
+                name=_text(rest, "name"),
+                brand=_text(rest, "brand"),
+                category=category.lower() if category else None,
+                gender="youth" if gender == "kids" else gender,
+                image_url=_text(rest, "main_picture_url"),
+                details={name: value for name, value in details.items() if value},
+            )
+            return Listing(product=product, variants=_variants(rest.get("allowed_sizes"), product))
+    raise errors.BadPayload("an item without a catalog_id that can be used")
+
+
+def _variants(allowed: Any, product: Product) -> tuple[Variant, ...]:
+    """The item's sizes; `id` is Alias' own number, `size` the canonical US one. None of either for one size."""
+    rows = [row for row in allowed if isinstance(row, dict)] if isinstance(allowed, list) else []
+    numbers = [(_number(row.get("value")), _number(row.get("us_size_equivalent"))) for row in rows]
+    if all(value in (None, 0) for value, _ in numbers):
+        return (Variant(id="0", size=None),)
+    suffix = _SUFFIXES.get(product.gender or "")
+    if suffix is None:
+        raise errors.Unmatched(f"sizes of gender {product.gender!r} are not understood", code="size_system")
+    found: dict[str, str] = {}
+    for value, us in numbers:
+        try:
+            size = sizes.canonical(f"{_plain(us or value)}{suffix}")
+        except ValueError:
+            continue  # junk such as 0 and 40 stands among the real ones
+        if value and size:
+            found[_plain(value)] = size
+    counts = Counter(found.values())
+    return tuple(Variant(id=value, size=size) for value, size in found.items() if counts[size] == 1)
+
+
+def _number(value: Any) -> Decimal | None:
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        return None
+    return Decimal(value)
+
+
+def _plain(value: Decimal | None) -> str:
+    """Without trailing zeros and exponent: 10, 10.5."""
+    return "0" if not value else format(value.normalize(), "f")
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """What one availabilities answer says of an item."""
+
+    quotes: dict[str | None, Quote] = field(default_factory=dict)  #: by canonical size
+    refused: dict[str | None, errors.ProviderError] = field(
+        default_factory=dict
+    )  #: sizes with absurd amounts
+    strange: frozenset[str] = (
+        frozenset()
+    )  #: traded size numbers that the item did not list when it was cached
+
+
+def market(body: Any, item: Listing, basis: Mapping[str, Any], at: datetime) -> Market:
+    """Every size of the item, from the rows of new pairs in a good box; a size without a row has no market."""
+    rows = _rows(body)
+    found = Market(strange=frozenset(size for size in rows if _worn(size)) - {v.id for v in item.variants})
+    for variant in item.variants:
+        row = rows.get(variant.id, {})
+        try:
+            found.quotes[variant.size] = Quote(
+                size=variant.size,
+                currency=CURRENCY,
+                lowest_ask=_cents(row.get("lowest_listing_price_cents")),
+                highest_bid=_cents(row.get("highest_offer_price_cents")),
+                last_sale=_cents(row.get("last_sold_listing_price_cents")),
+                basis=basis,
+                observed_at=at,
+            )
+        except errors.BadPayload as error:
+            found.refused[variant.size] = error
+    return found
+
+
+def _rows(body: Any) -> dict[str, Mapping[Any, Any]]:
+    listed = body.get("variants") if isinstance(body, dict) else None
+    if not isinstance(listed, list):
+        raise errors.BadPayload("availabilities: no list of variants")
+    rows: dict[str, Mapping[Any, Any]] = {}
+    for row in listed:
+        match row:
+            case {
+                "size": size,
+                "product_condition": new,
+                "packaging_condition": box,
+                "availability": dict(amounts),
+            }:
+                if new in NEW and box in GOOD_BOX:
+                    rows[_plain(_number(size))] = amounts
+            case _:
+                raise errors.BadPayload("availabilities: a row without size, conditions or availability")
+    return rows
+
+
+def _worn(size: str) -> bool:
+    """Whether a number can be a shoe size at all; 0 and 40 stand among the real ones."""
+    try:
+        return sizes.canonical(size) is not None
+    except ValueError:
+        return False
+
+
+def _cents(value: Any) -> Decimal | None:
+    """Dollars from a string (or number) of US cents; none for zero or nothing. BadPayload if it is no price."""
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else str(value) if type(value) is int else ""
+    if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) > _ABSURD_CENTS:
+        raise errors.BadPayload(f"{str(value)[:40]!r} is not a price in cents")
+    return Decimal(text) / 100 or None
+
+
+def sold(price: Quote, body: Any, at: datetime) -> Quote:
+    """The quote with its last sale and the number of sales in 72 hours."""
+    sales = body.get("recent_sales") if isinstance(body, dict) else None
+    if not isinstance(sales, list):
+        raise errors.BadPayload("recent_sales: no list of sales")
+    read = [_sale(sale) for sale in sales]
+    if not read:
+        return replace(price, sales_72h=0)
+    last_at, last = max(read, key=lambda sale: sale[0])
+    recent = sum((at - when).total_seconds() <= 72 * 3600 for when, _ in read)
+    return replace(price, last_sale=last or price.last_sale, last_sale_at=last_at, sales_72h=recent)
+
+
+def _sale(sale: Any) -> tuple[datetime, Decimal | None]:
+    match sale:
+        case {"purchased_at": str(when), "price_cents": cents}:
+            try:
+                at = datetime.fromisoformat(when)
+            except ValueError:
+                raise errors.BadPayload("recent_sales: a sale whose time cannot be read") from None
+            if at.tzinfo is not None:
+                return at, _cents(cents)
+    raise errors.BadPayload("recent_sales: a sale without time or price")

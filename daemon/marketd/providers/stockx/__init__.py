@@ -1,0 +1,129 @@
+"""StockX API v2: search, variants, then one call for the market of all sizes (fact sheet section 2).
+
+Amounts are whole units of the asked currency as strings; null is none. There is no last sale and no image.
+The region follows the account: `country` is never sent, since the live service answers it with 400.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import SecretStr
+
+from marketd import errors, oauth, provider, sizes
+from marketd.models import Listing, Quote
+from marketd.provider import Ask, Found, Http
+from marketd.providers.stockx import finding, reading
+
+AUDIENCE = "gateway.stockx.com"
+
+
+class Credentials(provider.Credentials):
+    """The key of the application, and what `marketd auth stockx` yields."""
+
+    api_key: SecretStr = SecretStr("")
+    client_id: str = ""
+    client_secret: SecretStr = SecretStr("")
+    refresh_token: SecretStr = SecretStr("")
+
+
+class Options(provider.Options):
+    """StockX has no options: the region is the account's, the currency is in the stanza."""
+
+
+class StockX:
+    """Cold: 3 requests (more only where products share a style code). Warm: 1 for all sizes."""
+
+    name: ClassVar[str] = "stockx"
+    all_sizes: ClassVar[bool] = True
+    currencies: ClassVar[frozenset[str]] = frozenset(
+        ("AUD", "CAD", "CHF", "EUR", "GBP", "HKD", "JPY", "KRW", "MXN", "NZD", "SGD", "USD")
+    )
+    credentials_type: ClassVar[type[provider.Credentials]] = Credentials
+    options_type: ClassVar[type[provider.Options]] = Options
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self._unreadable: set[str] = set()  # variants that have prices but no size that could be told
+
+    @classmethod
+    def authorize(
+        cls, credentials: Credentials, *, token_url: str | None, token_file: Path
+    ) -> oauth.MintedToken:
+        """API key and a bearer token from the refresh token; ValueError without a token_url."""
+        if not token_url:
+            raise ValueError("stockx needs a token_url")
+        grant = oauth.RefreshGrant(
+            token_url=token_url,
+            client_id=credentials.client_id,
+            client_secret=credentials.client_secret.get_secret_value(),
+            refresh_token=credentials.refresh_token.get_secret_value(),
+            audience=AUDIENCE,
+            hint="log in again with `marketd auth stockx`",
+        )
+        return oauth.MintedToken(grant, token_file, {"x-api-key": credentials.api_key.get_secret_value()})
+
+    @staticmethod
+    def classify(status: int, headers: Mapping[str, str], body: Any) -> errors.ProviderError | None:
+        """StockX's statuses mean what they usually mean."""
+        return None
+
+    async def fetch(self, ask: Ask, http: Http) -> Found:
+        """All sizes of the product. A cached product id that is gone is searched for once more."""
+        listing = ask.listing or await finding.find(ask, http)
+        try:
+            rows, at = await _market(listing, ask.currency, http)
+        except errors.NotListed as gone:
+            if ask.listing is None:
+                raise errors.NotListed(str(gone), code="mapping_broken", http_status=404) from gone
+            listing = await finding.find_again(ask, http)
+            rows, at = await _market(listing, ask.currency, http)
+        if listing is ask.listing and not rows.keys() <= self._known(listing):
+            listing = replace(listing, variants=await finding.variants(listing.product.id, http))
+        self._unreadable |= rows.keys() - self._known(listing)
+        quotes, refused = {}, {}
+        for variant in listing.variants:
+            try:
+                if variant.id in rows:
+                    quotes[variant.id] = reading.quote(rows[variant.id], variant, ask.currency, at)
+            except errors.BadPayload as error:
+                refused[variant.id] = error
+        answers = {size: _answer(size, listing, quotes, refused) for size in ask.sizes}
+        new = None if listing is ask.listing else listing
+        return Found(listing=new, quotes=tuple(quotes.values()), answers=answers)
+
+    def _known(self, listing: Listing) -> set[str]:
+        """Variants that are no reason to load the list of sizes again."""
+        return {variant.id for variant in listing.variants} | self._unreadable
+
+
+def _answer(
+    wanted: str | None,
+    listing: Listing,
+    quotes: Mapping[str, Quote],
+    refused: Mapping[str, errors.ProviderError],
+) -> str | errors.ProviderError | None:
+    """The size that settles the wish; None (all sizes) where none was named."""
+    if wanted is None and any(variant.size for variant in listing.variants):
+        return None
+    product = listing.product
+    try:
+        variant = sizes.match(wanted, listing.variants, brand=product.brand, gender=product.gender)
+    except errors.Unmatched as error:
+        return error
+    if variant.id in quotes:
+        return variant.size
+    return refused.get(variant.id) or errors.BadPayload(f"no market data for size {variant.size}")
+
+
+async def _market(listing: Listing, currency: str, http: Http) -> tuple[dict[str, reading.Row], datetime]:
+    path = f"/catalog/products/{finding.uuid(listing.product.id)}/market-data"
+    reply = await http.get(path, {"currencyCode": currency}, endpoint="market_data")
+    return reading.market(reply.body, currency), reply.granted_at
+
+
+PROVIDER = StockX

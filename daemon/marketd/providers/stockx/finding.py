@@ -1,0 +1,123 @@
+"""Which StockX product a sku means: never merely the first hit (fact sheet 5.2)."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from uuid import UUID
+
+from marketd import errors, sizes, skus
+from marketd.models import Listing, Product, Variant
+from marketd.provider import Ask, Http
+from marketd.providers.stockx import reading
+
+PAGE_SIZE = 20
+MAX_RIVALS = 5  #: products of one style code whose sizes are looked at; each costs a call, once
+_ASIDE = re.compile(r"\b(sample|only|laces?|insoles?|keychain|charity|basketball|promo)\b", re.IGNORECASE)
+
+
+async def find_again(ask: Ask, http: Http) -> Listing:
+    """`find` for a product whose known id is gone; NotListed (`mapping_broken`) if it is nowhere."""
+    try:
+        return await find(ask, http)
+    except errors.NotListed as error:
+        raise errors.NotListed(
+            f"the known product is gone and not found again: {error}", code="mapping_broken"
+        ) from error
+
+
+async def find(ask: Ask, http: Http) -> Listing:
+    """The one product that the sku means; NotListed or Unmatched otherwise. Never merely the first hit."""
+    kind, _, rest = ask.sku.partition(":")
+    if kind == "id":
+        reply = await http.get(f"/catalog/products/{uuid(rest)}", endpoint="product")
+        candidates = [reading.product(reply.body)]
+    elif kind == "name":
+        candidates = _by_name(rest, await _search(rest, http))
+    else:
+        candidates = await _by_style(ask.sku, http)
+    if not candidates:
+        raise errors.NotListed(f"StockX lists no {ask.sku}")
+    return await _choose(candidates, ask, http)
+
+
+async def _by_style(sku: str, http: Http) -> list[Product]:
+    for part in skus.parts(sku):
+        found = [product for product in await _search(part, http) if skus.matches(sku, product.style_code)]
+        if found:
+            return found
+    return []
+
+
+def _words(text: str) -> list[str]:
+    plain = unicodedata.normalize("NFKD", text.casefold())
+    return re.findall(r"[^\W_]+", "".join(letter for letter in plain if not unicodedata.combining(letter)))
+
+
+def _by_name(name: str, hits: Sequence[Product]) -> list[Product]:
+    """Products of exactly this title, else the only hit whose title has all the words."""
+    wanted = _words(name)
+    exact = [product for product in hits if _words(product.name or "") == wanted]
+    if exact:
+        return exact
+    holding = [product for product in hits if set(wanted) <= set(_words(product.name or ""))]
+    if len(holding) > 1:
+        raise _ambiguous(name, holding)
+    return holding
+
+
+def _ambiguous(wanted: str, products: Sequence[Product]) -> errors.Unmatched:
+    named = "; ".join(f"id:{product.id} ({product.name})" for product in products[:4])
+    return errors.Unmatched(
+        f"{wanted} fits {len(products)} products, ask for one by id: {named}", code="ambiguous_product"
+    )
+
+
+async def _choose(candidates: list[Product], ask: Ask, http: Http) -> Listing:
+    """Of several, those with most of the wanted sizes; of these, those that are no sample or accessory."""
+    if len(candidates) > MAX_RIVALS:
+        raise _ambiguous(ask.sku, candidates)
+    listings = [Listing(product=product, variants=await variants(product.id, http)) for product in candidates]
+    if len(listings) > 1:
+        best = max(_offered(ask, listing) for listing in listings)
+        listings = [listing for listing in listings if _offered(ask, listing) == best]
+    if len(listings) > 1:
+        plain = [listing for listing in listings if not _ASIDE.search(listing.product.name or "")]
+        listings = plain or listings
+    if len(listings) > 1:
+        raise _ambiguous(ask.sku, [listing.product for listing in listings])
+    return listings[0]
+
+
+def _offered(ask: Ask, listing: Listing) -> int:
+    """How many of the wanted sizes the listing has; a size that fits two variants is there, too."""
+    count = 0
+    for size in ask.sizes:
+        try:
+            sizes.match(size, listing.variants, brand=listing.product.brand, gender=listing.product.gender)
+        except errors.Unmatched as error:
+            count += error.error_code == "ambiguous_size"
+        else:
+            count += size is not None
+    return count
+
+
+async def _search(query: str, http: Http) -> list[Product]:
+    # Both paging parameters are always sent: the document and the live service disagree about the default.
+    params = {"query": query[:100], "pageNumber": "1", "pageSize": str(PAGE_SIZE)}
+    return reading.products((await http.get("/catalog/search", params, endpoint="search")).body)
+
+
+async def variants(product_id: str, http: Http) -> tuple[Variant, ...]:
+    """The product's sizes; one request. Raises NotListed for an unknown product."""
+    reply = await http.get(f"/catalog/products/{uuid(product_id)}/variants", endpoint="variants")
+    return reading.variants(reply.body)
+
+
+def uuid(text: str) -> str:
+    """A product id in canonical form; StockX answers slugs and style codes with misleading errors."""
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise errors.NotListed(f"{text[:60]!r} is not a StockX product id (a UUID)") from None

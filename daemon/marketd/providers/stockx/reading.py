@@ -1,0 +1,142 @@
+"""StockX's JSON as the nouns of `marketd.models`. Raises BadPayload for a shape that cannot be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any, TypeAlias
+
+from marketd import errors, sizes
+from marketd.models import Product, Quote, Variant
+
+Row: TypeAlias = Mapping[str, Any]
+
+_COARSE = ("JPY", "KRW")  #: currencies whose unit is about a thousandth of the others'
+_ABSURD = Decimal(10_000_000)
+_GENDERS = {"men": "men", "women": "women", "kids": "youth", "child": "youth", "unisex": "unisex"}
+
+
+def products(body: Any) -> list[Product]:
+    """The hits of a search, in StockX's order."""
+    match body:
+        case {"products": list(hits)}:
+            return [product(hit) for hit in hits]
+    raise errors.BadPayload("search: no list of products")
+
+
+def variants(body: Any) -> tuple[Variant, ...]:
+    """The sizes of a product that can be told apart; a size that occurs twice names none."""
+    if not isinstance(body, list) or not body:
+        raise errors.BadPayload("variants: not a list, or an empty one")
+    read = [_variant(row, alone=len(body) == 1) for row in body]
+    found = [variant for variant in read if variant and (variant.size or len(body) == 1)]
+    texts = [variant.size for variant in found]
+    return tuple(variant for variant in found if texts.count(variant.size) == 1)
+
+
+def market(body: Any, currency: str) -> dict[str, Row]:
+    """Market data by variant id, all in the currency that was asked for."""
+    if not isinstance(body, list):
+        raise errors.BadPayload("market data: not a list")
+    rows: dict[str, Row] = {}
+    for row in body:
+        match row:
+            case {"variantId": str(variant), "currencyCode": str(given)} if given == currency:
+                rows[variant] = row
+            case {"variantId": str(), "currencyCode": str(given)}:
+                raise errors.BadPayload(f"market data: asked for {currency}, got {given[:10]}")
+            case _:
+                raise errors.BadPayload("market data: a row without variantId or currencyCode")
+    return rows
+
+
+def product(body: Any) -> Product:
+    """One product, from a search or by id."""
+    match body:
+        case {"productId": str(product_id), **rest}:
+            traits = rest.get("productAttributes")
+            known = traits if isinstance(traits, dict) else {}
+            retail = known.get("retailPrice")
+            details = {
+                "colorway": _text(known.get("colorway")),
+                "release_date": _text(known.get("releaseDate")),
+                "retail_price": str(retail) if isinstance(retail, int | Decimal) else None,
+            }
+            key, kind = _text(rest.get("urlKey")), _text(rest.get("productType"))
+            return Product(
+                id=product_id,
+                style_code=_text(rest.get("styleId")),
+                name=_text(rest.get("title")),
+                brand=_text(rest.get("brand")),
+                category=kind.lower().replace(" ", "_") if kind else None,
+                gender=_GENDERS.get((_text(known.get("gender")) or "").lower()),
+                url=f"https://stockx.com/{key}" if key else None,
+                details={name: value for name, value in details.items() if value},
+            )
+    raise errors.BadPayload("a product without productId")
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _variant(body: Any, *, alone: bool) -> Variant | None:
+    """One size; None if its `variantValue` is in no form that can be told from others."""
+    match body:
+        case {"variantId": str(variant_id), "variantValue": None | str() as value, **rest}:
+            try:
+                size = sizes.canonical(value or None)
+            except ValueError:
+                if not alone:
+                    return None
+                size = None  # a single-size item says so in a word of its own
+            gtins = rest.get("gtins")
+            rows = gtins if isinstance(gtins, list) else []
+            given = [row.get("identifier") for row in rows if isinstance(row, dict)]
+            return Variant(
+                id=variant_id,
+                size=size,
+                chart=_chart(rest.get("sizeChart")),
+                gtins=tuple(code for code in given if isinstance(code, str)),
+            )
+    raise errors.BadPayload("a variant without variantId or variantValue")
+
+
+def _chart(body: Any) -> dict[str, str]:
+    rows = body.get("availableConversions") if isinstance(body, dict) else None
+    chart: dict[str, str] = {}
+    for row in rows if isinstance(rows, list) else ():
+        match row:
+            case {"type": str(system), "size": str(size)} if system in sizes.SYSTEMS:
+                chart[system] = size
+    return chart
+
+
+def quote(row: Mapping[str, Any], variant: Variant, currency: str, at: datetime) -> Quote:
+    """The market of one size; null and zero are none."""
+    if "lowestAskAmount" not in row or "highestBidAmount" not in row:
+        raise errors.BadPayload("market data: lowestAskAmount or highestBidAmount is missing")
+    flex = _amount(row.get("flexLowestAskAmount"), currency)
+    return Quote(
+        size=variant.size,
+        currency=currency,
+        lowest_ask=_amount(row["lowestAskAmount"], currency),
+        highest_bid=_amount(row["highestBidAmount"], currency),
+        basis={"ask": "standard", "flex_ask": None if flex is None else str(flex), "currency": currency},
+        observed_at=at,
+    )
+
+
+def _amount(value: Any, currency: str) -> Decimal | None:
+    """Whole units; null and zero are none. BadPayload for what cannot be a price."""
+    if value is None:
+        return None
+    try:
+        amount = Decimal(value) if isinstance(value, str | int | Decimal) else Decimal("NaN")
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    limit = _ABSURD * (1000 if currency in _COARSE else 1)
+    if isinstance(value, bool) or not amount.is_finite() or not 0 <= amount <= limit:
+        raise errors.BadPayload(f"market data: {str(value)[:40]!r} is not a price")
+    return amount or None

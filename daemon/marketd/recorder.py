@@ -1,0 +1,68 @@
+"""Writes the call record in bulk, off the hot path."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from marketd.errors import DatabaseUnavailable
+from marketd.store.budgets import Circuits
+from marketd.telemetry import FetchReport, RequestReport
+
+_FLUSH_EVERY_S = 2.0
+_KEEP_AT_MOST = 10_000  #: while Postgres is away; older records go first
+_WASTED = {"not_found": "not_found", "bad_request": "rejected", "bad_payload": "unreadable"}
+
+
+class Recorder:
+    """An observer that remembers requests until they are written."""
+
+    def __init__(self, circuits: Circuits) -> None:
+        self._circuits = circuits
+        self._rows: list[dict[str, Any]] = []
+        self._some = asyncio.Event()
+
+    def request_done(self, report: RequestReport) -> None:
+        reason = _WASTED.get(report.status_class)
+        self._rows.append(
+            {
+                "provider": report.provider,
+                "account": report.account,
+                "endpoint": report.endpoint,
+                "priority": report.priority,
+                "granted_at": report.granted_at.isoformat(),
+                "status_class": report.status_class,
+                "http_status": report.http_status,
+                "took_s": round(report.took_s, 4),
+                "given_back": report.given_back,
+                "useful": None if reason is None else False,
+                "wasted_reason": reason,
+            }
+        )
+        self._some.set()
+
+    def fetch_done(self, report: FetchReport) -> None:
+        """Nothing: a fetch's own row is its jobs."""
+
+    def event(self, name: str, **fields: object) -> None:
+        """Nothing: events are for logs."""
+
+    async def run(self) -> None:
+        """Write what came in, every two seconds in which something did; until cancelled."""
+        while True:
+            await self._some.wait()
+            await asyncio.sleep(_FLUSH_EVERY_S)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write all that is remembered; when Postgres is away it stays remembered."""
+        self._some.clear()
+        rows, self._rows = self._rows, []
+        if not rows:
+            return
+        try:
+            await self._circuits.record(json.dumps(rows))
+        except DatabaseUnavailable:
+            self._rows = (rows + self._rows)[-_KEEP_AT_MOST:]
+            self._some.set()

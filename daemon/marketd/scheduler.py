@@ -1,0 +1,177 @@
+"""The timers: a poll that keeps every lane honest, and the scheduler's passes with their audit rows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from marketd import clock, errors
+from marketd.store.jobs import JobStore, LaneState
+from marketd.store.runs import Run, RunStore
+from marketd.telemetry import Observer
+
+_SWEEP_AT_MOST_S = 15.0
+_DEMAND_CAP_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """What the timers need of the configuration; swapped whole by a reload."""
+
+    interval: timedelta
+    poll: timedelta
+    lease: timedelta
+    keep_finished: timedelta
+    keep_history: timedelta
+    keep_requests: timedelta
+
+    @property
+    def alive_for(self) -> timedelta:
+        """How long after a poll this daemon counts as alive."""
+        return 3 * self.poll + timedelta(seconds=10)
+
+
+class Poller:
+    """Polls for all lanes at once, as often as `poll` or as the next due job says, and sweeps up after the dead."""
+
+    def __init__(
+        self,
+        timing: Timing,
+        jobs: JobStore,
+        wake: Callable[[LaneState], None],
+        observer: Observer,
+    ) -> None:
+        self.timing = timing
+        self._jobs = jobs
+        self._wake_lane = wake
+        self._observer = observer
+        self._kick = asyncio.Event()
+        self.last_poll: float | None = None  #: monotonic time of the last one that Postgres answered
+        self.last_turn = clock.monotonic()  #: when the loop last came round, for the watchdog
+
+    def kick(self) -> None:
+        """Poll now: something was deferred, or the listener is back."""
+        self._kick.set()
+
+    async def run(self) -> None:
+        failures = 0
+        swept = float("-inf")
+        while True:
+            self._kick.clear()
+            self.last_turn = clock.monotonic()
+            try:
+                if clock.monotonic() - swept >= self._sweep_every_s:
+                    await self.sweep()
+                    swept = clock.monotonic()
+                wait_s = await self.poll()
+                failures = 0
+            except errors.DatabaseUnavailable as error:
+                failures += 1
+                self._observer.event("database_unavailable", error=str(error), lane="poller")
+                wait_s = clock.full_jitter(failures, base_s=0.25, cap_s=3)
+            await _wait(self._kick, wait_s)
+
+    async def poll(self) -> float:
+        """Poll once and wake the lanes that have work. Returns the seconds until the next poll is due."""
+        states = await self._jobs.poll(self.timing.alive_for)
+        self.last_poll = clock.monotonic()
+        for state in states:
+            if state.ready:
+                self._wake_lane(state)
+        due = [state.next_due_s for state in states if state.next_due_s is not None]
+        return min(
+            [clock.jittered(self.timing.poll.total_seconds(), spread=0.1), *(max(s, 0.01) for s in due)]
+        )
+
+    async def sweep(self) -> None:
+        """Return the jobs of dead workers to the queue; reopen what was asked too late to be served."""
+        for rescued in await self._jobs.rescue():
+            self._observer.event(
+                "rescued",
+                provider=rescued.provider,
+                count=1,
+                job_id=rescued.job_id,
+                poisoned=rescued.poisoned,
+            )
+        if reopened := await self._jobs.reopen():
+            self._observer.event("jobs_reopened", jobs=reopened)
+
+    @property
+    def _sweep_every_s(self) -> float:
+        return min(_SWEEP_AT_MOST_S, self.timing.lease.total_seconds() / 4)
+
+
+class Scheduler:
+    """One pass per interval over all daemons: planning, pruning, learning, and the audit row."""
+
+    def __init__(
+        self,
+        timing: Timing,
+        runs: RunStore,
+        jobs: JobStore,
+        observer: Observer,
+        chores: Sequence[Callable[[], Awaitable[None]]] = (),
+    ) -> None:
+        self.timing = timing
+        self._runs = runs
+        self._jobs = jobs
+        self._observer = observer
+        self._chores = chores
+        self._now = asyncio.Event()
+        self.last_pass = clock.monotonic()  #: when the loop last came round, for the watchdog
+
+    def run_now(self) -> None:
+        """Somebody asked for a pass (market_run_now)."""
+        self._now.set()
+
+    async def run(self) -> None:
+        while True:
+            forced = self._now.is_set()
+            self._now.clear()
+            try:
+                await self.one_pass("notify" if forced else "timer", forced=forced)
+            except errors.DatabaseUnavailable as error:
+                self._observer.event("run_done", result="failed", error=str(error))
+            self.last_pass = clock.monotonic()
+            await _wait(self._now, clock.jittered(self.timing.interval.total_seconds(), spread=0.05))
+
+    async def one_pass(self, trigger: str, *, forced: bool = False) -> bool:
+        """Do one pass unless another daemon did within the interval. Raises DatabaseUnavailable."""
+        distance = timedelta(0) if forced else self.timing.interval * 0.9
+        run = await self._runs.begin(trigger, distance)
+        if run is None:
+            self._observer.event("run_done", result="skipped")
+            return False
+        error: str | None = None
+        try:
+            await self._chores_of(run)
+        except errors.MarketdError as trouble:
+            error = f"{type(trouble).__name__}: {trouble}"[:300]
+            raise
+        finally:
+            # The audit row says how it ended, also when it ended badly.
+            await self._runs.end(
+                run, await self._jobs.finished_between(run.previous_at, run.started_at), error
+            )
+        self._observer.event("run_done", result="ok", run_id=run.run_id)
+        return True
+
+    async def _chores_of(self, run: Run) -> None:
+        since = min(_DEMAND_CAP_S, max(1.0, (run.started_at - run.previous_at).total_seconds()))
+        await self._runs.learn_demand(since)
+        for chore in self._chores:
+            await chore()
+        await self._runs.prune(
+            jobs=self.timing.keep_finished,
+            history=self.timing.keep_history,
+            requests=self.timing.keep_requests,
+        )
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    try:
+        await asyncio.wait_for(event.wait(), timeout_s)
+    except TimeoutError:
+        return

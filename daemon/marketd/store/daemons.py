@@ -1,0 +1,114 @@
+"""This daemon's own row, and its configuration as the SQL functions see it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import time, timedelta
+from typing import Any
+from uuid import UUID
+
+from marketd import __version__
+from marketd.store.pool import Database
+from marketd.store.sqlfile import queries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What market_settings holds."""
+
+    fresh_for: timedelta
+    wake_priority: int
+    max_attempts: int
+    default_size_system: str
+    hour_s: float
+    day_s: float | None
+    fallback_images: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountLimits:
+    """One row of market_providers, as far as the configuration decides it."""
+
+    provider: str
+    account: str
+    off_reason: str | None  #: None: on
+    all_sizes: bool
+    currency: str
+    currencies: Sequence[str]
+    quota_hour: int | None
+    quota_day: int | None
+    day_zone: str
+    day_start: time
+    rolling: bool
+    reserve: float | None
+    background_min: float
+    pace_s: float
+    circuit_after: int
+    circuit_open_s: float
+    users: Sequence[str]
+
+    @property
+    def lane(self) -> str:
+        return f"{self.provider}/{self.account}"
+
+    def row(self) -> tuple[Any, ...]:
+        return (
+            self.provider, self.account, self.off_reason is None, self.off_reason, self.all_sizes, self.currency,
+            list(self.currencies), self.quota_hour, self.quota_day, self.day_zone, self.day_start, self.rolling,
+            self.reserve, self.background_min, self.pace_s, self.circuit_after, self.circuit_open_s,
+        )  # fmt: skip
+
+
+class DaemonStore:
+    def __init__(self, db: Database, daemon_id: UUID) -> None:
+        self._db = db
+        self._sql = queries("daemons")
+        self._daemon_id = daemon_id
+
+    async def apply(
+        self,
+        config_hash: str,
+        settings: Settings,
+        accounts: Sequence[AccountLimits],
+        *,
+        alive_for: timedelta,
+        renewed: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Write the whole configuration in one transaction. `renewed` lanes have new credentials: probe again."""
+        quotas = {
+            account.lane: {"hour": account.quota_hour, "day": account.quota_day} for account in accounts
+        }
+        statements: list[tuple[str, Sequence[Any]]] = [
+            (self._sql["put_settings"], (
+                settings.fresh_for, settings.wake_priority, settings.max_attempts, settings.default_size_system,
+                settings.hour_s, settings.day_s, json.dumps(dict(settings.fallback_images)), config_hash,
+            )),
+            (self._sql["register"], (
+                self._daemon_id, socket.gethostname(), os.getpid(), __version__, config_hash,
+                json.dumps(quotas), alive_for,
+            )),
+            (self._sql["clear_account_users"], ()),
+        ]  # fmt: skip
+        # In key order, as every statement that locks provider rows.
+        for account in sorted(accounts, key=lambda a: a.lane):
+            statements.append((self._sql["put_provider"], account.row()))
+            statements += [
+                (self._sql["put_account_user"], (account.provider, user, account.account))
+                for user in account.users
+            ]
+        statements.append((self._sql["switch_off_others"], ([a.lane for a in accounts],)))
+        statements.append((self._sql["probe_again"], ([r[0] for r in renewed], [r[1] for r in renewed])))
+        await self._db.together(statements)
+
+    async def unregister(self) -> None:
+        """Say that this daemon is gone."""
+        await self._db.fetch(self._sql["unregister"], self._daemon_id)
+
+    async def differing(self, config_hash: str) -> list[str]:
+        """Other live daemons with another configuration, as `host:pid`."""
+        rows = await self._db.fetch(self._sql["other_hashes"], self._daemon_id, config_hash)
+        return [f"{row['host']}:{row['pid']}" for row in rows]

@@ -1,0 +1,253 @@
+"""Transitions of jobs in Postgres; each is one statement of sql/queries/jobs.sql."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from itertools import groupby
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from marketd.errors import LeaseLost
+from marketd.models import Job, JobId, Listing, Quote, Unit
+from marketd.outcome import Failed, Outcome, Priced, Released, Retried, Snoozed
+from marketd.store.pool import Database
+from marketd.store.sqlfile import queries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What a settle wrote. `skipped` jobs were locked by somebody else; their leases will expire."""
+
+    changed: int
+    again: int
+    skipped: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneState:
+    """What one poll says of a lane."""
+
+    provider: str
+    account: str
+    ready: bool
+    next_due_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rescued:
+    job_id: int
+    provider: str
+    poisoned: bool
+
+
+class JobStore:
+    """The queue as one daemon sees it."""
+
+    def __init__(self, db: Database, daemon_id: UUID) -> None:
+        self._db = db
+        self._daemon_id = daemon_id
+        self._sql = queries("jobs")
+
+    async def claim(self, provider: str, account: str, *, units: int, lease: timedelta) -> list[Unit]:
+        """Take up to `units` units, the most urgent first, each under a fresh lease."""
+        rows = await self._db.fetch(self._sql["claim"], provider, account, units, self._daemon_id, lease)
+        found = [(_unit_head(row), _job(row)) for row in rows]
+        found.sort(key=lambda pair: pair[0]["key"])
+        units_found = [
+            Unit(**head, jobs=tuple(job for _, job in group))
+            for head, group in ((first, list(g)) for first, g in groupby(found, key=lambda pair: pair[0]))
+        ]
+        return sorted(units_found, key=lambda unit: -unit.priority)
+
+    async def extend(self, unit: Unit, *, lease: timedelta) -> None:
+        """Keep the lease for another `lease`. Raises LeaseLost."""
+        if await self._db.fetchval(self._sql["extend"], unit.key, unit.lease_id, lease) is None:
+            raise LeaseLost(f"the lease of {unit.key} was taken over")
+
+    async def settle(
+        self,
+        unit: Unit,
+        outcomes: Sequence[tuple[Job, Outcome]],
+        quotes: Sequence[Quote] = (),
+        listing: Listing | None = None,
+    ) -> Settled:
+        """Write everything a fetch brought, or (LeaseLost) nothing."""
+        jobs = [_outcome_row(job, outcome, quotes) for job, outcome in outcomes]
+        product_id = listing.product.id if listing else None
+        row = await self._db.fetchrow(
+            self._sql["settle"],
+            unit.key,
+            unit.lease_id,
+            _json(jobs),
+            _json([_quote_row(quote, product_id) for quote in quotes]),
+            None if listing is None else _json(_listing_row(listing)),
+        )
+        if row is None or not row["held"]:
+            raise LeaseLost(f"the lease of {unit.key} was taken over; its result is dropped")
+        skipped = tuple(int(job.id) for job, _ in outcomes if job.id not in set(row["settled"]))
+        return Settled(changed=row["changed"], again=len(row["again"]), skipped=skipped)
+
+    async def poll(self, alive_for: timedelta) -> list[LaneState]:
+        """Say that this daemon lives, promote what became due, and tell the lanes' states."""
+        rows = await self._db.fetch(self._sql["poll"], self._daemon_id, alive_for)
+        return [
+            LaneState(
+                provider=row["provider"],
+                account=row["account"],
+                ready=row["ready"],
+                next_due_s=row["next_due_s"],
+            )
+            for row in rows
+        ]
+
+    async def next_chance_s(self, provider: str, account: str) -> float | None:
+        """Seconds until something that waits could be claimed; None when nothing waits."""
+        found: float | None = await self._db.fetchval(self._sql["next_chance"], provider, account)
+        return found
+
+    async def rescue(self) -> list[Rescued]:
+        """Return jobs of dead workers to the queue, or fail what killed too many."""
+        rows = await self._db.fetch(self._sql["rescue"])
+        return [
+            Rescued(job_id=r["id"], provider=r["provider"], poisoned=r["status"] == "failed") for r in rows
+        ]
+
+    async def reopen(self) -> int:
+        """Reopen jobs for requests that were committed too late to be served. Returns how many."""
+        return len(await self._db.fetch(self._sql["reopen"]))
+
+    async def release_all(self) -> int:
+        """Give back whatever this daemon still holds, attempts refunded."""
+        return len(await self._db.fetch(self._sql["release_daemon"], self._daemon_id))
+
+    async def finished_between(self, since: datetime, until: datetime) -> tuple[int, int, int]:
+        """(finished, done, failed) jobs of that time."""
+        row = await self._db.fetchrow(self._sql["finished_since"], since, until)
+        return (0, 0, 0) if row is None else (row["selected"], row["succeeded"], row["failed"])
+
+
+def _unit_head(row: asyncpg.Record) -> dict[str, Any]:
+    return {
+        "key": row["unit_key"],
+        "lease_id": row["lease_id"],
+        "claimed_at": row["claimed_at"],
+        "provider": row["provider"],
+        "account": row["account"],
+        "sku": row["sku"],
+        "currency": row["currency"],
+        "troubled": row["troubled"],
+    }
+
+
+def _job(row: asyncpg.Record) -> Job:
+    return Job(
+        id=JobId(row["id"]),
+        size=row["size"],
+        priority=row["priority"],
+        attempt=row["attempt"],
+        max_attempts=row["max_attempts"],
+        rescues=row["rescues"],
+        due_at=row["due_at"],
+    )
+
+
+def _outcome_row(job: Job, outcome: Outcome, quotes: Sequence[Quote]) -> Mapping[str, Any]:
+    match outcome:
+        case Priced(size=size, reason=reason):
+            # All quotes of one fetch come of requests granted moments apart; the oldest is the honest one.
+            observed = [q.observed_at for q in quotes if q.size == size or reason == "all_sizes"]
+            return {
+                "id": job.id,
+                "kind": "priced",
+                "outcome": reason,
+                "price_size": size,
+                "observed_at": min(observed, default=None),
+            }
+        case Retried(delay=delay, error_code=code, message=message):
+            return {
+                "id": job.id,
+                "kind": "retried",
+                "delay_s": delay.total_seconds(),
+                "error_code": code,
+                "message": message,
+            }
+        case Snoozed(until=until):
+            return {"id": job.id, "kind": "snoozed", "until": until}
+        case Released():
+            return {"id": job.id, "kind": "released"}
+        case Failed(error_code=code, message=message, cooldown=cooldown):
+            return {
+                "id": job.id,
+                "kind": "failed",
+                "error_code": code,
+                "message": message,
+                "cooldown_s": cooldown.total_seconds(),
+            }
+
+
+def _quote_row(quote: Quote, product_id: str | None) -> Mapping[str, Any]:
+    return {
+        "size": quote.size,
+        "currency": quote.currency,
+        "lowest_ask": quote.lowest_ask,
+        "highest_bid": quote.highest_bid,
+        "last_sale": quote.last_sale,
+        "last_sale_at": quote.last_sale_at,
+        "sales_72h": quote.sales_72h,
+        "basis": dict(quote.basis),
+        "observed_at": quote.observed_at,
+        "product_id": product_id,
+    }
+
+
+def _listing_row(listing: Listing) -> Mapping[str, Any]:
+    product = listing.product
+    return {
+        "id": product.id,
+        "style_code": product.style_code,
+        "name": product.name,
+        "brand": product.brand,
+        "category": product.category,
+        "gender": product.gender,
+        "image_url": product.image_url,
+        "url": product.url,
+        "details": dict(product.details),
+        "variants": [
+            {"id": v.id, "size": v.size, "chart": dict(v.chart), "gtins": list(v.gtins)}
+            for v in listing.variants
+        ],
+    }
+
+
+def _json(value: object) -> str:
+    text = json.dumps(value, default=_plain)
+    if "\\u0000" in text or "\\ud" in text:
+        # Legal in a provider's JSON, refused by Postgres: its text must not be able to stop a settle.
+        text = json.dumps(_storable(json.loads(text)))
+    return text
+
+
+def _plain(item: object) -> str:
+    if isinstance(item, datetime):
+        return item.isoformat()
+    if isinstance(item, Decimal | UUID):
+        return str(item)
+    raise TypeError(f"no JSON form for {type(item).__name__}")
+
+
+def _storable(value: Any) -> Any:
+    match value:
+        case str():
+            return value.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
+        case list():
+            return [_storable(item) for item in value]
+        case dict():
+            return {_storable(key): _storable(item) for key, item in value.items()}
+        case _:
+            return value

@@ -1,0 +1,135 @@
+"""Connections to Postgres: the only place where asyncpg's errors become ours.
+
+Every call has a timeout. A statement that lost a fair fight (deadlock, serialization, a plan made stale by DDL) is run
+again; anything that means "Postgres is not there" becomes DatabaseUnavailable, and the caller backs off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import asyncpg
+
+from marketd.clock import full_jitter
+from marketd.errors import DatabaseUnavailable
+
+_AGAIN = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.InvalidCachedStatementError,
+    asyncpg.InvalidSQLStatementNameError,
+    asyncpg.LockNotAvailableError,
+)
+_GONE = (
+    OSError,  # TimeoutError and ConnectionError among them
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,  # shutdown, crash, terminated backend, statement timeout
+    asyncpg.InsufficientResourcesError,  # disk full, too many connections
+    asyncpg.ReadOnlySQLTransactionError,  # a standby after failover
+    asyncpg.InternalClientError,
+)
+_TRIES = 5
+
+
+class _Connection(asyncpg.Connection):  # generic in the type stubs only
+    def get_reset_query(self) -> str:
+        """Nothing: our statements leave no session state, and a round trip per release is not free."""
+        return ""
+
+
+class Database:
+    """A pool of connections with one way to run a statement."""
+
+    def __init__(
+        self, dsn: str, *, size: int, timeout_s: float, pooled: bool = False, application: str = "marketd"
+    ) -> None:
+        """`pooled`: the DSN leads through a transaction pooler, so no prepared statement outlives its call."""
+        self._dsn = dsn
+        self._size = size
+        self._timeout_s = timeout_s
+        self._pooled = pooled
+        self._application = application
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+
+    async def open(self) -> None:
+        """Connect. Raises DatabaseUnavailable."""
+        try:
+            self._pool = await asyncpg.create_pool(
+                self._dsn,
+                min_size=1,
+                max_size=self._size,
+                timeout=10,
+                command_timeout=self._timeout_s,
+                max_inactive_connection_lifetime=60,
+                connection_class=_Connection,
+                statement_cache_size=0 if self._pooled else 200,
+                server_settings=None if self._pooled else {"application_name": self._application},
+            )
+        except (*_GONE, asyncpg.PostgresError) as error:
+            raise DatabaseUnavailable(f"cannot connect to Postgres: {_words(error)}") from error
+
+    async def close(self) -> None:
+        """Close all connections, by force when they do not go within 5 s."""
+        if self._pool is None:
+            return
+        try:
+            await asyncio.wait_for(self._pool.close(), 5)
+        except TimeoutError:
+            self._pool.terminate()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(open connections, idle ones)."""
+        return (0, 0) if self._pool is None else (self._pool.get_size(), self._pool.get_idle_size())
+
+    async def fetch(self, sql: str, *args: Any) -> list[asyncpg.Record]:
+        """Run one statement in a transaction of its own. Raises DatabaseUnavailable."""
+        return await self._run([(sql, args)])
+
+    async def fetchrow(self, sql: str, *args: Any) -> asyncpg.Record | None:
+        rows = await self.fetch(sql, *args)
+        return rows[0] if rows else None
+
+    async def fetchval(self, sql: str, *args: Any) -> Any:
+        row = await self.fetchrow(sql, *args)
+        return None if row is None else row[0]
+
+    async def together(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[asyncpg.Record]:
+        """Run several statements in one transaction; the rows of the last. Raises DatabaseUnavailable."""
+        return await self._run(statements)
+
+    async def _run(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[asyncpg.Record]:
+        for attempt in range(1, _TRIES + 1):
+            try:
+                return await self._once(statements)
+            except _AGAIN as error:
+                if attempt == _TRIES:
+                    raise DatabaseUnavailable(f"gave up after {_TRIES} tries: {_words(error)}") from error
+                await asyncio.sleep(full_jitter(attempt, base_s=0.02, cap_s=0.5))
+            except _GONE as error:
+                if isinstance(error, asyncpg.ReadOnlySQLTransactionError) and self._pool is not None:
+                    # The server became a standby under us: new connections may find the new primary.
+                    await self._pool.expire_connections()
+                raise DatabaseUnavailable(_words(error)) from error
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    async def _once(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[asyncpg.Record]:
+        if self._pool is None:
+            raise DatabaseUnavailable("the pool is not open")
+        async with self._pool.acquire(timeout=self._timeout_s) as connection:
+            if len(statements) == 1:
+                sql, args = statements[0]
+                return await connection.fetch(sql, *args)
+            rows: list[asyncpg.Record] = []
+            async with connection.transaction():
+                for sql, args in statements:
+                    rows = await connection.fetch(sql, *args)
+            return rows
+
+
+def _words(error: BaseException) -> str:
+    """The error in one line, without the DSN (asyncpg and the OS do not print it)."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(": ")

@@ -1,0 +1,91 @@
+"""From a unit to a provider: one door per account, one visit per fetch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+from aiolimiter import AsyncLimiter
+
+from marketd.config import Config
+from marketd.config.flat import digest
+from marketd.http_client import Door, ProviderHttp
+from marketd.models import DEFAULT_ACCOUNT, Unit
+from marketd.provider import Ask, Found
+from marketd.providers import Plugin
+from marketd.store.budgets import PgGate
+from marketd.store.pool import Database
+from marketd.telemetry import Observer
+
+Lane = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One fetch: a provider, and an HTTP door that charges this fetch's requests."""
+
+    provider: Plugin
+    http: ProviderHttp
+
+    @property
+    def requests(self) -> int:
+        return self.http.requests
+
+    async def fetch(self, ask: Ask) -> Found:
+        return await self.provider.fetch(ask, self.http)
+
+
+class Visits:
+    """Builds providers and doors from the configuration; fetches under way keep the ones they have."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        db: Database,
+        kinds: Mapping[str, type[Plugin]],
+        state_dir: Path,
+        observer: Observer,
+    ) -> None:
+        self._session = session
+        self._db = db
+        self._kinds = kinds
+        self._state_dir = state_dir
+        self._observer = observer
+        self._built: dict[Lane, tuple[str, Plugin, Door]] = {}
+
+    def opener(self, config: Config, provider: str, account: str) -> Callable[[Unit], Visit]:
+        """What opens a visit for each unit of this lane. An unchanged stanza keeps its door, and so its token."""
+        stanza = config.providers[provider]
+        fingerprint = digest(stanza)
+        known = self._built.get((provider, account))
+        if known is None or known[0] != fingerprint:
+            kind = self._kinds[provider]
+            suffix = "" if account == DEFAULT_ACCOUNT else f"-{account}"
+            door = Door(
+                provider=provider,
+                account=account,
+                base_url=stanza.base_url.rstrip("/"),
+                timeout_s=stanza.timeout.total_seconds(),
+                session=self._session,
+                auth=kind.authorize(
+                    stanza.credentials_of(account),
+                    token_url=stanza.token_url,
+                    token_file=self._state_dir / f"{provider}{suffix}-token.json",
+                ),
+                # One call each interval; (n, period) would allow a burst of n.
+                pacer=AsyncLimiter(1, stanza.pace.interval_s),
+                classify=kind.classify,
+            )
+            known = (fingerprint, kind(stanza.options), door)
+            self._built[provider, account] = known
+        _, built, door = known
+
+        def visit(unit: Unit) -> Visit:
+            gate = PgGate(self._db, unit.provider, unit.account, unit.priority)
+            return Visit(
+                built, ProviderHttp(door, gate=gate, observer=self._observer, priority=unit.priority)
+            )
+
+        return visit

@@ -1,0 +1,132 @@
+"""From a validated config to the values that stores and lanes take: no I/O, nothing that lives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from pydantic import BaseModel
+
+from marketd import clock, providers
+from marketd.config import Config, ProviderTypes
+from marketd.config import Provider as Stanza
+from marketd.config.flat import digest
+from marketd.lane import LaneSettings, Visit
+from marketd.models import DEFAULT_ACCOUNT, Unit
+from marketd.provider import Credentials
+from marketd.providers import Plugin
+from marketd.retry import RetryPolicy
+from marketd.scheduler import Timing
+from marketd.store.daemons import AccountLimits, Settings
+
+
+def provider_types() -> dict[str, ProviderTypes]:
+    """What each known provider's stanza may hold, for `config.load`."""
+    return {
+        name: ProviderTypes(kind.credentials_type, kind.options_type, kind.currencies)
+        for name, kind in providers.discover().items()
+    }
+
+
+def settings_of(config: Config) -> Settings:
+    """The row of market_settings."""
+    testing = config.testing
+    return Settings(
+        fresh_for=config.jobs.fresh_for,
+        wake_priority=config.scheduler.wake_priority,
+        max_attempts=config.jobs.max_attempts,
+        default_size_system=config.catalog.default_size_system,
+        hour_s=testing.hour.total_seconds() if testing else 3600.0,
+        day_s=testing.day.total_seconds() if testing else None,
+        fallback_images=config.catalog.fallback_images.model_dump(),
+    )
+
+
+def accounts_of(config: Config, kinds: Mapping[str, type[Plugin]]) -> list[AccountLimits]:
+    """The rows of market_providers: each provider's own account and its further ones."""
+    return [
+        _limits(name, account, stanza, kinds[name])
+        for name, stanza in config.providers.items()
+        for account in (DEFAULT_ACCOUNT, *stanza.accounts)
+    ]
+
+
+def off_reason(stanza: Stanza, credentials: BaseModel) -> str | None:
+    """Why a lane does not run, None when it does."""
+    if not stanza.enabled:
+        return "switched off in the configuration (enabled: false)"
+    missing = credentials.missing() if isinstance(credentials, Credentials) else ()
+    return f"no credentials: {', '.join(missing)} not set" if missing else None
+
+
+def timing_of(config: Config) -> Timing:
+    """What the timers go by."""
+    return Timing(
+        interval=config.scheduler.interval,
+        poll=config.scheduler.poll,
+        lease=config.jobs.lease,
+        keep_finished=config.jobs.keep_finished,
+        keep_history=config.jobs.keep_history,
+        keep_requests=config.jobs.keep_requests,
+    )
+
+
+def policy_of(config: Config) -> RetryPolicy:
+    """How retries back off, and for how long a final no holds."""
+    backoff = config.jobs.backoff
+    base_s, cap_s = backoff.base.total_seconds(), backoff.cap.total_seconds()
+    return RetryPolicy(
+        delay_s=lambda attempt: clock.full_jitter(attempt, base_s=base_s, cap_s=cap_s),
+        cooldown=config.jobs.not_listed_cooldown,
+    )
+
+
+def lane_settings(
+    config: Config, provider: str, account: str, visit: Callable[[Unit], Visit]
+) -> LaneSettings:
+    """What one lane goes by."""
+    return LaneSettings(
+        provider=provider,
+        account=account,
+        concurrency=config.providers[provider].concurrency,
+        lease=config.jobs.lease,
+        heartbeat_s=config.jobs.heartbeat.total_seconds(),
+        poll_s=config.scheduler.poll.total_seconds(),
+        policy=policy_of(config),
+        visit=visit,
+    )
+
+
+def renewed(old: Config, new: Config) -> list[tuple[str, str]]:
+    """Lanes whose credentials are not the old ones: what was refused may be accepted now."""
+    return [
+        (name, account)
+        for name, stanza in new.providers.items()
+        for account in (DEFAULT_ACCOUNT, *stanza.accounts)
+        if old is new
+        or name not in old.providers
+        or digest(stanza.credentials_of(account)) != digest(old.providers[name].credentials_of(account))
+    ]
+
+
+def _limits(name: str, account: str, stanza: Stanza, kind: type[Plugin]) -> AccountLimits:
+    budget = stanza.budget_of(account)
+    further = stanza.accounts.get(account)
+    return AccountLimits(
+        provider=name,
+        account=account,
+        off_reason=off_reason(stanza, stanza.credentials_of(account)),
+        all_sizes=kind.all_sizes,
+        currency=stanza.currency,
+        currencies=sorted(kind.currencies),
+        quota_hour=budget.per_hour,
+        quota_day=budget.per_day,
+        day_zone=budget.day_starts.zone,
+        day_start=budget.day_starts.at,
+        rolling=budget.window == "rolling",
+        reserve=None if budget.reserve.auto else budget.reserve.share,
+        background_min=budget.background_min,
+        pace_s=stanza.pace.interval_s,
+        circuit_after=stanza.circuit.failures,
+        circuit_open_s=stanza.circuit.open.total_seconds(),
+        users=further.users if further else (),
+    )

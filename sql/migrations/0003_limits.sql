@@ -1,0 +1,282 @@
+-- Who may send a request now: windows, shares, pace, circuit. All with the database's clock.
+
+-- The window of one kind that holds p_at. Hours are keyed by the epoch, never by the session's time zone; the day is
+-- the provider's calendar day, so it has 23 or 25 hours when its zone's clocks change.
+create function market__window(p market_providers, s market_settings, p_kind text, p_at timestamptz,
+                               out starts timestamptz, out ends timestamptz)
+language plpgsql stable as $$
+declare len double precision := case when p_kind = 'hour' then s.hour_s else s.day_s end; local_day timestamp;
+begin
+  if p_kind = 'hour' or s.day_s is not null then
+    starts := to_timestamp(floor(date_part('epoch', p_at) / len) * len);
+    ends := starts + make_interval(secs => len);
+    return;
+  end if;
+  local_day := date_trunc('day', (p_at at time zone p.day_zone) - p.day_start::interval) + p.day_start::interval;
+  starts := local_day at time zone p.day_zone;
+  ends := (local_day + interval '1 day') at time zone p.day_zone;
+end $$;
+
+-- The lowest quota that any live daemon was configured with, and the stored one: two configurations may differ for
+-- the time of a rolling restart, and then the lower limit holds.
+create function market__quota(p market_providers, p_kind text) returns int
+language sql stable as $$
+  select least(case p_kind when 'hour' then p.quota_hour when 'day' then p.quota_day else 1000 end,
+               (select min((d.quotas -> (p.provider || '/' || p.account) ->> p_kind)::int)
+                from market_daemons d where d.alive_until > clock_timestamp()))
+$$;
+
+-- Calls of the present window: what is used, what is kept for whom, and when background may go.
+--   reserve: kept for urgent work; shrinks with the time that is left, is gone in the window's last 5 %.
+--   background_min: kept for background while some waits; open to all in the window's last 5 %.
+--   spacing: background is spread evenly over what is left of the window (in its first 95 %).
+create function market__shares(p market_providers, s market_settings, p_kind text, p_at timestamptz,
+  out starts timestamptz, out ends timestamptz, out quota int, out used int, out urgent_left int,
+  out background_left int, out spacing_s double precision, out tolerance int)
+language plpgsql stable as $$
+declare w record; used_bg int; rem double precision; len double precision; keep double precision; late boolean; expected double precision;
+begin
+  quota := market__quota(p, p_kind);
+  if quota is null then
+    return;
+  end if;
+  select * into w from market__window(p, s, p_kind, p_at);
+  starts := w.starts;
+  ends := w.ends;
+  select b.used, b.used_background into used, used_bg from market_budgets b
+   where b.provider = p.provider and b.account = p.account and b.window_kind = p_kind and b.window_start = w.starts;
+  used := coalesce(used, 0);
+  used_bg := coalesce(used_bg, 0);
+  if p.rolling and p_kind = 'hour' then
+    -- The provider counts the last hour, whenever it asks; our clock-hour row is then bookkeeping only.
+    select count(*), min(g.send_at) + make_interval(secs => s.hour_s) into used, ends from market_grants g
+     where g.provider = p.provider and g.account = p.account and g.send_at > p_at - make_interval(secs => s.hour_s);
+    ends := coalesce(ends, w.ends);
+  end if;
+  len := date_part('epoch', w.ends - w.starts);
+  rem := greatest(0, date_part('epoch', w.ends - p_at));
+  late := rem <= 0.05 * len;
+  expected := p.on_demand_per_h * rem / 3600;
+  keep := case when late then 0
+               when p.reserve is null then ceil(expected + sqrt(expected))
+               else ceil(p.reserve * quota * rem / len) end;
+  background_left := quota - used - least(keep, quota)::int;
+  urgent_left := quota - used;
+  if urgent_left > 0 and p.background_min > 0 and not late then
+    keep := greatest(0, ceil(p.background_min * quota) - used_bg);
+    if keep > 0 and exists (select from market_jobs j where j.provider = p.provider and j.account = p.account
+                             and j.status = 'pending' and j.priority < s.wake_priority) then
+      urgent_left := greatest(0, urgent_left - keep::int);
+      -- What is kept for background is not the reserve's to refuse.
+      background_left := greatest(background_left, least(keep::int, quota - used));
+    end if;
+  end if;
+  spacing_s := greatest(0, rem - 0.05 * len) / greatest(1, background_left);
+  tolerance := greatest(1, quota / 10);
+end $$;
+
+-- May a request of this urgency leave now? reason null: yes. Else what it waits for, and until when. Changes nothing.
+create function market__verdict(p market_providers, s market_settings, p_urgent boolean, p_now timestamptz,
+                                out reason text, out until timestamptz)
+language plpgsql stable as $$
+declare kind text; h record; allowed timestamptz;
+begin
+  if not p.enabled then
+    reason := 'off';
+  elsif p.paused_at is not null then
+    reason := 'paused';
+  elsif p.circuit <> 'closed' and p.circuit_until > p_now then
+    reason := case when p.circuit_reason = 'errors' then 'circuit' else 'cooldown' end;
+    until := p.circuit_until;
+  end if;
+  if reason is not null then
+    return;
+  end if;
+  foreach kind in array array['hour', 'day'] loop
+    select * into h from market__shares(p, s, kind, p_now);
+    continue when h.quota is null;
+    allowed := null;
+    if h.used >= h.quota then
+      allowed := h.ends;
+    elsif p_urgent and h.urgent_left <= 0 or not p_urgent and h.background_left <= 0 then
+      allowed := h.ends - 0.05 * (h.ends - h.starts);
+    elsif not p_urgent then
+      allowed := p.background_tat - make_interval(secs => h.spacing_s * (h.tolerance - 1));
+    end if;
+    if allowed > p_now and (until is null or allowed > until) then
+      reason := 'budget';
+      until := allowed;
+    end if;
+  end loop;
+  if reason is null and p.next_request_at > p_now + interval '5 seconds' then
+    reason := 'pace';
+    until := p.next_request_at;
+  end if;
+end $$;
+
+-- Charges one request: all windows and the pace, or nothing. One caller at a time per provider account (row lock), so
+-- each sees what the one before it took. A granted request leaves after delay_s and before valid_s are over.
+create function market_take(p_provider text, p_account text, p_priority int, p_meter text default 'calls',
+  out granted boolean, out reason text, out until timestamptz, out granted_at timestamptz,
+  out delay_s double precision, out valid_s double precision, out receipt text)
+language plpgsql as $$
+declare
+  p market_providers; s market_settings; v record; w record; h record; kind text;
+  now_at timestamptz; send_at timestamptz; guard interval; urgent boolean; spacing double precision := 0; kinds text[];
+begin
+  select * into s from market_settings;
+  select * into p from market_providers where provider = p_provider and account = p_account for no key update;
+  now_at := clock_timestamp();
+  granted := false;
+  urgent := p_priority >= s.wake_priority;
+  if not found then
+    reason := 'off';
+    return;
+  end if;
+  kinds := case when p_meter = 'mints' then array['mints'] else array['hour', 'day'] end;
+  if p_meter = 'calls' then
+    select * into v from market__verdict(p, s, urgent, now_at);
+    if v.reason is not null then
+      reason := v.reason;
+      until := v.until;
+      perform market__note_refusal(p, s, v.reason, now_at);
+      return;
+    end if;
+  elsif not p.enabled or p.paused_at is not null then
+    reason := case when p.enabled then 'paused' else 'off' end;
+    return;
+  end if;
+  -- A window's last second belongs to nobody: the provider's clock may already be in the next one.
+  send_at := case when p_meter = 'calls' then greatest(now_at, p.next_request_at) else now_at end;
+  guard := make_interval(secs => least(1, s.hour_s / 20));
+  foreach kind in array kinds loop
+    select * into w from market__window(p, s, case kind when 'mints' then 'day' else kind end, send_at);
+    if w.ends - send_at < guard and market__quota(p, kind) is not null then
+      send_at := w.ends + guard / 20;
+    end if;
+  end loop;
+  foreach kind in array kinds loop
+    select * into w from market__window(p, s, case kind when 'mints' then 'day' else kind end, send_at);
+    insert into market_budgets as b (provider, account, window_kind, window_start, window_end, quota)
+    values (p_provider, p_account, kind, w.starts, w.ends, market__quota(p, kind))
+    on conflict (provider, account, window_kind, window_start) do update set quota = excluded.quota
+      where b.quota is distinct from excluded.quota;
+    select b.* into h from market_budgets b
+     where b.provider = p_provider and b.account = p_account and b.window_kind = kind and b.window_start = w.starts;
+    if h.used >= h.quota then     -- only after a shift into the next window, or for mints
+      reason := 'budget';
+      until := h.window_end;
+      return;
+    end if;
+  end loop;
+  foreach kind in array kinds loop
+    select * into w from market__window(p, s, case kind when 'mints' then 'day' else kind end, send_at);
+    if p_meter = 'calls' then
+      select * into h from market__shares(p, s, kind, send_at);
+      spacing := greatest(spacing, coalesce(h.spacing_s, 0));
+    end if;
+    update market_budgets b set used = b.used + 1, used_background = b.used_background + (not urgent)::int
+     where b.provider = p_provider and b.account = p_account and b.window_kind = kind and b.window_start = w.starts;
+    receipt := concat_ws(';', receipt, kind || '=' || date_part('epoch', w.starts)::text);
+    valid_s := least(valid_s, date_part('epoch', w.ends - now_at) - date_part('epoch', guard) / 2);
+  end loop;
+  if p_meter = 'calls' then
+    if p.rolling then
+      insert into market_grants (provider, account, send_at) values (p_provider, p_account, send_at);
+    end if;
+    update market_providers m set
+      -- 5 % wider than asked: the network's jitter must not make two requests look closer than they left.
+      next_request_at = send_at + make_interval(secs => p.pace_s * 1.05),
+      background_tat = case when urgent then m.background_tat
+                            else greatest(m.background_tat, now_at) + make_interval(secs => spacing) end,
+      circuit = case when m.circuit = 'open' then 'half_open' else m.circuit end,
+      -- one probe over all daemons; given up when nothing is heard of it for two minutes
+      circuit_until = case when m.circuit = 'closed' then m.circuit_until else now_at + interval '2 minutes' end
+    where m.provider = p_provider and m.account = p_account;
+  end if;
+  granted := true;
+  granted_at := send_at;
+  delay_s := greatest(0, date_part('epoch', send_at - now_at));
+  valid_s := least(coalesce(valid_s, 3600), delay_s + 5);
+  receipt := concat_ws(';', p_provider, p_account, (not urgent)::int, receipt);
+end $$;
+
+create function market__note_refusal(p market_providers, s market_settings, p_reason text, p_now timestamptz)
+returns void language sql as $$
+  update market_budgets b set refused = b.refused + 1
+    from market__window(p, s, 'hour', p_now) w
+   where p_reason = 'budget' and b.provider = p.provider and b.account = p.account
+     and b.window_kind = 'hour' and b.window_start = w.starts
+$$;
+
+-- Returns the charge of a request that provably never left. The pace stays as it is: a gap is harmless.
+create function market_give_back(p_receipt text) returns int
+language plpgsql as $$
+declare parts text[] := string_to_array(p_receipt, ';'); entry text; n int := 0;
+begin
+  -- The same lock order as market_take: provider first, then its windows.
+  perform from market_providers where provider = parts[1] and account = parts[2] for no key update;
+  foreach entry in array parts[4:] loop
+    update market_budgets set used = greatest(0, used - 1),
+      used_background = greatest(0, used_background - parts[3]::int), given_back = given_back + 1
+     where provider = parts[1] and account = parts[2] and window_kind = split_part(entry, '=', 1)
+       and window_start = to_timestamp(split_part(entry, '=', 2)::double precision);
+    n := n + 1;
+  end loop;
+  delete from market_grants where grant_id = (select max(grant_id) from market_grants
+                                               where provider = parts[1] and account = parts[2])
+    and exists (select from market_providers where provider = parts[1] and account = parts[2] and rolling);
+  -- A probe that never left leaves the circuit as it was: due for a probe.
+  update market_providers set circuit = 'open', circuit_until = clock_timestamp()
+   where provider = parts[1] and account = parts[2] and circuit = 'half_open';
+  return n;
+end $$;
+
+-- A request came back: trouble moves the circuit, success closes it. p_kind: ok, throttled, unauthorized, errors.
+create function market_report(p_provider text, p_account text, p_kind text, p_retry_after_s double precision default null,
+  p_day_spent boolean default false, p_detail text default null,
+  out state text, out until timestamptz, out changed boolean)
+language plpgsql as $$
+declare p market_providers; s market_settings; wait_s double precision; now_at timestamptz; w record;
+begin
+  select * into s from market_settings;
+  select * into p from market_providers where provider = p_provider and account = p_account for no key update;
+  now_at := clock_timestamp();
+  state := p.circuit;
+  until := p.circuit_until;
+  changed := false;
+  if p_kind = 'ok' then
+    if p.circuit = 'closed' and p.circuit_failures = 0 or p.circuit = 'open' and p.circuit_until > now_at then
+      return;   -- nothing to close, or an answer from before the trouble
+    end if;
+    changed := p.circuit <> 'closed';
+    update market_providers set circuit = 'closed', circuit_reason = null, circuit_until = null, circuit_detail = null,
+      circuit_failures = 0, circuit_opens = 0 where provider = p_provider and account = p_account;
+    state := 'closed';
+    until := null;
+    return;
+  end if;
+  if p_kind = 'errors' and p.circuit <> 'half_open' and p.circuit_failures + 1 < p.circuit_after then
+    update market_providers set circuit_failures = circuit_failures + 1
+     where provider = p_provider and account = p_account;
+    return;
+  end if;
+  if p_day_spent then
+    select * into w from market__window(p, s, 'day', now_at);
+    wait_s := greatest(date_part('epoch', w.ends - now_at), coalesce(p_retry_after_s, 0));
+  else
+    wait_s := coalesce(p_retry_after_s,
+      case p_kind when 'throttled' then least(300, 2 * 2 ^ least(p.circuit_opens, 20))
+                  when 'unauthorized' then 900
+                  else least(300, p.circuit_open_s * 2 ^ least(p.circuit_opens, 20)) end);
+  end if;
+  state := 'open';
+  until := now_at + make_interval(secs => least(wait_s, 172800));
+  if p.circuit = 'open' and p.circuit_until > until then
+    until := p.circuit_until;   -- a shorter word never cuts a longer one
+  end if;
+  changed := true;
+  update market_providers m set circuit = 'open', circuit_reason = p_kind, circuit_until = market_report.until,
+    circuit_detail = left(p_detail, 300), circuit_failures = m.circuit_failures + 1, circuit_opens = m.circuit_opens + 1
+   where m.provider = p_provider and m.account = p_account;
+end $$;

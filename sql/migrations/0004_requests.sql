@@ -1,0 +1,457 @@
+-- Asking for prices: market_enqueue and its kin, and the plain INSERT. An app waits for nothing but another app that is
+-- just opening a job for the very same target.
+
+-- One normalised wish. problem not null: refused, and why.
+create type market__wish as (
+  provider text, account text, sku text, size text, currency text, dedupe_key text, unit_key text,
+  priority int, not_before timestamptz, user_id text, problem text
+);
+
+create function market__wish(p_provider text, p_sku text, p_size text, p_currency text, p_priority int,
+                             p_not_before timestamptz, p_user_id text, p_account text default null)
+returns market__wish language plpgsql stable as $$
+declare w market__wish; p market_providers; a record; b record; sys text;
+begin
+  w.priority := coalesce(p_priority, 100);
+  w.not_before := p_not_before;
+  w.user_id := nullif(p_user_id, '');
+  w.provider := market__lower(btrim(coalesce(p_provider, '')));
+  w.account := p_account;
+  if w.account is null and w.user_id is not null then
+    select u.account into w.account from market_account_users u where u.provider = w.provider and u.user_id = w.user_id;
+  end if;
+  w.account := coalesce(w.account, 'default');
+  select * into p from market_providers m where m.provider = w.provider and m.account = w.account;
+  if not found then
+    w.problem := case when exists (select from market_providers m where m.provider = w.provider)
+      then format('account %s is not an account of %s', quote_literal(left(w.account, 40)), w.provider)
+      else format('provider %s is unknown (known: %s)', quote_literal(left(coalesce(p_provider, ''), 40)),
+                  (select string_agg(distinct m.provider, ', ' order by m.provider) from market_providers m)) end;
+    return w;
+  end if;
+  select * into a from market__sku(p_sku);
+  select default_size_system into sys from market_settings;
+  select * into b from market__size(p_size, sys);
+  w.sku := a.sku;
+  w.size := b.size;
+  w.currency := market__upper(btrim(coalesce(p_currency, p.currency)));
+  w.problem := case
+    when a.problem is not null then a.problem
+    when b.problem is not null then b.problem
+    when w.priority not between 0 and 1000 then format('priority %s is not between 0 and 1000', w.priority)
+    when w.currency !~ '^[A-Z]{3}$' then format('currency %s is not a three-letter code', quote_literal(left(p_currency, 40)))
+    when p.currencies <> '{}' and w.currency <> all (p.currencies)
+      then format('currency %s is not offered by %s (it has %s)', w.currency, w.provider, array_to_string(p.currencies, ' '))
+    when length(w.user_id) > 200 then 'user_id is longer than 200 characters'
+    when w.not_before is not null and not isfinite(w.not_before) then 'not_before is not a time'
+  end;
+  w.unit_key := concat_ws('|', w.provider, w.account, w.sku, w.currency, case when not p.all_sizes then coalesce(w.size, '') end);
+  w.dedupe_key := concat_ws('|', w.provider, w.account, w.sku, w.currency, coalesce(w.size, ''));
+  return w;
+end $$;
+
+-- When the price that answers a target was asked for at the provider; null: never.
+create function market__observed_at(p_provider text, p_account text, p_sku text, p_size text, p_currency text, p_dedupe_key text)
+returns timestamptz language sql stable as $$
+  select greatest(t.observed_at, p.observed_at)
+    from (select 1) one
+    left join market_targets t on t.dedupe_key = p_dedupe_key
+    left join market_prices p on p.provider = p_provider and p.account = p_account and p.sku = p_sku
+      and coalesce(p.size, '') = coalesce(t.price_size, p_size, '') and p.currency = p_currency
+$$;
+
+-- Start tag of start-time fair queueing (Goyal, Vin, Cheng, SIGCOMM 1996), with a job as the unit of service: a user's
+-- jobs stand one turn apart, and who comes new starts at the head's turn. Ordering by it is round-robin by user.
+create function market__turn(p_provider text, p_account text, p_priority int, p_user_id text) returns bigint
+language sql stable as $$
+  select greatest(
+    coalesce((select j.turn from market_jobs j
+               where j.provider = p_provider and j.account = p_account and j.status = 'pending'
+                 and j.priority = p_priority and j.rank = 0 order by j.turn limit 1), 0),
+    coalesce((select j.turn + 1 from market_jobs j
+               where j.provider = p_provider and j.account = p_account and j.status = 'pending'
+                 and j.priority = p_priority and coalesce(j.user_id, '') = coalesce(p_user_id, '')
+               order by j.turn desc limit 1), 0))
+$$;
+
+-- Adds a wish to an open job. result null: the job is not open any more. A row that somebody else holds at this moment
+-- is left alone: the request's own row carries the priority, and the daemon's next poll folds it in.
+create function market__merge(w market__wish, p_job_id bigint) returns text
+language plpgsql as $$
+declare j market_jobs; s market_settings; now_at timestamptz := clock_timestamp(); looks_past boolean; due timestamptz; state text;
+begin
+  select * into j from market_jobs where id = p_job_id and status in ('pending', 'deferred') for update skip locked;
+  if not found then
+    select status into state from market_jobs where id = p_job_id and status in ('pending', 'running', 'deferred');
+    if not found then
+      return null;
+    end if;
+    insert into market_job_requests (job_id, user_id, priority, requested_at) values (p_job_id, w.user_id, w.priority, now_at);
+    if state <> 'running' and w.priority >= (select wake_priority from market_settings) then
+      perform pg_notify('market_jobs', w.provider);
+    end if;
+    return 'merged';
+  end if;
+  select * into s from market_settings;
+  insert into market_job_requests (job_id, user_id, priority, requested_at) values (j.id, w.user_id, w.priority, now_at);
+  -- Only an urgent wish looks past a backoff, and at most once in fresh_for.
+  looks_past := w.priority >= s.wake_priority and j.retry_at > now_at
+    and (j.overridden_at is null or j.overridden_at < now_at - s.fresh_for);
+  due := greatest(least(coalesce(j.not_before, now_at), coalesce(w.not_before, now_at)), case when not looks_past then j.retry_at end);
+  if w.priority <= j.priority and due >= j.run_at then
+    return 'merged';
+  end if;
+  due := case when due <= now_at then least(j.run_at, now_at) else due end;
+  update market_jobs m set
+    priority = greatest(m.priority, w.priority),
+    not_before = least(m.not_before, coalesce(w.not_before, now_at)),
+    retry_at = case when looks_past then null else m.retry_at end,
+    overridden_at = case when looks_past then now_at else m.overridden_at end,
+    run_at = due,
+    status = case when due <= now_at then 'pending' else 'deferred' end,
+    turn = case when w.priority > m.priority or m.status = 'deferred'
+                then market__turn(m.provider, m.account, greatest(m.priority, w.priority), m.user_id) else m.turn end,
+    updated_at = now_at
+  where m.id = j.id;
+  if greatest(j.priority, w.priority) >= s.wake_priority and due <= now_at
+     and (j.priority < s.wake_priority or j.status = 'deferred') then
+    perform pg_notify('market_jobs', w.provider);
+  end if;
+  return case when w.priority > j.priority then 'raised' else 'merged' end;
+end $$;
+
+-- Everything but the new row itself. result: merged, raised, fresh, or null: the caller inserts (and holds the target).
+create function market__absorb(w market__wish, out job_id bigint, out result text)
+language plpgsql as $$
+begin
+  select j.id into job_id from market_jobs j
+   where j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred');
+  if found then
+    result := market__merge(w, job_id);
+  end if;
+  if result is null then
+    job_id := null;
+    if market__observed_at(w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key)
+       > clock_timestamp() - (select fresh_for from market_settings) then
+      result := 'fresh';
+      return;
+    end if;
+    -- Whoever opens a job for the target holds this row until commit. An UPDATE, not a mere lock: at higher isolation
+    -- a second one then gets 40001 instead of a unique violation.
+    insert into market_target_locks as l (dedupe_key) values (w.dedupe_key)
+    on conflict (dedupe_key) do update set taken = l.taken + 1;
+    select j.id into job_id from market_jobs j
+     where j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred');
+    if found then
+      result := market__merge(w, job_id);
+    end if;
+    if result is null then
+      job_id := null;
+      insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
+      values (w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key)
+      on conflict (dedupe_key) do nothing;
+    end if;
+  end if;
+end $$;
+
+-- When a new job of this wish may run: not before its own time, nor before the target's cool-down ends, which only an
+-- urgent wish looks past, and at most once in fresh_for.
+create function market__due(w market__wish, out status text, out run_at timestamptz, out retry_at timestamptz,
+                            out overridden_at timestamptz)
+language plpgsql stable as $$
+declare now_at timestamptz := clock_timestamp(); t record; s market_settings;
+begin
+  select * into s from market_settings;
+  select x.retry_at, x.overridden_at into t from market_targets x where x.dedupe_key = w.dedupe_key;
+  if t.retry_at > now_at then
+    if w.priority >= s.wake_priority and (t.overridden_at is null or t.overridden_at < now_at - s.fresh_for) then
+      overridden_at := now_at;
+    else
+      retry_at := t.retry_at;
+    end if;
+  end if;
+  run_at := greatest(coalesce(w.not_before, now_at), retry_at, now_at);
+  status := case when run_at > now_at then 'deferred' else 'pending' end;
+end $$;
+
+create function market__open(w market__wish, out job_id bigint, out result text)
+language plpgsql as $$
+declare a record; d record;
+begin
+  select * into a from market__absorb(w);
+  job_id := a.job_id;
+  result := a.result;
+  if result is not null then
+    return;
+  end if;
+  select * into d from market__due(w);
+  insert into market_jobs (provider, account, sku, size, currency, priority, status, not_before, retry_at, run_at,
+    overridden_at, max_attempts, turn, user_id, dedupe_key, unit_key)
+  values (w.provider, w.account, w.sku, w.size, w.currency, w.priority,
+    d.status, w.not_before, d.retry_at, d.run_at,
+    d.overridden_at, (select max_attempts from market_settings),
+    market__turn(w.provider, w.account, w.priority, w.user_id), w.user_id, w.dedupe_key, w.unit_key)
+  returning id into job_id;
+  insert into market_job_requests (job_id, user_id, priority) values (job_id, w.user_id, w.priority);
+  result := 'queued';
+end $$;
+
+create function market_enqueue(provider text, sku text, size text default null, priority int default 100,
+  user_id text default null, not_before timestamptz default null, currency text default null)
+returns table (job_id bigint, result text, wait_reason text, eta timestamptz)
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+declare w market__wish; o record;
+begin
+  w := market__wish(market_enqueue.provider, market_enqueue.sku, market_enqueue.size, market_enqueue.currency,
+                    market_enqueue.priority, market_enqueue.not_before, market__identity(market_enqueue.user_id));
+  if w.problem is not null then
+    raise exception 'market_enqueue: %', w.problem using errcode = '22023';
+  end if;
+  select * into o from market__open(w);
+  return query select o.job_id, o.result, x.wait_reason, x.eta from market__wait_short(o.job_id) x;
+end $$;
+
+-- Items in key order, so that two calls lock targets in the same order; answers in the items' own order.
+create function market_enqueue_many(items jsonb, priority int default 100, user_id text default null)
+returns table (ord int, job_id bigint, result text, wait_reason text, eta timestamptz, error_code text, error_message text)
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+declare i record; o record; who text := market__identity(market_enqueue_many.user_id); answers jsonb[] := '{}';
+begin
+  perform market__check_items(items, 'market_enqueue_many');
+  for i in
+    select x.ord, x.wish from market__wishes(items, market_enqueue_many.priority, who) x order by (x.wish).dedupe_key, x.ord
+  loop
+    if (i.wish).problem is not null then
+      answers := answers || jsonb_build_object('ord', i.ord, 'result', 'refused', 'code', '22023', 'message', (i.wish).problem);
+    else
+      select * into o from market__open(i.wish);
+      answers := answers || jsonb_build_object('ord', i.ord, 'id', o.job_id, 'result', o.result);
+    end if;
+  end loop;
+  return query
+    select a.ord, a.id, a.result, x.wait_reason, x.eta, a.code, a.message
+      from unnest(answers) u,
+           jsonb_to_record(u) as a(ord int, id bigint, result text, code text, message text),
+           market__wait_short(a.id) x
+     order by a.ord;
+end $$;
+
+create function market_refresh(items jsonb, user_id text default null)
+returns table (ord int, job_id bigint, result text, wait_reason text, eta timestamptz, error_code text, error_message text)
+language sql security definer set search_path = pg_catalog, public, pg_temp as
+$$ select * from market_enqueue_many(items, 200, user_id) $$;
+
+create function market__check_items(items jsonb, p_caller text) returns void
+language plpgsql immutable as $$
+begin
+  if items is null or jsonb_typeof(items) <> 'array' then
+    raise exception '%: items is not a JSON array', p_caller using errcode = '22023';
+  elsif jsonb_array_length(items) > 10000 then
+    raise exception '%: items holds % entries, 10000 at most', p_caller, jsonb_array_length(items) using errcode = '22023';
+  end if;
+end $$;
+
+-- Each item of the array as a wish; what cannot be read becomes its problem, never an error.
+create function market__wishes(items jsonb, p_priority int, p_user_id text)
+returns table (ord int, wish market__wish)
+language plpgsql stable as $$
+declare item jsonb; n bigint; w market__wish; bad text; prio int; due timestamptz;
+begin
+  for item, n in select e.value, e.ordinality from jsonb_array_elements(items) with ordinality e loop
+    w := null;
+    bad := null;
+    prio := p_priority;
+    due := null;
+    if jsonb_typeof(item) <> 'object' then
+      bad := 'item is not an object';
+    else
+      select string_agg(quote_literal(left(k, 40)), ', ') into bad from jsonb_object_keys(item) k
+       where k not in ('provider', 'sku', 'size', 'currency', 'priority', 'not_before', 'user_id');
+      bad := 'unknown key ' || bad;
+      select coalesce(bad, string_agg(k || ' is not a text', ', ')) into bad
+        from unnest(array['provider', 'sku', 'currency']) k where jsonb_typeof(item -> k) not in ('string', 'null');
+      if bad is null and jsonb_typeof(item -> 'size') not in ('string', 'number', 'null') then
+        bad := 'size is neither a text nor a number';
+      end if;
+      if bad is null and jsonb_typeof(item -> 'priority') <> 'null' then
+        if item ->> 'priority' ~ '^[0-9]{1,4}$' then
+          prio := (item ->> 'priority')::int;
+        else
+          bad := format('priority %s is not between 0 and 1000', quote_literal(left(item ->> 'priority', 40)));
+        end if;
+      end if;
+      if bad is null and jsonb_typeof(item -> 'not_before') <> 'null' then
+        begin
+          due := (item ->> 'not_before')::timestamptz;
+        exception when others then
+          bad := format('not_before %s is not a time', quote_literal(left(item ->> 'not_before', 40)));
+        end;
+      end if;
+    end if;
+    if bad is null then
+      w := market__wish(item ->> 'provider', item ->> 'sku', item ->> 'size', item ->> 'currency', prio, due, p_user_id);
+    else
+      w.problem := bad;
+    end if;
+    ord := n;
+    wish := w;
+    return next;
+  end loop;
+end $$;
+
+-- Who asks: the app's own setting, else the JWT's subject (PostgREST), else the argument as given.
+create function market__identity(p_user_id text) returns text
+language plpgsql stable as $$
+declare set_by text := coalesce(nullif(current_setting('marketd.user_id', true), ''),
+  nullif(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub', ''));
+begin
+  return coalesce(nullif(p_user_id, ''), set_by);
+end $$;
+
+-- The plain INSERT of old and simple apps: the same checks, the same merging. unit_key null marks it; the functions
+-- above give one, and producers have no right to write that column.
+create function market__plain_insert() returns trigger
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+declare w market__wish; a record; d record; now_at timestamptz := clock_timestamp();
+begin
+  w := market__wish(new.provider, new.sku, new.size, new.currency, new.priority, new.not_before,
+                    market__identity(new.user_id), nullif(new.account, 'default'));
+  if w.problem is not null then
+    raise exception 'market_jobs: %', w.problem using errcode = '22023';
+  end if;
+  select * into a from market__absorb(w);
+  if a.result in ('merged', 'raised') then
+    return null;
+  end if;
+  new.provider := w.provider;
+  new.account := w.account;
+  new.sku := w.sku;
+  new.size := w.size;
+  new.currency := w.currency;
+  new.dedupe_key := w.dedupe_key;
+  new.unit_key := w.unit_key;
+  new.priority := w.priority;
+  new.user_id := w.user_id;
+  new.created_at := now_at;
+  new.updated_at := now_at;
+  new.attempt := 0;
+  new.rescues := 0;
+  new.rank := 0;
+  new.lead := false;
+  new.lease_id := null;
+  new.lease_expires_at := null;
+  new.locked_by := null;
+  new.started_at := null;
+  new.completed_at := null;
+  new.error_code := null;
+  new.error_message := null;
+  new.outcome := null;
+  new.max_attempts := (select max_attempts from market_settings);
+  if a.result = 'fresh' then
+    new.status := 'done';
+    new.outcome := 'fresh';
+    new.run_at := now_at;
+    new.completed_at := now_at;
+    return new;
+  end if;
+  select * into d from market__due(w);
+  new.run_at := d.run_at;
+  new.retry_at := d.retry_at;
+  new.overridden_at := d.overridden_at;
+  new.status := d.status;
+  new.turn := market__turn(w.provider, w.account, w.priority, w.user_id);
+  insert into market_job_requests (job_id, user_id, priority) values (new.id, w.user_id, w.priority);
+  return new;
+end $$;
+create trigger plain_insert before insert on market_jobs
+  for each row when (new.unit_key is null) execute function market__plain_insert();
+
+-- NOTIFY only for what is urgent: it takes a lock that all notifying commits share. One message per provider.
+create function market__wake() returns trigger
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+begin
+  perform pg_notify('market_jobs', x.provider)
+    from (select distinct i.provider from inserted i
+           where i.status = 'pending' and i.priority >= (select wake_priority from market_settings)) x;
+  return null;
+end $$;
+create trigger wake after insert on market_jobs
+  referencing new table as inserted for each statement execute function market__wake();
+
+-- Failed jobs back to work. One that has an open twin is merged into it, never an error.
+create function market_retry(provider text default null, error_code text default null, ids bigint[] default null)
+returns bigint
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+declare j record; w market__wish; n bigint := 0; s market_settings; woken text[] := '{}';
+begin
+  select * into s from market_settings;
+  for j in
+    select m.* from market_jobs m
+     where m.status = 'failed'
+       and (market_retry.provider is null or m.provider = market_retry.provider)
+       and (market_retry.error_code is null or m.error_code = market_retry.error_code)
+       and (market_retry.ids is null or m.id = any (market_retry.ids))
+       -- only the latest of a target: older failures were answered by what came after
+       and not exists (select from market_jobs later where later.dedupe_key = m.dedupe_key and later.id > m.id
+                         and later.status in ('done', 'failed'))
+     order by m.dedupe_key
+  loop
+    insert into market_target_locks as l (dedupe_key) values (j.dedupe_key)
+    on conflict (dedupe_key) do update set taken = l.taken + 1;
+    if exists (select from market_jobs o where o.dedupe_key = j.dedupe_key and o.status in ('pending', 'running', 'deferred')) then
+      w.provider := j.provider;
+      w.priority := j.priority;
+      w.user_id := j.user_id;
+      perform market__merge(w, o.id) from market_jobs o
+        where o.dedupe_key = j.dedupe_key and o.status in ('pending', 'running', 'deferred');
+      n := n + 1;
+    else
+      update market_jobs m set status = 'pending', attempt = 0, rescues = 0, not_before = null, retry_at = null,
+        run_at = clock_timestamp(), completed_at = null, outcome = null, error_code = null, error_message = null,
+        turn = market__turn(m.provider, m.account, m.priority, m.user_id), updated_at = clock_timestamp()
+       where m.id = j.id and m.status = 'failed';
+      if found then
+        n := n + 1;
+        woken := woken || j.provider::text;
+      end if;
+    end if;
+  end loop;
+  perform pg_notify('market_jobs', x) from (select distinct unnest(woken) x) y;
+  return n;
+end $$;
+
+create function market_run_now() returns text
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+declare n int := (select count(*) from market_daemons where alive_until > clock_timestamp());
+begin
+  perform pg_notify('market_jobs', 'run');
+  return format('%s live daemon%s asked to run now', n, case when n = 1 then '' else 's' end);
+end $$;
+
+create function market_pause(provider text, reason text default null)
+returns table (account text, state text)
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+begin
+  if not exists (select from market_providers p where p.provider = market_pause.provider) then
+    raise exception 'market_pause: provider % is unknown', quote_literal(left(coalesce(market_pause.provider, ''), 40)) using errcode = '22023';
+  end if;
+  return query
+    update market_providers p set paused_at = clock_timestamp(), paused_reason = left(coalesce(reason, 'no reason given'), 300)
+     where p.provider = market_pause.provider returning p.account, 'paused'::text;
+end $$;
+
+-- Ends a pause, a cool-down and an open circuit: the operator knows better.
+create function market_resume(provider text)
+returns table (account text, state text)
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+begin
+  if not exists (select from market_providers p where p.provider = market_resume.provider) then
+    raise exception 'market_resume: provider % is unknown', quote_literal(left(coalesce(market_resume.provider, ''), 40)) using errcode = '22023';
+  end if;
+  return query
+    update market_providers p set paused_at = null, paused_reason = null, circuit = 'closed', circuit_reason = null,
+      circuit_until = null, circuit_detail = null, circuit_failures = 0, circuit_opens = 0
+     where p.provider = market_resume.provider
+    returning p.account, case when p.enabled then 'ready' else 'off' end;
+  perform pg_notify('market_jobs', market_resume.provider);
+end $$;

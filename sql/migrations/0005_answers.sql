@@ -1,0 +1,256 @@
+-- Truthful answers: what a job waits for and until when; the views that apps and operators read.
+
+-- What one job waits for. waiting_for: budget pace cooldown circuit paused off rank not_before running no_daemon nothing.
+create function market__wait(j market_jobs, out waiting_for text, out until timestamptz, out eta timestamptz, out detail text)
+language plpgsql stable as $$
+declare p market_providers; s market_settings; v record; now_at timestamptz := clock_timestamp(); urgent boolean; f record; ahead bigint;
+begin
+  if j.status in ('done', 'failed') then
+    waiting_for := 'nothing';
+    detail := case j.status when 'done' then j.outcome else concat_ws(': ', j.error_code, j.error_message) end;
+    return;
+  end if;
+  select * into s from market_settings;
+  urgent := j.priority >= s.wake_priority;
+  if j.status = 'running' then
+    waiting_for := 'running';
+    until := j.lease_expires_at;
+    eta := now_at;
+    detail := format('attempt %s of %s, being fetched now', j.attempt, j.max_attempts);
+    return;
+  end if;
+  if j.status = 'deferred' and j.run_at > now_at then
+    waiting_for := case when j.retry_at >= j.run_at and j.attempt = 0 then 'cooldown' else 'not_before' end;
+    until := j.run_at;
+    eta := j.run_at;
+    detail := case
+      when waiting_for = 'cooldown' then 'the target cools down: '
+        || coalesce((select concat_ws(': ', t.last_error_code, t.last_error_message) from market_targets t where t.dedupe_key = j.dedupe_key), 'it failed before')
+      when j.retry_at >= j.run_at then format('attempt %s of %s failed (%s); next try then', j.attempt, j.max_attempts, coalesce(j.error_code, 'unknown'))
+      else 'the app asked for it not before then' end;
+    return;
+  end if;
+  select * into p from market_providers m where m.provider = j.provider and m.account = j.account;
+  if not exists (select from market_daemons d where d.alive_until > now_at) then
+    waiting_for := 'no_daemon';
+    detail := 'no daemon is running: start marketd';
+    return;
+  end if;
+  if not p.enabled then
+    waiting_for := 'off';
+    detail := coalesce(p.off_reason, 'the provider is switched off in the configuration');
+    return;
+  end if;
+  select * into f from market_fetches x where x.unit_key = j.unit_key and x.lease_expires_at > now_at;
+  if found then
+    waiting_for := 'running';
+    until := f.lease_expires_at;
+    eta := now_at;
+    detail := 'a fetch of the same product is under way; its price will serve this job if it is fresh enough';
+    return;
+  end if;
+  select * into v from market__verdict(p, s, urgent, now_at);
+  select count(*) into ahead from (
+    select from market_jobs o
+     where o.provider = j.provider and o.account = j.account and o.status = 'pending'
+       and (o.priority > j.priority or o.priority = j.priority and (o.rank > j.rank
+            or o.rank = j.rank and (o.turn, o.run_at, o.id) < (j.turn, j.run_at, j.id)))
+     limit 10000) x;
+  waiting_for := coalesce(v.reason, 'rank');
+  until := v.until;
+  eta := market__eta(p, s, urgent, ahead, now_at);
+  detail := case waiting_for
+    when 'paused' then concat_ws(': ', 'paused by an operator', p.paused_reason)
+    when 'cooldown' then concat_ws(': ', case p.circuit_reason when 'unauthorized' then 'credentials were refused' else 'the provider throttles us' end, p.circuit_detail)
+    when 'circuit' then concat_ws(': ', 'the provider fails', p.circuit_detail)
+    when 'budget' then format('%s calls left for %s work; %s jobs ahead', greatest(0, market__left(p, s, urgent, now_at)),
+                              case when urgent then 'urgent' else 'background' end, ahead)
+    when 'pace' then 'requests are spaced'
+    else case when ahead = 0 then 'next in line' else format('%s jobs ahead', ahead) end end;
+end $$;
+
+-- Calls that this kind of work may still make in the narrowest window; null: no limit.
+create function market__left(p market_providers, s market_settings, p_urgent boolean, p_now timestamptz) returns int
+language sql stable as $$
+  select min(case when p_urgent then h.urgent_left else h.background_left end)::int
+    from unnest(array['hour', 'day']) k, market__shares(p, s, k, p_now) h where h.quota is not null
+$$;
+
+-- An honest guess: so many fetches ahead at the rate that pace, spread and budget allow. null: no telling (paused).
+create function market__eta(p market_providers, s market_settings, p_urgent boolean, p_ahead bigint, p_now timestamptz)
+returns timestamptz language plpgsql stable as $$
+declare h record; base timestamptz := p_now; v record; step double precision := p.pace_s * 1.05; n bigint := p_ahead + 1;
+begin
+  select * into v from market__verdict(p, s, p_urgent, p_now);
+  if v.reason in ('paused', 'off') then
+    return null;
+  end if;
+  base := greatest(p_now, v.until);
+  select * into h from market__shares(p, s, 'hour', base);
+  if h.quota is null then
+    return base + make_interval(secs => (n - 1) * step);
+  end if;
+  if not p_urgent then
+    step := greatest(step, h.spacing_s);
+  end if;
+  if n <= greatest(case when p_urgent then h.urgent_left else h.background_left end, 1) then
+    return base + make_interval(secs => (n - 1) * step);
+  elsif h.quota = 0 then
+    return null;
+  end if;
+  n := n - greatest(0, case when p_urgent then h.urgent_left else h.background_left end);
+  return h.ends + make_interval(secs => ((n - 1) / h.quota) * s.hour_s + mod(n - 1, h.quota) * p.pace_s * 1.05);
+end $$;
+
+-- What enqueue tells in passing.
+create function market__wait_short(p_job_id bigint, out wait_reason text, out eta timestamptz)
+language plpgsql stable as $$
+declare j market_jobs; x record;
+begin
+  if p_job_id is null then
+    return;
+  end if;
+  select * into j from market_jobs where id = p_job_id;
+  select * into x from market__wait(j);
+  wait_reason := x.waiting_for;
+  eta := x.eta;
+end $$;
+
+create function market_why(job_id bigint)
+returns table (state text, waiting_for text, until timestamptz, eta timestamptz, detail text)
+language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp as $$
+begin
+  return query select j.status, x.waiting_for, x.until, x.eta, x.detail
+    from market_jobs j, market__wait(j) x where j.id = market_why.job_id;
+  if not found then
+    return query select 'unknown'::text, 'nothing'::text, null::timestamptz, null::timestamptz,
+      format('no job %s: finished jobs are pruned after some days', market_why.job_id);
+  end if;
+end $$;
+
+create function market_why(provider text, sku text, size text default null, currency text default null)
+returns table (state text, waiting_for text, until timestamptz, eta timestamptz, detail text)
+language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp as $$
+declare w market__wish; id bigint; seen timestamptz;
+begin
+  w := market__wish(market_why.provider, market_why.sku, market_why.size, market_why.currency, 100, null, market__identity(null));
+  if w.problem is not null then
+    raise exception 'market_why: %', w.problem using errcode = '22023';
+  end if;
+  select j.id into id from market_jobs j where j.dedupe_key = w.dedupe_key
+   order by (j.status in ('pending', 'running', 'deferred')) desc, j.id desc limit 1;
+  if id is not null then
+    return query select * from market_why(id);
+    return;
+  end if;
+  seen := market__observed_at(w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key);
+  return query select case when seen is null then 'never_asked' else 'priced' end, 'nothing'::text, null::timestamptz,
+    null::timestamptz, case when seen is null then 'no job was ever asked for this item'
+                            else format('priced at %s; no job is open', seen) end;
+end $$;
+
+-- One row per target: its price, how old, what went wrong last, and what it waits for.
+create function market__image_key(p_category text) returns text language sql immutable as $$
+  select case when p_category in ('sneakers', 'shoes') then 'sneakers' when p_category like '%card%' then 'trading_cards'
+              when p_category like 'collectible%' then 'collectibles' else 'default' end
+$$;
+
+create view market_price_status as
+select t.provider, t.account, t.sku, t.size, coalesce(t.price_size, p.size) as price_size, t.currency,
+       p.lowest_ask, p.highest_bid, p.last_sale, p.last_sale_at, p.basis, p.observed_at,
+       date_part('epoch', clock_timestamp() - p.observed_at) as age_s,
+       t.last_success_at, date_part('epoch', clock_timestamp() - t.last_success_at) as last_success_age_s,
+       t.last_attempt_at, t.last_error_at, t.last_error_code, t.last_error_message,
+       j.id as job_id, j.status as job_status, j.priority as job_priority,
+       j.status in ('pending', 'deferred') as queued, j.status = 'running' as running,
+       case when m.circuit <> 'closed' and m.circuit_reason = 'throttled' then m.circuit_until end as rate_limited_until,
+       case
+         when j.status = 'running' then 'running'
+         when m.enabled is not true and p.observed_at is null then 'account_not_connected'
+         when m.circuit <> 'closed' and m.circuit_reason = 'unauthorized' then 'account_not_connected'
+         when m.circuit <> 'closed' and m.circuit_reason = 'throttled' and j.id is not null then 'rate_limited'
+         when m.circuit <> 'closed' and m.circuit_reason = 'errors' and j.id is not null then 'provider_down'
+         when j.status in ('pending', 'deferred') and (j.retry_at is null or j.attempt > 0) then 'queued'
+         when t.last_error_at > coalesce(t.last_success_at, '-infinity') then t.last_error_code
+         when t.last_outcome = 'no_asks' or p.observed_at is not null and p.lowest_ask is null then 'no_asks'
+         when t.last_outcome is not null or p.observed_at is not null then 'priced'
+         else 'unknown'
+       end as state,
+       t.retry_at as cooldown_until
+  from market_targets t
+  left join market_providers m on m.provider = t.provider and m.account = t.account
+  left join market_prices p on p.provider = t.provider and p.account = t.account and p.sku = t.sku
+       and coalesce(p.size, '') = coalesce(t.price_size, t.size, '') and p.currency = t.currency
+  left join market_jobs j on j.dedupe_key = t.dedupe_key and j.status in ('pending', 'running', 'deferred');
+
+create view market_queue_status as
+select j.provider, j.account, j.status,
+       case when j.priority >= 200 then 'manual' when j.priority >= s.wake_priority then 'hot' else 'background' end as band,
+       count(*) as jobs, min(j.run_at) as oldest_due_at,
+       greatest(0, date_part('epoch', clock_timestamp() - min(j.run_at) filter (where j.status = 'pending'))) as oldest_ready_s
+  from market_jobs j, market_settings s
+ where j.status in ('pending', 'running', 'deferred')
+ group by 1, 2, 3, 4;
+
+create view market_budget_status as
+select p.provider, p.account, k.kind as window_kind, h.starts as window_start, h.ends as window_end,
+       h.quota, h.used, h.quota - h.used as remaining, h.urgent_left, h.background_left,
+       coalesce(b.used_background, 0) as used_background, coalesce(b.given_back, 0) as given_back,
+       coalesce(b.refused, 0) as refused, greatest(0, h.used - coalesce(b.quota, h.quota)) as over,
+       date_part('epoch', h.ends - clock_timestamp()) as resets_in_s,
+       case when not p.enabled then 'off' when p.paused_at is not null then 'paused'
+            when p.circuit = 'closed' then 'ready'
+            when p.circuit_reason = 'errors' then 'circuit' else 'cooldown' end as lane_state,
+       p.circuit_until as until, coalesce(p.paused_reason, p.circuit_detail, p.off_reason) as reason,
+       v.reason as background_waits_for, v.until as background_until
+  from market_providers p
+  cross join market_settings s
+  cross join (values ('hour'), ('day')) k(kind)
+  cross join lateral market__shares(p, s, k.kind, clock_timestamp()) h
+  cross join lateral market__verdict(p, s, false, clock_timestamp()) v
+  left join market_budgets b on b.provider = p.provider and b.account = p.account
+       and b.window_kind = k.kind and b.window_start = h.starts
+ where h.quota is not null;
+
+create view market_dead_letters as
+select id, provider, account, sku, size, currency, priority, user_id, attempt, rescues, error_code, error_message,
+       created_at, completed_at
+  from market_jobs where status = 'failed';
+
+-- The best name and image that any provider gave, else the category's own fallback image.
+create view market_catalog as
+select k.sku, n.name, n.brand, n.category, n.gender, i.image_url,
+       coalesce(i.image_url, s.fallback_images ->> coalesce(market__image_key(n.category), 'default'), 'default.svg') as image,
+       i.image_url is null as image_is_fallback
+  from (select distinct sku from market_skus) k
+  cross join market_settings s
+  left join lateral (
+    select p.name, p.brand, p.category, p.gender from market_skus x join market_products p using (provider, product_id)
+     where x.sku = k.sku and p.name is not null
+     order by array_position(array['stockx', 'alias', 'ebay'], x.provider) nulls last, x.provider limit 1) n on true
+  left join lateral (
+    select p.image_url from market_skus x join market_products p using (provider, product_id)
+     where x.sku = k.sku and p.image_url is not null
+     order by array_position(array['alias', 'stockx', 'ebay'], x.provider) nulls last, x.provider limit 1) i on true;
+
+create view stockx_market_prices as
+select sku, size, currency, product_id, lowest_ask, highest_bid, last_sale, observed_at, observed_at as updated_at
+  from market_prices where provider = 'stockx';
+
+create view market_request_audit as
+select provider, account, date_trunc('hour', granted_at, 'UTC') as hour, endpoint,
+       case when priority >= 200 then 'manual' when priority >= s.wake_priority then 'hot' else 'background' end as band,
+       status_class, count(*) as requests, count(*) filter (where given_back) as given_back,
+       count(*) filter (where useful is false) as wasted, avg(took_s) as mean_s
+  from market_requests, market_settings s
+ group by 1, 2, 3, 4, 5, 6;
+
+-- Nobody but owner and granted roles (sql/roles.sql) calls these.
+do $$
+declare f regprocedure;
+begin
+  for f in select p.oid from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+            where n.nspname = current_schema() and p.proname like 'market\_%' loop
+    execute format('revoke execute on function %s from public', f);
+  end loop;
+end $$;

@@ -1,0 +1,53 @@
+-- What a daemon writes of itself and of its configuration.
+
+-- name: check_recovery
+select pg_is_in_recovery();
+
+-- name: register
+insert into market_daemons (daemon_id, host, pid, version, config_hash, quotas, alive_until)
+values ($1, $2, $3, $4, $5, $6::jsonb, clock_timestamp() + $7::interval)
+on conflict (daemon_id) do update set config_hash = excluded.config_hash, quotas = excluded.quotas,
+  alive_until = excluded.alive_until;
+
+-- name: unregister
+delete from market_daemons where daemon_id = $1 or alive_until < clock_timestamp() - interval '1 day';
+
+-- name: other_hashes
+-- Hashes of other live daemons whose configuration differs from ours.
+select daemon_id, host, pid, config_hash from market_daemons
+ where alive_until > clock_timestamp() and daemon_id <> $1 and config_hash <> $2;
+
+-- name: put_settings
+update market_settings set fresh_for = $1, wake_priority = $2, max_attempts = $3, default_size_system = $4,
+  hour_s = $5, day_s = $6, fallback_images = $7::jsonb, config_hash = $8, updated_at = clock_timestamp();
+
+-- name: put_provider
+-- Limits of one account. The operator's pause, cool-down, circuit and pace stay; a changed background spread starts anew.
+insert into market_providers as p (provider, account, enabled, off_reason, all_sizes, currency, currencies, quota_hour, quota_day,
+  day_zone, day_start, rolling, reserve, background_min, pace_s, circuit_after, circuit_open_s)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+on conflict (provider, account) do update set
+  enabled = excluded.enabled, off_reason = excluded.off_reason, all_sizes = excluded.all_sizes, currency = excluded.currency,
+  currencies = excluded.currencies, quota_hour = excluded.quota_hour, quota_day = excluded.quota_day,
+  day_zone = excluded.day_zone, day_start = excluded.day_start, rolling = excluded.rolling, reserve = excluded.reserve,
+  background_min = excluded.background_min, pace_s = excluded.pace_s, circuit_after = excluded.circuit_after,
+  circuit_open_s = excluded.circuit_open_s,
+  background_tat = case when (p.quota_hour, p.quota_day) is distinct from (excluded.quota_hour, excluded.quota_day)
+                        then least(p.background_tat, clock_timestamp()) else p.background_tat end;
+
+-- name: probe_again
+-- New credentials deserve a probe at once.
+update market_providers set circuit_until = clock_timestamp()
+ where circuit = 'open' and circuit_reason = 'unauthorized' and (provider, account) in (
+   select * from unnest($1::text[], $2::text[]));
+
+-- name: switch_off_others
+-- Providers and accounts that the configuration does not name any more.
+update market_providers set enabled = false, off_reason = 'not in the configuration'
+ where enabled and (provider || '/' || account) <> all ($1::text[]);
+
+-- name: clear_account_users
+delete from market_account_users;
+
+-- name: put_account_user
+insert into market_account_users (provider, user_id, account) values ($1, $2, $3);

@@ -1,0 +1,40 @@
+-- The gate in front of every request: see sql/migrations/0003_limits.sql for the rules.
+
+-- name: take
+select * from market_take($1, $2, $3, $4);
+
+-- name: give_back
+select market_give_back($1);
+
+-- name: report
+select * from market_report($1, $2, $3, $4, $5, $6);
+
+-- name: record_requests
+-- The call record and the hourly figures, in bulk.
+with rows as (
+  select * from jsonb_to_recordset($1::jsonb) as r(provider text, account text, endpoint text, priority int,
+    granted_at timestamptz, status_class text, http_status int, took_s double precision, given_back boolean,
+    useful boolean, wasted_reason text)
+), kept as (
+  insert into market_requests (provider, account, endpoint, priority, granted_at, status_class, http_status, took_s,
+                               given_back, useful, wasted_reason)
+  select * from rows
+)
+insert into market_provider_metrics as m (provider, account, window_start, requests, succeeded, throttled, failed, took_s)
+select provider, account, date_trunc('hour', granted_at, 'UTC'), count(*),
+       count(*) filter (where status_class = 'ok'), count(*) filter (where status_class = 'throttled'),
+       count(*) filter (where status_class not in ('ok', 'throttled')), sum(took_s)
+  from rows where not given_back group by 1, 2, 3
+on conflict (provider, account, window_start) do update set requests = m.requests + excluded.requests,
+  succeeded = m.succeeded + excluded.succeeded, throttled = m.throttled + excluded.throttled,
+  failed = m.failed + excluded.failed, took_s = m.took_s + excluded.took_s;
+
+-- name: budget_gauges
+select provider, account, window_kind, quota, used, remaining, resets_in_s, used_background, given_back, refused, over, lane_state
+  from market_budget_status;
+
+-- name: lane_states
+select provider, account, case when not p.enabled then 'off' when p.paused_at is not null then 'paused'
+            when p.circuit = 'closed' then 'ready' when p.circuit_reason = 'errors' then 'circuit' else 'cooldown' end as state,
+       p.circuit_until as until, coalesce(p.paused_reason, p.circuit_detail, p.off_reason) as reason
+  from market_providers p order by 1, 2;

@@ -1,0 +1,77 @@
+-- The scheduler's passes.
+
+-- name: begin_run
+-- One run per tick whatever the number of daemons: whoever inserts first within the interval has it; nobody leads, so
+-- nobody can hang as the leader. $1 trigger  $2 least distance between two runs (interval); forced runs pass zero.
+insert into market_job_runs (trigger)
+select $1 where pg_try_advisory_xact_lock(hashtext('marketd.run'))
+   and not exists (select from market_job_runs r where r.started_at > clock_timestamp() - $2::interval)
+returning run_id, started_at,
+  coalesce((select max(started_at) from market_job_runs), started_at - interval '1 hour') as previous_at;
+
+-- name: end_run
+update market_job_runs set completed_at = clock_timestamp(), jobs_selected = $2, jobs_succeeded = $3, jobs_failed = $4,
+  jobs_deferred = (select count(*) from (select from market_jobs where status = 'deferred' limit 100000) d), error = $5
+ where run_id = $1;
+
+-- name: last_runs
+select run_id, trigger, started_at, completed_at, jobs_selected, jobs_succeeded, jobs_failed, jobs_deferred, error
+  from market_job_runs order by started_at desc limit $1;
+
+-- name: learn_demand
+-- Smoothed on-demand calls per hour, what `reserve: auto` keeps calls for. Exponential with a memory of six hours.
+-- $1 seconds since the last run
+update market_providers p set on_demand_per_h =
+  p.on_demand_per_h * exp(-$1::float8 / 21600) + (1 - exp(-$1::float8 / 21600)) * 3600 / greatest($1::float8, 1) *
+    (select count(*) from market_requests r, market_settings s where r.provider = p.provider and r.account = p.account
+      and r.priority >= s.wake_priority and not r.given_back
+      and r.granted_at > clock_timestamp() - make_interval(secs => $1::float8));
+
+-- name: prune_jobs
+-- In small batches, so that no vacuum debt and no long lock arises. $1 keep (interval)  $2 rows
+with old as (
+  select id from market_jobs where status in ('done', 'failed') and completed_at < clock_timestamp() - $1::interval
+   order by completed_at limit $2 for update skip locked
+), requests as (
+  delete from market_job_requests r using old where r.job_id = old.id
+)
+delete from market_jobs j using old where j.id = old.id;
+
+-- name: prune_history
+with old as (select ctid from market_price_history where observed_at < clock_timestamp() - $1::interval
+              order by observed_at limit $2)
+delete from market_price_history h using old where h.ctid = old.ctid;
+
+-- name: prune_requests
+with old as (select request_id from market_requests where granted_at < clock_timestamp() - $1::interval
+              order by granted_at limit $2)
+delete from market_requests r using old where r.request_id = old.request_id;
+
+-- name: prune_rest
+with runs as (
+  delete from market_job_runs where started_at < clock_timestamp() - interval '30 days'
+), grants as (
+  delete from market_grants where send_at < clock_timestamp() - interval '2 hours'
+), budgets as (
+  delete from market_budgets where window_end < clock_timestamp() - interval '30 days'
+), metrics as (
+  delete from market_provider_metrics where window_start < clock_timestamp() - interval '90 days'
+)
+delete from market_daemons where alive_until < clock_timestamp() - interval '1 day';
+
+-- name: price_ages
+-- Age of stored prices in seconds by provider, at the quantiles 0.5, 0.95 and 1.
+select provider, percentile_cont(array[0.5, 0.95, 1]) within group (order by date_part('epoch', clock_timestamp() - observed_at)) as ages_s
+  from market_prices group by provider;
+
+-- name: target_states
+select t.provider,
+       case when t.retry_at > clock_timestamp() then 'cooling' when t.observed_at is null then 'never'
+            when t.observed_at > clock_timestamp() - s.fresh_for then 'fresh' else 'stale' end as state,
+       count(*)::int as targets
+  from market_targets t, market_settings s group by 1, 2;
+
+-- name: oldest_xmin
+-- Transactions that the oldest snapshot in this database holds back from vacuum.
+select coalesce(max(age(backend_xmin)), 0)::int as age from pg_stat_activity
+ where backend_xmin is not null and datname = current_database();

@@ -1,0 +1,303 @@
+"""The exported numbers: names, label sets, and what each report does to them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from marketd import __version__
+from marketd.http_client import STATUS_CLASSES
+from marketd.metrics import Metrics, band, outcome_word
+from marketd.metrics.words import LANE_STATES, OUTCOMES, REQUEST_CLASSES
+from marketd.models import Job, JobId, Unit
+from marketd.outcome import Failed, Outcome, Priced, Released, Retried, Snoozed
+from marketd.telemetry import FetchReport, Observer, RequestReport
+
+NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
+PROVIDERS = ("stockx", "alias", "ebay")
+FAILED = Failed(error_code="unknown_sku", message="", cooldown=timedelta(days=1))
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    made = Metrics(process=False)
+    made.init_labels(PROVIDERS)
+    return made
+
+
+def _value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, labels)
+
+
+def _request(**more: Any) -> RequestReport:
+    values: dict[str, Any] = {
+        "provider": "stockx",
+        "account": "default",
+        "endpoint": "market_data",
+        "priority": 200,
+        "status_class": "ok",
+        "http_status": 200,
+        "granted_at": NOW,
+        "took_s": 0.3,
+    }
+    return RequestReport(**values | more)
+
+
+def _fetch(*outcomes: Outcome, lease_lost: bool = False) -> FetchReport:
+    job = Job(id=JobId(1), size="10", priority=150, attempt=1, max_attempts=5, rescues=0, due_at=NOW)
+    unit = Unit(
+        key="k",
+        lease_id=UUID(int=1),
+        claimed_at=NOW,
+        provider="stockx",
+        account="default",
+        sku="A",
+        currency="GBP",
+        jobs=(job,),
+    )
+    return FetchReport(
+        unit=unit,
+        outcomes=[(number, outcome) for number, outcome in enumerate(outcomes)],
+        requests=2,
+        quotes=0,
+        changed=0,
+        wait_s=3,
+        fetch_s=1,
+        settle_s=0.01,
+        lease_lost=lease_lost,
+    )
+
+
+def test_every_promised_metric_is_exported_from_the_start(metrics: Metrics) -> None:
+    names = {family.name for family in metrics.registry.collect()}
+    promised = """
+        jobs oldest_ready_seconds jobs_finished provider_requests provider_request_seconds
+        budget_quota budget_used budget_remaining budget_reset_seconds lane_state
+        price_age_seconds listener_connected scheduler_runs lease_lost
+        config_last_reload_successful build_info wake_to_request_seconds jobs_rescued
+        stale_completions targets pool_connections pool_idle_connections
+        oldest_xmin_age_transactions event_loop_lag_seconds
+        db_gauges_last_success_timestamp_seconds listener_echo_age_seconds
+        listener_reconnects calls_spent calls_wasted calls_given_back calls_refused
+        fetch_seconds settle_seconds wait_seconds config_differs notifications_ignored
+    """
+    assert {f"marketd_{name}" for name in promised.split()} <= names
+
+
+def test_every_label_set_exists_before_its_first_event(metrics: Metrics) -> None:
+    for provider in PROVIDERS:
+        for word in REQUEST_CLASSES:
+            labels = {"provider": provider, "class": word}
+            assert _value(metrics, "marketd_provider_requests_total", **labels) == 0
+        for word in OUTCOMES:
+            assert _value(metrics, "marketd_jobs_finished_total", provider=provider, outcome=word) == 0
+        assert _value(metrics, "marketd_lease_lost_total", provider=provider) == 0
+
+
+def test_three_providers_cost_at_most_800_series() -> None:
+    metrics = Metrics()
+    metrics.init_labels(PROVIDERS)
+    body, content_type = metrics.render()
+    samples = [line for line in body.decode().splitlines() if not line.startswith("#")]
+    assert len(samples) <= 800
+    assert content_type.startswith("text/plain")
+    assert not [line for line in samples if "_created" in line]
+
+
+def test_names_and_help_follow_the_house_rules_of_prometheus(metrics: Metrics) -> None:
+    body = metrics.render()[0].decode()
+    for family in text_string_to_metric_families(body):
+        assert re.fullmatch(r"marketd_[a-z_]+", family.name)
+        assert family.documentation
+        assert family.type in ("counter", "gauge", "histogram")
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed; names were checked, its own lint was not")
+    done = subprocess.run(
+        [promtool, "check", "metrics"], input=body, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_openmetrics_is_given_to_those_who_ask_for_it(metrics: Metrics) -> None:
+    body, content_type = metrics.render("application/openmetrics-text; version=1.0.0")
+    assert content_type.startswith("application/openmetrics-text")
+    assert body.endswith(b"# EOF\n")
+
+
+def test_two_instances_share_nothing() -> None:
+    one, other = Metrics(process=False), Metrics(process=False)
+    one.init_labels(["stockx"])
+    one.lane_state("stockx", "ready")
+    assert _value(other, "marketd_lane_state", provider="stockx", state="ready") is None
+
+
+def test_a_request_is_counted_by_answer_band_and_time(metrics: Metrics) -> None:
+    observer: Observer = metrics
+    observer.request_done(_request())
+    observer.request_done(_request(status_class="a word of tomorrow", priority=100))
+    assert _value(metrics, "marketd_provider_requests_total", **{"provider": "stockx", "class": "ok"}) == 1
+    assert _value(metrics, "marketd_provider_requests_total", **{"provider": "stockx", "class": "other"}) == 1
+    assert _value(metrics, "marketd_calls_spent_total", provider="stockx", band="manual") == 1
+    assert _value(metrics, "marketd_calls_spent_total", provider="stockx", band="background") == 1
+    assert _value(metrics, "marketd_provider_request_seconds_sum", provider="stockx") == 0.6
+
+
+def test_a_call_given_back_was_neither_sent_nor_spent(metrics: Metrics) -> None:
+    metrics.request_done(_request(given_back=True, status_class="connection"))
+    assert _value(metrics, "marketd_calls_given_back_total", provider="stockx") == 1
+    assert _value(metrics, "marketd_calls_spent_total", provider="stockx", band="manual") == 0
+    labels = {"provider": "stockx", "class": "connection"}
+    assert _value(metrics, "marketd_provider_requests_total", **labels) == 0
+
+
+def test_a_fetch_counts_its_outcomes_and_its_time(metrics: Metrics) -> None:
+    metrics.fetch_done(_fetch(Priced(size="10"), Priced(size="9", reason="no_asks"), FAILED))
+    for word, count in (("priced", 1), ("no_asks", 1), ("failed", 1), ("retried", 0)):
+        assert _value(metrics, "marketd_jobs_finished_total", provider="stockx", outcome=word) == count
+    assert _value(metrics, "marketd_wait_seconds_sum", provider="stockx", band="hot") == 3
+    assert _value(metrics, "marketd_settle_seconds_count", provider="stockx") == 1
+    assert _value(metrics, "marketd_calls_wasted_total", provider="stockx", reason="failed") == 0
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [(FAILED, "failed"), (Retried(delay=timedelta(1), error_code="timeout", message=""), "no_answer")],
+)
+def test_calls_that_brought_no_price_count_as_wasted(metrics: Metrics, outcome: Outcome, reason: str) -> None:
+    metrics.fetch_done(_fetch(outcome))
+    assert _value(metrics, "marketd_calls_wasted_total", provider="stockx", reason=reason) == 2
+
+
+def test_a_fetch_that_lost_its_lease_finished_nothing(metrics: Metrics) -> None:
+    metrics.fetch_done(_fetch(Priced(size="10"), lease_lost=True))
+    assert _value(metrics, "marketd_lease_lost_total", provider="stockx") == 1
+    assert _value(metrics, "marketd_jobs_finished_total", provider="stockx", outcome="priced") == 0
+    assert _value(metrics, "marketd_calls_wasted_total", provider="stockx", reason="lease_lost") == 2
+
+
+def test_a_lane_is_in_exactly_one_state(metrics: Metrics) -> None:
+    metrics.lane_state("ebay", "cooldown")
+    metrics.event("lane_state", provider="ebay", state="off", until=NOW)
+    states = {
+        word: _value(metrics, "marketd_lane_state", provider="ebay", state=word) for word in LANE_STATES
+    }
+    assert states == {"ready": 0, "paused": 0, "cooldown": 0, "circuit": 0, "off": 1}
+
+
+def test_events_reach_their_counters_and_unknown_ones_are_left_alone(metrics: Metrics) -> None:
+    metrics.event("refused", provider="stockx", reason="budget", until=NOW)
+    metrics.event("woken", provider="stockx", seconds=0.2)
+    metrics.event("rescued", provider="stockx", count=3)
+    metrics.event("stale_completion", provider="stockx")
+    metrics.event("run_done", result="failed", error="x")
+    metrics.event("notification_ignored", payload="?")
+    metrics.event("something_else", a=1)
+    metrics.event("refused")
+    assert _value(metrics, "marketd_calls_refused_total", provider="stockx", reason="budget") == 1
+    assert _value(metrics, "marketd_wake_to_request_seconds_count", provider="stockx") == 1
+    assert _value(metrics, "marketd_jobs_rescued_total", provider="stockx") == 3
+    assert _value(metrics, "marketd_stale_completions_total", provider="stockx") == 1
+    assert _value(metrics, "marketd_scheduler_runs_total", result="failed") == 1
+    assert _value(metrics, "marketd_notifications_ignored_total") == 1
+
+
+def test_only_the_second_listener_connection_is_a_reconnect(metrics: Metrics) -> None:
+    metrics.event("listener_connected")
+    assert _value(metrics, "marketd_listener_reconnects_total") == 0
+    metrics.event("listener_lost", error="reset")
+    assert _value(metrics, "marketd_listener_connected") == 0
+    metrics.event("listener_connected")
+    metrics.event("listener_echo", age_s=0.5)
+    assert _value(metrics, "marketd_listener_reconnects_total") == 1
+    assert _value(metrics, "marketd_listener_connected") == 1
+    assert _value(metrics, "marketd_listener_echo_age_seconds") == 0.5
+
+
+def test_database_gauges_are_replaced_as_a_whole(metrics: Metrics) -> None:
+    metrics.replace("jobs", {("stockx", "pending", "manual"): 4, ("alias", "failed", "hot"): 1})
+    metrics.replace("jobs", {("stockx", "pending", "hot"): 2})
+    labels = {"provider": "stockx", "status": "pending"}
+    assert _value(metrics, "marketd_jobs", **labels, band="manual") == 0
+    assert _value(metrics, "marketd_jobs", **labels, band="hot") == 2
+    assert _value(metrics, "marketd_jobs", provider="alias", status="failed", band="hot") == 0
+
+
+def test_a_provider_that_is_not_ours_adds_no_series_and_a_wrong_word_is_an_error(metrics: Metrics) -> None:
+    metrics.replace("budget_used", {("goat", "hour"): 4})
+    metrics.lane_state("goat", "ready")
+    metrics.event("rescued", provider="goat", count=1)
+    assert "goat" not in metrics.render()[0].decode()
+    assert _value(metrics, "marketd_budget_used", provider="goat", window="hour") is None
+    with pytest.raises(KeyError, match="no such label set"):
+        metrics.replace("budget_used", {("stockx", "week"): 4})
+
+
+def test_a_reload_adds_new_providers_and_removes_old_ones(metrics: Metrics) -> None:
+    metrics.request_done(_request())
+    metrics.init_labels(["stockx", "goat"])
+    labels = {"class": "ok"}
+    assert _value(metrics, "marketd_provider_requests_total", provider="stockx", **labels) == 1
+    assert _value(metrics, "marketd_provider_requests_total", provider="goat", **labels) == 0
+    assert _value(metrics, "marketd_provider_requests_total", provider="alias", **labels) is None
+
+
+def test_a_refused_reload_keeps_the_time_of_the_last_good_one(metrics: Metrics) -> None:
+    began = time.time()
+    metrics.reloaded(True)
+    good = _value(metrics, "marketd_config_last_reload_success_timestamp_seconds")
+    assert good is not None
+    assert began <= good <= time.time()
+    metrics.reloaded(False)
+    metrics.config_differs(True)
+    assert _value(metrics, "marketd_config_last_reload_successful") == 0
+    assert _value(metrics, "marketd_config_last_reload_success_timestamp_seconds") == good
+    assert _value(metrics, "marketd_config_differs") == 1
+
+
+def test_process_facts_are_exported(metrics: Metrics) -> None:
+    metrics.pool(8, 5)
+    metrics.loop_lag(0.002)
+    metrics.database_read(1234.0, 77)
+    metrics.build(schema="0005")
+    assert _value(metrics, "marketd_pool_connections") == 8
+    assert _value(metrics, "marketd_pool_idle_connections") == 5
+    assert _value(metrics, "marketd_event_loop_lag_seconds_count") == 1
+    assert _value(metrics, "marketd_db_gauges_last_success_timestamp_seconds") == 1234
+    assert _value(metrics, "marketd_oldest_xmin_age_transactions") == 77
+    [sample] = next(f for f in metrics.registry.collect() if f.name == "marketd_build_info").samples
+    assert (sample.labels["version"], sample.labels["schema"], sample.value) == (__version__, "0005", 1)
+
+
+@pytest.mark.parametrize(
+    ("priority", "name"),
+    [(1000, "manual"), (200, "manual"), (199, "hot"), (150, "hot"), (149, "background"), (0, "background")],
+)
+def test_bands_begin_at_200_and_150(priority: int, name: str) -> None:
+    assert band(priority) == name
+
+
+def test_request_classes_are_those_of_the_http_client() -> None:
+    assert REQUEST_CLASSES == STATUS_CLASSES
+
+
+def test_every_outcome_has_a_word_of_the_closed_set() -> None:
+    outcomes: list[Outcome] = [
+        Priced(size=None),
+        Priced(size=None, reason="all_sizes"),
+        Priced(size=None, reason="a reason of tomorrow"),
+        Retried(delay=timedelta(1), error_code="timeout", message=""),
+        Released(reason="stopping"),
+        Snoozed(until=NOW, reason="budget"),
+        FAILED,
+    ]
+    words = [outcome_word(outcome) for outcome in outcomes]
+    assert words == ["priced", "all_sizes", "priced", "retried", "released", "snoozed", "failed"]
