@@ -56,7 +56,7 @@ lock: ## choose the newest versions that pyproject.toml allows and write require
 	"$$tmp/uv/bin/python" -m pip install --quiet --disable-pip-version-check uv; \
 	mkdir -p "$$tmp/p/daemon/marketd"; \
 	cp README.md "$$tmp/p"; cp daemon/marketd/__init__.py "$$tmp/p/daemon/marketd"; \
-	awk '{ print } /^\[project.optional-dependencies\]/ { print "build = [\"hatchling>=1.25\"]" }' \
+	awk '{ print } /^\[project.optional-dependencies\]/ { print "build = [\"hatchling>=1.25\", \"editables\"]" }' \
 	  pyproject.toml > "$$tmp/p/pyproject.toml"; \
 	export="$$tmp/uv/bin/uv export --quiet --project $$tmp/p --no-emit-project --no-header --format requirements-txt"; \
 	$$export --extra demo --extra fast --extra build > "$$tmp/run.txt"; \

@@ -1,4 +1,4 @@
-"""/metrics, /healthz and /readyz on one small HTTP server, inside the daemon's own event loop.
+"""/metrics, /healthz, /readyz and the fallback images on one small HTTP server, inside the daemon's own event loop.
 
 `/healthz` says that the loop turns, nothing else; `/readyz` says whether work would be done, and why not.
 Being in the loop is the point: a server in a thread of its own would answer while the daemon hangs.
@@ -7,8 +7,11 @@ Being in the loop is the point: a server in a thread of its own would answer whi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import resources
 
 from aiohttp import web
+
+_IMAGES = resources.files("marketd") / "images"
 
 Render = Callable[[str], tuple[bytes, str]]
 Reasons = Callable[[], Sequence[str]]
@@ -33,6 +36,8 @@ class Admin:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
+        # The fallback images that market_catalog names, for apps that have no place of their own for them.
+        app.router.add_static("/images/fallback", str(_IMAGES))
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         try:

@@ -19,7 +19,6 @@ import asyncpg
 from marketd import errors, http_client, logs, migrate, providers, systemd, wiring
 from marketd.admin import Admin
 from marketd.config import Config
-from marketd.config.flat import secrets
 from marketd.embedded import EmbeddedError, EmbeddedPostgres
 from marketd.gauges import Gauges
 from marketd.health import Health
@@ -39,6 +38,7 @@ from marketd.store.runs import RunStore
 from marketd.telemetry import Observers
 from marketd.visits import Visits
 
+_ENRICH_AT_MOST = 5  #: products a pass; they wait behind all other background work
 _LAST_ACTS_S = 4.0  #: for releasing and unregistering at the end, also when Postgres hangs
 
 
@@ -65,7 +65,7 @@ class App:
         async with AsyncExitStack() as stack:
             await self._open(stack)
             await self._apply(self._config, self._config)
-            self._reloaded(True)
+            self._reloaded(None)
             await self._run(stop, on_ready)
 
     async def _open(self, stack: AsyncExitStack) -> None:
@@ -136,8 +136,14 @@ class App:
         timing = wiring.timing_of(config)
         runs = RunStore(db)
         self._poller = Poller(timing, self._stores.jobs, self._wake_lane, self._observer)
-        self._scheduler = Scheduler(timing, runs, self._stores.jobs, self._observer)
-        self._gauges = Gauges(self.metrics, runs, db)
+        self._scheduler = Scheduler(timing, runs, self._stores.jobs, self._observer, chores=(self._enrich,))
+        self._gauges = Gauges(
+            self.metrics,
+            runs,
+            db,
+            interval_s=lambda: self._scheduler.timing.interval.total_seconds(),
+            echo_at=lambda: self._listener.last_echo,
+        )
         listen_dsn = config.database.listen_dsn
         self._listener = Listener(
             listen_dsn.get_secret_value() if listen_dsn else self.dsn or "",
@@ -159,7 +165,7 @@ class App:
         )
         self._config = new
         logs.setup(new.log)
-        logs.hide(secrets(new))
+        logs.hide(new.secrets())
         self.metrics.init_labels(new.providers)
         self.metrics.build(schema=str(migrate.version()))
         self._poller.timing = self._scheduler.timing = wiring.timing_of(new)
@@ -235,17 +241,14 @@ class App:
         if self._path is None:
             return None
         types = wiring.provider_types()
-        return Reloader(self._config, self._path, types, self._reloading, self._observer, self._reloaded)
+        return Reloader(self._config, self._path, types, self._apply, self._observer, self._reloaded)
 
-    def _reloaded(self, ok: bool) -> None:
-        self.metrics.reloaded(ok)
+    def _reloaded(self, problem: str | None) -> None:
+        self.metrics.reloaded(problem is None)
+        self._gauges.trouble = f"the file is refused, the former one holds ({problem}); " if problem else ""
 
-    async def _reloading(self, old: Config, new: Config) -> None:
-        systemd.reloading()
-        try:
-            await self._apply(old, new)
-        finally:
-            systemd.ready("reloaded")
+    async def _enrich(self) -> None:
+        await self._stores.catalog.enrich(_ENRICH_AT_MOST)
 
     def _wake_lane(self, state: LaneState) -> None:
         if lane := self._lanes.get((state.provider, state.account)):
@@ -266,6 +269,8 @@ class App:
         for (provider, _), lane in self._lanes.items():
             if payload in ("", "run", provider):
                 lane.wake()
+                if payload == provider:
+                    self.metrics.heard(provider)
 
     def _listener_changed(self, connected: bool, why: str) -> None:
         self._observer.event("listener_connected" if connected else "listener_lost", why=why)
@@ -286,7 +291,7 @@ class App:
 def run(config: Config, path: Path | None = None) -> int:
     """Serve until a signal, as `marketd run` does. Returns the exit code; expected failures are told in one line."""
     logs.setup(config.log)
-    logs.hide(secrets(config))
+    logs.hide(config.secrets())
     log = logs.LogObserver()
     faulthandler.enable()
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import asyncpg
 
-from marketd import clock
+from marketd import clock, systemd
 from marketd.errors import DatabaseUnavailable
 from marketd.metrics import DatabaseGauge, Metrics
 from marketd.store.pool import Database
@@ -18,16 +18,36 @@ from marketd.store.runs import RunStore
 _EVERY_S = 30.0
 _LAG_EVERY_S = 1.0
 _QUANTILES = ("0.5", "0.95", "1")
+_STATES = (
+    "off",
+    "ready",
+    "paused",
+    "cooldown",
+    "circuit",
+)  #: of several accounts the one further right is told
 Rows = Sequence[asyncpg.Record]
 
 
 class Gauges:
     """The refresh task. When Postgres is away the gauges keep their values and their timestamp shows it."""
 
-    def __init__(self, metrics: Metrics, runs: RunStore, db: Database) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        runs: RunStore,
+        db: Database,
+        *,
+        interval_s: Callable[[], float],
+        echo_at: Callable[[], float | None],
+    ) -> None:
+        """`interval_s` of the scheduler, when it is shorter than 30 s; `echo_at` as `Listener.last_echo`."""
         self._metrics = metrics
         self._runs = runs
         self._db = db
+        self._interval_s = interval_s
+        self._echo_at = echo_at
+        self._last_wish: int | None = None
+        self.trouble = ""  #: comes first in the line that `systemctl status` shows
 
     async def run(self) -> None:
         """Refresh and measure the loop's lateness, until cancelled."""
@@ -36,11 +56,13 @@ class Gauges:
             began = clock.monotonic()
             if began >= due:
                 await self._refresh_if_possible()
-                due = clock.monotonic() + clock.jittered(_EVERY_S, spread=0.1)
+                due = clock.monotonic() + clock.jittered(min(_EVERY_S, self._interval_s()), spread=0.1)
                 began = clock.monotonic()
             await asyncio.sleep(_LAG_EVERY_S)
             self._metrics.loop_lag(max(0.0, clock.monotonic() - began - _LAG_EVERY_S))
             self._metrics.pool(*self._db.size)
+            if (echo_at := self._echo_at()) is not None:
+                self._metrics.listener_echo(clock.monotonic() - echo_at)
 
     async def _refresh_if_possible(self) -> None:
         try:
@@ -53,9 +75,43 @@ class Gauges:
         figures = await self._runs.gauges()
         for name, values in _by_gauge(figures).items():
             self._metrics.replace(name, values)
-        for row in figures["lanes"]:
-            self._metrics.lane_state(row["provider"], row["state"])
+        states = _lane_states(figures["lanes"])
+        for provider, state in states.items():
+            self._metrics.lane_state(provider, state)
+        self._metrics.locked_out({row["provider"] for row in figures["lanes"] if row["locked_out"]})
+        await self._count_wishes()
         self._metrics.database_read(time.time(), figures["xmin"][0]["age"])
+        systemd.status(f"{self.trouble}{_summary(figures, states)}")
+
+    async def _count_wishes(self) -> None:
+        last = await self._runs.last_wish()
+        if self._last_wish is not None and last > self._last_wish:
+            for row in await self._runs.wishes(self._last_wish, last):
+                self._metrics.received(row["provider"], row["band"], row["wishes"])
+        self._last_wish = last
+
+
+def _lane_states(lanes: Rows) -> dict[str, str]:
+    """One state for each provider: the worst of those accounts that are not off."""
+    found: dict[str, str] = {}
+    for row in lanes:
+        found[row["provider"]] = max(found.get(row["provider"], "off"), row["state"], key=_STATES.index)
+    return found
+
+
+def _summary(figures: Mapping[str, Rows], states: Mapping[str, str]) -> str:
+    """What the daemon is at, in one line."""
+    jobs = dict.fromkeys(("pending", "running", "deferred"), 0)
+    for row in figures["jobs"]:
+        jobs[row["status"]] += row["jobs"]
+    counts = ", ".join(f"{number} {status}" for status, number in jobs.items())
+    lanes = ", ".join(f"{provider} {state}" for provider, state in states.items() if state != "off")
+    left = ", ".join(
+        f"{row['provider']} {row['remaining']} of {row['quota']}"
+        for row in figures["budgets"]
+        if row["window_kind"] == "hour" and states.get(row["provider"]) != "off"
+    )
+    return f"{counts}; lanes: {lanes or 'none'}" + (f"; calls left this hour: {left}" if left else "")
 
 
 def _by_gauge(figures: Mapping[str, Rows]) -> dict[DatabaseGauge, dict[tuple[str, ...], float]]:
@@ -74,13 +130,16 @@ def _by_gauge(figures: Mapping[str, Rows]) -> dict[DatabaseGauge, dict[tuple[str
         ("budget_quota", "quota"),
         ("budget_used", "used"),
         ("budget_remaining", "remaining"),
-        ("budget_reset", "resets_in_s"),
     )
     for name, column in columns:
         sums = defaultdict(float)
         for row in figures["budgets"]:
             sums[row["provider"], row["window_kind"]] += float(row[column])
         found[name] = dict(sums)
+    # Accounts of one provider share its calendar, so any of them tells the reset.
+    found["budget_reset"] = {
+        (row["provider"], row["window_kind"]): float(row["resets_in_s"]) for row in figures["budgets"]
+    }
     found["targets"] = {(row["provider"], row["state"]): row["targets"] for row in figures["targets"]}
     found["price_age"] = {
         (row["provider"], quantile): age

@@ -131,11 +131,14 @@ class Lane:
 
     async def _wait_for_work(self, stopping: asyncio.Task[Any]) -> None:
         chance = await self._stores.jobs.next_chance_s(self.settings.provider, self.settings.account)
-        if chance is None:
-            timeout = _LOOK_ROUND_S  # nothing waits: the poller wakes us
-        else:
-            timeout = min(self.settings.poll_s, chance + 0.005 if chance > 0 else _IDLE_WAIT_S)
-        await self._sleep(timeout, stopping)
+        if chance is not None:
+            wait_s = chance + 0.005 if chance > 0 else _IDLE_WAIT_S
+            await self._sleep(min(self.settings.poll_s, wait_s), stopping)
+            return
+        # Nothing waits: the poller or a notification wakes us, and no statement is spent on looking.
+        while not self._wake.is_set() and not stopping.done():
+            await self._sleep(_LOOK_ROUND_S, stopping)
+            self.last_turn = clock.monotonic()
 
     async def _sleep(self, timeout_s: float, stopping: asyncio.Task[Any]) -> None:
         waking = asyncio.create_task(self._wake.wait())
@@ -176,8 +179,7 @@ class Lane:
             raise cancelled
 
     async def _fetch(self, unit: Unit, visit: Visit) -> Found:
-        listing = await self._stores.catalog.listing(unit.provider, unit.sku)
-        reference = await self._stores.catalog.reference_ask(
+        listing, reference = await self._stores.catalog.known(
             unit.provider, unit.sku, unit.currency, unit.sizes[0]
         )
         ask = Ask(

@@ -225,21 +225,19 @@ class LogObserver:
             self._log.info("fetch_done", **fields)
 
     def event(self, name: str, **fields: object) -> None:
-        alarming = name in self.WARNINGS or fields.get("result") == "failed"
-        level = logging.DEBUG if name in self.QUIET else logging.WARNING if alarming else logging.INFO
         clash = fields.keys() & {"event", "level", "logger", "ts"}
         self._log.log(
-            level,
+            self._level(name, fields),
             name,
             **{f"{key}_" if key in clash else key: value for key, value in fields.items()},
         )
 
-    def _level(self, name: str) -> str:
+    def _level(self, name: str, fields: Mapping[str, object]) -> int:
         if name in self.ERRORS:
-            return "error"
-        if name in self.WARNINGS:
-            return "warning"
-        return "debug" if name in self.QUIET else "info"
+            return logging.ERROR
+        if name in self.WARNINGS or fields.get("result") == "failed":
+            return logging.WARNING
+        return logging.DEBUG if name in self.QUIET else logging.INFO
 
 
 def _account(name: str) -> dict[str, str]:

@@ -97,6 +97,7 @@ class Provider(Protocol):
 
     name: ClassVar[str]  #: equals the module's name
     all_sizes: ClassVar[bool]  #: one call returns every size of a product
+    images: ClassVar[bool]  #: a fetch brings the product's image address
     currencies: ClassVar[frozenset[str]]  #: what `currency` may be; empty = any ISO code
     credentials_type: ClassVar[type[Credentials]]
     options_type: ClassVar[type[Options]]

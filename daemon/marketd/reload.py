@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from marketd import config as configuration
-from marketd import errors
+from marketd import errors, systemd
 from marketd.config import Config, ProviderTypes
 from marketd.telemetry import Observer
 
@@ -22,9 +22,12 @@ class Reloader:
         types: Mapping[str, ProviderTypes],
         apply: Callable[[Config, Config], Awaitable[None]],
         observer: Observer,
-        on_result: Callable[[bool], None],
+        on_result: Callable[[str | None], None],
     ) -> None:
-        """`apply(old, new)` writes the new limits to Postgres, then swaps what runs."""
+        """`apply(old, new)` writes the new limits to Postgres, then swaps what runs.
+
+        `on_result` gets None, or the first fault for which the file was refused.
+        """
         self._running = running
         self._path = path
         self._types = types
@@ -42,10 +45,16 @@ class Reloader:
         while True:
             await self._asked.wait()
             self._asked.clear()
-            self._on_result(await self.reload())
+            # Both also around a refused file: with Type=notify-reload systemd waits for them.
+            systemd.reloading()
+            problem = await self.reload()
+            self._on_result(problem)
+            systemd.ready(
+                "reloaded" if problem is None else f"the file is refused, the former one holds: {problem}"
+            )
 
-    async def reload(self) -> bool:
-        """One reload. False: the old configuration stays, and the log says why."""
+    async def reload(self) -> str | None:
+        """One reload. Returns the first fault for which the old configuration stays; the log has them all."""
         try:
             loaded = configuration.load(self._path, self._types)
             changes = configuration.diff(self._running, loaded)
@@ -55,13 +64,14 @@ class Reloader:
         except errors.ConfigError as error:
             for problem in error.problems:
                 self._observer.event("config_rejected", problem=problem)
-            return False
+            return error.problems[0]
         except errors.DatabaseUnavailable as error:
-            self._observer.event("config_rejected", problem=f"the limits cannot be written: {error}")
-            return False
+            problem = f"the limits cannot be written: {error}"
+            self._observer.event("config_rejected", problem=problem)
+            return problem
         for change in waiting:
             self._observer.event("config_needs_restart", change=str(change))
         live = [str(change) for change in changes if change not in waiting]
         self._running = new
         self._observer.event("config_reloaded", changes=live)
-        return True
+        return None

@@ -258,9 +258,14 @@ _MAKERS = {"air jordan": "nike", "jordan": "nike"}
 _GENDERS = {"kids": "youth"}
 
 
-def us_equivalents(size: Size, *, brand: str | None, gender: str | None) -> tuple[str, ...]:
-    """Every US size that the maker's table puts at this size; empty where no table is known."""
+def conversions(brand: str | None, gender: str | None) -> Mapping[str, Mapping[str, Fraction]]:
+    """The maker's own table: for each US size its number in other systems; empty where none is known."""
     maker, group = (brand or "").lower(), (gender or "").lower()
     run = _RUNS.get((_MAKERS.get(maker, maker), _GENDERS.get(group, group)))
-    rows = run.rows() if run else {}
+    return run.rows() if run else {}
+
+
+def us_equivalents(size: Size, *, brand: str | None, gender: str | None) -> tuple[str, ...]:
+    """Every US size that the maker's table puts at this size; empty where no table is known."""
+    rows = conversions(brand, gender)
     return tuple(us for us, row in rows.items() if row.get(size.system) == size.number)

@@ -10,7 +10,6 @@ import aiohttp
 from aiolimiter import AsyncLimiter
 
 from marketd.config import Config
-from marketd.config.flat import digest
 from marketd.http_client import Door, ProviderHttp
 from marketd.models import DEFAULT_ACCOUNT, Unit
 from marketd.provider import Ask, Found
@@ -58,10 +57,10 @@ class Visits:
     def opener(self, config: Config, provider: str, account: str) -> Callable[[Unit], Visit]:
         """What opens a visit for each unit of this lane. An unchanged stanza keeps its door, and so its token."""
         stanza = config.providers[provider]
-        fingerprint = digest(stanza)
+        fingerprint = config.lane_digest(provider, account)
         known = self._built.get((provider, account))
         if known is None or known[0] != fingerprint:
-            kind = self._kinds[provider]
+            plugin = self._kinds[provider](stanza.options)
             suffix = "" if account == DEFAULT_ACCOUNT else f"-{account}"
             door = Door(
                 provider=provider,
@@ -69,16 +68,16 @@ class Visits:
                 base_url=stanza.base_url.rstrip("/"),
                 timeout_s=stanza.timeout.total_seconds(),
                 session=self._session,
-                auth=kind.authorize(
+                auth=plugin.authorize(
                     stanza.credentials_of(account),
                     token_url=stanza.token_url,
                     token_file=self._state_dir / f"{provider}{suffix}-token.json",
                 ),
                 # One call each interval; (n, period) would allow a burst of n.
                 pacer=AsyncLimiter(1, stanza.pace.interval_s),
-                classify=kind.classify,
+                classify=plugin.classify,
             )
-            known = (fingerprint, kind(stanza.options), door)
+            known = (fingerprint, plugin, door)
             self._built[provider, account] = known
         _, built, door = known
 

@@ -116,6 +116,7 @@ def _limits(name: str, account: str, stanza: Stanza, kind: type[Plugin]) -> Acco
         account=account,
         off_reason=off_reason(stanza, stanza.credentials_of(account)),
         all_sizes=kind.all_sizes,
+        images=kind.images,
         currency=stanza.currency,
         currencies=sorted(kind.currencies),
         quota_hour=budget.per_hour,

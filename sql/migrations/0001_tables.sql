@@ -12,7 +12,10 @@ create table market_settings (
   default_size_system text not null default 'us' check (default_size_system in ('us', 'uk', 'eu')),
   hour_s double precision not null default 3600 check (hour_s > 0),  -- other lengths are for tests and demos
   day_s double precision check (day_s > 0),                          -- null: the provider's own calendar day
-  fallback_images jsonb not null default '{}',
+  -- as config.yaml ships them; the admin server has the files
+  fallback_images jsonb not null default '{"sneakers": "/images/fallback/sneakers.svg",
+    "trading_cards": "/images/fallback/trading-cards.svg", "collectibles": "/images/fallback/collectibles.svg",
+    "default": "/images/fallback/default.svg"}',
   config_hash text,
   updated_at timestamptz not null default now()
 );
@@ -25,6 +28,7 @@ create table market_providers (
   enabled boolean not null default true,
   off_reason text,                        -- why it is off, for people
   all_sizes boolean not null default true,  -- one call returns every size of a product
+  images boolean not null default false,    -- it tells a product's image
   currency text not null default 'USD' check (currency ~ '^[A-Z]{3}$'),
   currencies text[] not null default '{}',  -- what may be asked; empty: any
   quota_hour int check (quota_hour >= 0),
@@ -48,16 +52,17 @@ create table market_providers (
   circuit_opens int not null default 0,       -- openings in a row, for the backoff
   next_request_at timestamptz not null default '-infinity',   -- pace: earliest time of the next request
   background_tat timestamptz not null default '-infinity',    -- spread: theoretical arrival time (GCRA) of background
-  remaining_reported int,                     -- the provider's own word on its day, where it has one
-  remaining_reported_at timestamptz,
+  reported_remaining int,                     -- the provider's own word on its day, where it has one
+  reported_at timestamptz,
+  reported_drift int,                         -- calls that it counted and we did not (or, negative, the reverse)
   primary key (provider, account),
   constraint circuit_reason_iff_not_closed check ((circuit = 'closed') = (circuit_reason is null))
 ) with (fillfactor = 50);
 comment on table market_providers is 'One row per provider account: limits, operator pause, circuit and cool-down, pace. Takers of a call lock it.';
-insert into market_providers (provider, all_sizes, currency, currencies, quota_hour, quota_day, day_zone) values
-  ('stockx', true, 'GBP', '{AUD,CAD,CHF,EUR,GBP,HKD,JPY,KRW,MXN,NZD,SGD,USD}', 100, 25000, 'UTC'),
-  ('alias', true, 'USD', '{USD}', 200, null, 'UTC'),
-  ('ebay', false, 'USD', '{}', 150, 5000, 'America/Los_Angeles');
+insert into market_providers (provider, all_sizes, images, currency, currencies, quota_hour, quota_day, day_zone) values
+  ('stockx', true, false, 'GBP', '{AUD,CAD,CHF,EUR,GBP,HKD,JPY,KRW,MXN,NZD,SGD,USD}', 100, 25000, 'UTC'),
+  ('alias', true, true, 'USD', '{USD}', 200, null, 'UTC'),
+  ('ebay', false, true, 'USD', '{}', 150, 5000, 'America/Los_Angeles');
 
 create table market_account_users (
   provider text not null,
@@ -82,7 +87,7 @@ comment on table market_daemons is 'Live daemons. A row whose alive_until is pas
 create table market_budgets (
   provider text not null,
   account text not null default 'default',
-  window_kind text not null check (window_kind in ('hour', 'day', 'mints')),
+  window_kind text not null check (window_kind in ('hour', 'day', 'mints', 'reports')),
   window_start timestamptz not null,
   window_end timestamptz not null,
   used int not null default 0 check (used >= 0),
@@ -296,6 +301,8 @@ create table market_prices (
   updated_at timestamptz not null default clock_timestamp()
 ) with (fillfactor = 80);
 create unique index market_prices_key on market_prices (provider, account, sku, coalesce(size, ''), currency);
+-- Serves known: the other providers' prices of an item.
+create index market_prices_sku on market_prices (sku, currency);
 comment on table market_prices is 'The present price of each size. NULL = the provider says there is none.';
 
 create table market_price_history (

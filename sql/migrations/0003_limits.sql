@@ -20,11 +20,13 @@ end $$;
 -- The lowest quota that any live daemon was configured with, and the stored one: two configurations may differ for
 -- the time of a rolling restart, and then the lower limit holds.
 create function market__quota(p market_providers, p_kind text) returns int
-language sql stable as $$
-  select least(case p_kind when 'hour' then p.quota_hour when 'day' then p.quota_day else 1000 end,
-               (select min((d.quotas -> (p.provider || '/' || p.account) ->> p_kind)::int)
-                from market_daemons d where d.alive_until > clock_timestamp()))
-$$;
+language plpgsql stable as $$   -- plpgsql keeps its plans; SQL functions are planned at every call
+declare told int;
+begin
+  select min((d.quotas -> (p.provider || '/' || p.account) ->> p_kind)::int) into told
+    from market_daemons d where d.alive_until > clock_timestamp();
+  return least(told, case p_kind when 'hour' then p.quota_hour when 'day' then p.quota_day else 1000 end);
+end $$;
 
 -- Calls of the present window: what is used, what is kept for whom, and when background may go.
 --   reserve: kept for urgent work; shrinks with the time that is left, is gone in the window's last 5 %.
@@ -40,7 +42,7 @@ begin
   if quota is null then
     return;
   end if;
-  select * into w from market__window(p, s, p_kind, p_at);
+  w := market__window(p, s, p_kind, p_at);
   starts := w.starts;
   ends := w.ends;
   select b.used, b.used_background into used, used_bg from market_budgets b
@@ -76,8 +78,10 @@ begin
 end $$;
 
 -- May a request of this urgency leave now? reason null: yes. Else what it waits for, and until when. Changes nothing.
+-- In passing it tells the calls left for such work (null: no limit) and how the hour goes on, for those who ask why.
 create function market__verdict(p market_providers, s market_settings, p_urgent boolean, p_now timestamptz,
-                                out reason text, out until timestamptz)
+                                out reason text, out until timestamptz, out calls_left int, out hour_quota int,
+                                out hour_ends timestamptz, out spacing_s double precision)
 language plpgsql stable as $$
 declare kind text; h record; allowed timestamptz;
 begin
@@ -89,12 +93,16 @@ begin
     reason := case when p.circuit_reason = 'errors' then 'circuit' else 'cooldown' end;
     until := p.circuit_until;
   end if;
-  if reason is not null then
-    return;
-  end if;
   foreach kind in array array['hour', 'day'] loop
-    select * into h from market__shares(p, s, kind, p_now);
+    h := market__shares(p, s, kind, p_now);
     continue when h.quota is null;
+    calls_left := greatest(0, least(calls_left, case when p_urgent then h.urgent_left else h.background_left end));
+    if kind = 'hour' then
+      hour_quota := h.quota;
+      hour_ends := h.ends;
+      spacing_s := h.spacing_s;
+    end if;
+    continue when reason in ('off', 'paused', 'circuit', 'cooldown');
     allowed := null;
     if h.used >= h.quota then
       allowed := h.ends;
@@ -112,6 +120,51 @@ begin
     reason := 'pace';
     until := p.next_request_at;
   end if;
+end $$;
+
+-- A lane as one kind of work sees it; read once, then good for many jobs.
+create type market__lane as (
+  provider text, account text, urgent boolean, wake_priority int, alive boolean,
+  reason text, words text, until timestamptz, calls_left int, hour_quota int, hour_ends timestamptz, hour_s double precision,
+  step_s double precision,      -- between two calls in this hour
+  next_step_s double precision  -- and in those to come
+);
+
+create function market__lane(p_provider text, p_account text, p_priority int) returns market__lane
+language plpgsql stable as $$
+declare l market__lane; p market_providers; s market_settings; v record; now_at timestamptz := clock_timestamp();
+begin
+  select * into s from market_settings;
+  select * into p from market_providers m where m.provider = p_provider and m.account = p_account;
+  l.provider := p_provider;
+  l.account := p_account;
+  l.wake_priority := s.wake_priority;
+  l.urgent := p_priority >= s.wake_priority;
+  l.alive := exists (select from market_daemons d where d.alive_until > now_at);
+  if p.provider is null then
+    l.reason := 'off';
+    l.words := 'the account is not in the configuration any more';
+    return l;
+  end if;
+  v := market__verdict(p, s, l.urgent, now_at);
+  l.reason := v.reason;
+  l.until := v.until;
+  l.calls_left := v.calls_left;
+  l.hour_quota := v.hour_quota;
+  l.hour_ends := v.hour_ends;
+  l.hour_s := s.hour_s;
+  l.next_step_s := greatest(p.pace_s * 1.05, case when not l.urgent then 0.95 * s.hour_s / nullif(v.hour_quota, 0) end);
+  l.step_s := greatest(p.pace_s * 1.05, case when not l.urgent then v.spacing_s end);
+  l.words := case v.reason
+    when 'off' then coalesce(p.off_reason, 'the provider is switched off in the configuration')
+    when 'paused' then concat_ws(': ', 'paused by an operator', p.paused_reason)
+    when 'cooldown' then concat_ws(': ', case p.circuit_reason when 'unauthorized' then 'credentials were refused'
+                                                               else 'the provider throttles us' end, p.circuit_detail)
+    when 'circuit' then concat_ws(': ', 'the provider fails', p.circuit_detail)
+    when 'budget' then format('%s calls left for %s work', coalesce(v.calls_left, 0),
+                              case when l.urgent then 'urgent' else 'background' end)
+    when 'pace' then 'requests are spaced' end;
+  return l;
 end $$;
 
 -- Charges one request: all windows and the pace, or nothing. One caller at a time per provider account (row lock), so
@@ -133,7 +186,7 @@ begin
     reason := 'off';
     return;
   end if;
-  kinds := case when p_meter = 'mints' then array['mints'] else array['hour', 'day'] end;
+  kinds := case when p_meter = 'calls' then array['hour', 'day'] else array[p_meter] end;
   if p_meter = 'calls' then
     select * into v from market__verdict(p, s, urgent, now_at);
     if v.reason is not null then
@@ -150,13 +203,13 @@ begin
   send_at := case when p_meter = 'calls' then greatest(now_at, p.next_request_at) else now_at end;
   guard := make_interval(secs => least(1, s.hour_s / 20));
   foreach kind in array kinds loop
-    select * into w from market__window(p, s, case kind when 'mints' then 'day' else kind end, send_at);
+    select * into w from market__window(p, s, case when kind in ('mints', 'reports') then 'day' else kind end, send_at);
     if w.ends - send_at < guard and market__quota(p, kind) is not null then
       send_at := w.ends + guard / 20;
     end if;
   end loop;
   foreach kind in array kinds loop
-    select * into w from market__window(p, s, case kind when 'mints' then 'day' else kind end, send_at);
+    select * into w from market__window(p, s, case when kind in ('mints', 'reports') then 'day' else kind end, send_at);
     insert into market_budgets as b (provider, account, window_kind, window_start, window_end, quota)
     values (p_provider, p_account, kind, w.starts, w.ends, market__quota(p, kind))
     on conflict (provider, account, window_kind, window_start) do update set quota = excluded.quota
@@ -170,7 +223,7 @@ begin
     end if;
   end loop;
   foreach kind in array kinds loop
-    select * into w from market__window(p, s, case kind when 'mints' then 'day' else kind end, send_at);
+    select * into w from market__window(p, s, case when kind in ('mints', 'reports') then 'day' else kind end, send_at);
     if p_meter = 'calls' then
       select * into h from market__shares(p, s, kind, send_at);
       spacing := greatest(spacing, coalesce(h.spacing_s, 0));
@@ -279,4 +332,29 @@ begin
   update market_providers m set circuit = 'open', circuit_reason = p_kind, circuit_until = market_report.until,
     circuit_detail = left(p_detail, 300), circuit_failures = m.circuit_failures + 1, circuit_opens = m.circuit_opens + 1
    where m.provider = p_provider and m.account = p_account;
+end $$;
+
+-- What the provider itself counts of our day: the lower of the two remainders holds. Returns the drift.
+create function market_reconcile(p_provider text, p_account text, p_remaining int) returns int
+language plpgsql as $$
+declare p market_providers; s market_settings; w record; drift int; known int;
+begin
+  select * into s from market_settings;
+  select * into p from market_providers where provider = p_provider and account = p_account for no key update;
+  if not found or p.quota_day is null then
+    return null;
+  end if;
+  select * into w from market__window(p, s, 'day', clock_timestamp());
+  insert into market_budgets (provider, account, window_kind, window_start, window_end, quota)
+  values (p_provider, p_account, 'day', w.starts, w.ends, p.quota_day)
+  on conflict (provider, account, window_kind, window_start) do nothing;
+  select used into known from market_budgets
+   where provider = p_provider and account = p_account and window_kind = 'day' and window_start = w.starts;
+  drift := (p.quota_day - known) - p_remaining;
+  -- The provider's figures lag behind, so fewer used than we know of means nothing.
+  update market_budgets set used = used + greatest(0, drift)
+   where drift > 0 and provider = p_provider and account = p_account and window_kind = 'day' and window_start = w.starts;
+  update market_providers set reported_remaining = p_remaining, reported_at = clock_timestamp(), reported_drift = drift
+   where provider = p_provider and account = p_account;
+  return drift;
 end $$;

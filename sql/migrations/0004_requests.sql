@@ -52,27 +52,31 @@ end $$;
 
 -- When the price that answers a target was asked for at the provider; null: never.
 create function market__observed_at(p_provider text, p_account text, p_sku text, p_size text, p_currency text, p_dedupe_key text)
-returns timestamptz language sql stable as $$
-  select greatest(t.observed_at, p.observed_at)
-    from (select 1) one
-    left join market_targets t on t.dedupe_key = p_dedupe_key
-    left join market_prices p on p.provider = p_provider and p.account = p_account and p.sku = p_sku
-      and coalesce(p.size, '') = coalesce(t.price_size, p_size, '') and p.currency = p_currency
-$$;
+returns timestamptz language plpgsql stable as $$
+declare t record; seen timestamptz;
+begin
+  select x.observed_at, x.price_size into t from market_targets x where x.dedupe_key = p_dedupe_key;
+  select p.observed_at into seen from market_prices p
+   where p.provider = p_provider and p.account = p_account and p.sku = p_sku
+     and coalesce(p.size, '') = coalesce(t.price_size, p_size, '') and p.currency = p_currency;
+  return greatest(t.observed_at, seen);
+end $$;
 
 -- Start tag of start-time fair queueing (Goyal, Vin, Cheng, SIGCOMM 1996), with a job as the unit of service: a user's
 -- jobs stand one turn apart, and who comes new starts at the head's turn. Ordering by it is round-robin by user.
 create function market__turn(p_provider text, p_account text, p_priority int, p_user_id text) returns bigint
-language sql stable as $$
-  select greatest(
-    coalesce((select j.turn from market_jobs j
-               where j.provider = p_provider and j.account = p_account and j.status = 'pending'
-                 and j.priority = p_priority and j.rank = 0 order by j.turn limit 1), 0),
-    coalesce((select j.turn + 1 from market_jobs j
-               where j.provider = p_provider and j.account = p_account and j.status = 'pending'
-                 and j.priority = p_priority and coalesce(j.user_id, '') = coalesce(p_user_id, '')
-               order by j.turn desc limit 1), 0))
-$$;
+language plpgsql stable as $$
+declare head bigint; own bigint;
+begin
+  select j.turn into head from market_jobs j
+   where j.provider = p_provider and j.account = p_account and j.status = 'pending'
+     and j.priority = p_priority and j.rank = 0 order by j.turn limit 1;
+  select j.turn + 1 into own from market_jobs j
+   where j.provider = p_provider and j.account = p_account and j.status = 'pending'
+     and j.priority = p_priority and coalesce(j.user_id, '') = coalesce(p_user_id, '')
+   order by j.turn desc limit 1;
+  return greatest(head, own, 0);
+end $$;
 
 -- Adds a wish to an open job. result null: the job is not open any more. A row that somebody else holds at this moment
 -- is left alone: the request's own row carries the priority, and the daemon's next poll folds it in.
@@ -207,32 +211,35 @@ begin
   if w.problem is not null then
     raise exception 'market_enqueue: %', w.problem using errcode = '22023';
   end if;
-  select * into o from market__open(w);
-  return query select o.job_id, o.result, x.wait_reason, x.eta from market__wait_short(o.job_id) x;
+  o := market__open(w);
+  return query select o.job_id, o.result, x.waiting_for, x.eta from market__wait(o.job_id, null) x;
 end $$;
 
 -- Items in key order, so that two calls lock targets in the same order; answers in the items' own order.
 create function market_enqueue_many(items jsonb, priority int default 100, user_id text default null)
 returns table (ord int, job_id bigint, result text, wait_reason text, eta timestamptz, error_code text, error_message text)
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
-declare i record; o record; who text := market__identity(market_enqueue_many.user_id); answers jsonb[] := '{}';
+declare
+  i record; o record; x record; lane market__lane; who text := market__identity(market_enqueue_many.user_id);
+  answers jsonb[] := '{}';
 begin
   perform market__check_items(items, 'market_enqueue_many');
   for i in
-    select x.ord, x.wish from market__wishes(items, market_enqueue_many.priority, who) x order by (x.wish).dedupe_key, x.ord
+    select q.ord, q.wish from market__wishes(items, market_enqueue_many.priority, who) q order by (q.wish).dedupe_key, q.ord
   loop
     if (i.wish).problem is not null then
       answers := answers || jsonb_build_object('ord', i.ord, 'result', 'refused', 'code', '22023', 'message', (i.wish).problem);
     else
-      select * into o from market__open(i.wish);
-      answers := answers || jsonb_build_object('ord', i.ord, 'id', o.job_id, 'result', o.result);
+      o := market__open(i.wish);
+      x := market__wait(o.job_id, lane);
+      lane := x.lane;
+      answers := answers || jsonb_build_object('ord', i.ord, 'id', o.job_id, 'result', o.result, 'wait', x.waiting_for, 'eta', x.eta);
     end if;
   end loop;
   return query
-    select a.ord, a.id, a.result, x.wait_reason, x.eta, a.code, a.message
+    select a.ord, a.id, a.result, a.wait, a.eta, a.code, a.message
       from unnest(answers) u,
-           jsonb_to_record(u) as a(ord int, id bigint, result text, code text, message text),
-           market__wait_short(a.id) x
+           jsonb_to_record(u) as a(ord int, id bigint, result text, wait text, eta timestamptz, code text, message text)
      order by a.ord;
 end $$;
 
@@ -454,4 +461,41 @@ begin
      where p.provider = market_resume.provider
     returning p.account, case when p.enabled then 'ready' else 'off' end;
   perform pg_notify('market_jobs', market_resume.provider);
+end $$;
+
+-- Queues fetches that bring name and image for products that lack an image, at a provider that tells images, within the
+-- background's share. Returns for how many. p_limit keeps one call from queuing a whole catalog.
+create function market_enrich(provider text default null, p_limit int default 50) returns int
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+declare k record; w market__wish; o record; n int := 0;
+begin
+  if market_enrich.provider is not null
+     and not exists (select from market_providers p where p.provider = market_enrich.provider) then
+    raise exception 'market_enrich: provider % is unknown', quote_literal(left(market_enrich.provider, 40)) using errcode = '22023';
+  end if;
+  for k in
+    select c.sku, p.provider, p.all_sizes,
+           (select t.size from market_targets t where t.sku = c.sku and t.size is not null order by t.target_id limit 1) as size
+      from market_catalog c
+      cross join lateral (
+        select m.provider, m.all_sizes from market_providers m
+         where m.account = 'default' and m.enabled and m.images
+           and (market_enrich.provider is null or m.provider = market_enrich.provider)
+           -- not where it was looked for in vain, nor where it waits already
+           and not exists (select from market_targets t where t.provider = m.provider and t.sku = c.sku
+                            and (t.retry_at > clock_timestamp() or t.last_attempt_at > clock_timestamp() - interval '1 day'))
+           and not exists (select from market_jobs j where j.provider = m.provider and j.sku = c.sku
+                            and j.status in ('pending', 'running', 'deferred'))
+         order by m.all_sizes desc, m.provider limit 1) p
+     where c.image_is_fallback and c.sku !~ '^id:'
+     order by c.sku limit least(greatest(p_limit, 0), 1000)
+  loop
+    -- Where one call returns all sizes none is named; else any known size will do.
+    continue when not k.all_sizes and k.size is null and k.sku !~ '^name:';
+    w := market__wish(k.provider, k.sku, case when not k.all_sizes then k.size end, null, 50, null, null);
+    continue when w.problem is not null;
+    select * into o from market__open(w);
+    n := n + (o.result = 'queued')::int;
+  end loop;
+  return n;
 end $$;

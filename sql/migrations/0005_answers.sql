@@ -1,127 +1,113 @@
 -- Truthful answers: what a job waits for and until when; the views that apps and operators read.
 
--- What one job waits for. waiting_for: budget pace cooldown circuit paused off rank not_before running no_daemon nothing.
-create function market__wait(j market_jobs, out waiting_for text, out until timestamptz, out eta timestamptz, out detail text)
+-- What one job waits for. waiting_for: budget pace cooldown circuit paused off rank not_before running no_daemon nothing;
+-- state null: there is no such job. The lane is given back, so that the next job of many need not read it again.
+create function market__wait(p_job_id bigint, inout lane market__lane, out state text, out waiting_for text,
+                             out until timestamptz, out eta timestamptz, out detail text)
 language plpgsql stable as $$
-declare p market_providers; s market_settings; v record; now_at timestamptz := clock_timestamp(); urgent boolean; f record; ahead bigint;
+declare j market_jobs; now_at timestamptz := clock_timestamp(); ahead int;
 begin
-  if j.status in ('done', 'failed') then
-    waiting_for := 'nothing';
-    detail := case j.status when 'done' then j.outcome else concat_ws(': ', j.error_code, j.error_message) end;
+  select * into j from market_jobs where id = p_job_id;
+  state := j.status;
+  if state is null then
     return;
-  end if;
-  select * into s from market_settings;
-  urgent := j.priority >= s.wake_priority;
-  if j.status = 'running' then
+  elsif state in ('done', 'failed') then
+    waiting_for := 'nothing';
+    detail := case state when 'done' then j.outcome else concat_ws(': ', j.error_code, j.error_message) end;
+    return;
+  elsif state = 'running' then
     waiting_for := 'running';
     until := j.lease_expires_at;
     eta := now_at;
     detail := format('attempt %s of %s, being fetched now', j.attempt, j.max_attempts);
     return;
-  end if;
-  if j.status = 'deferred' and j.run_at > now_at then
+  elsif state = 'deferred' and j.run_at > now_at then
     waiting_for := case when j.retry_at >= j.run_at and j.attempt = 0 then 'cooldown' else 'not_before' end;
     until := j.run_at;
     eta := j.run_at;
     detail := case
       when waiting_for = 'cooldown' then 'the target cools down: '
-        || coalesce((select concat_ws(': ', t.last_error_code, t.last_error_message) from market_targets t where t.dedupe_key = j.dedupe_key), 'it failed before')
-      when j.retry_at >= j.run_at then format('attempt %s of %s failed (%s); next try then', j.attempt, j.max_attempts, coalesce(j.error_code, 'unknown'))
+        || coalesce((select nullif(concat_ws(': ', t.last_error_code, t.last_error_message), '')
+                       from market_targets t where t.dedupe_key = j.dedupe_key), 'it failed before')
+      when j.retry_at >= j.run_at
+        then format('attempt %s of %s failed (%s); next try then', j.attempt, j.max_attempts, coalesce(j.error_code, 'unknown'))
       else 'the app asked for it not before then' end;
     return;
   end if;
-  select * into p from market_providers m where m.provider = j.provider and m.account = j.account;
-  if not exists (select from market_daemons d where d.alive_until > now_at) then
+  if lane.provider is distinct from j.provider or lane.account <> j.account
+     or lane.urgent <> (j.priority >= lane.wake_priority) then
+    lane := market__lane(j.provider, j.account, j.priority);
+  end if;
+  if not lane.alive then
     waiting_for := 'no_daemon';
     detail := 'no daemon is running: start marketd';
     return;
-  end if;
-  if not p.enabled then
+  elsif lane.reason = 'off' then
     waiting_for := 'off';
-    detail := coalesce(p.off_reason, 'the provider is switched off in the configuration');
+    detail := lane.words;
     return;
   end if;
-  select * into f from market_fetches x where x.unit_key = j.unit_key and x.lease_expires_at > now_at;
+  select f.lease_expires_at into until from market_fetches f where f.unit_key = j.unit_key and f.lease_expires_at > now_at;
   if found then
     waiting_for := 'running';
-    until := f.lease_expires_at;
     eta := now_at;
     detail := 'a fetch of the same product is under way; its price will serve this job if it is fresh enough';
     return;
   end if;
-  select * into v from market__verdict(p, s, urgent, now_at);
-  select count(*) into ahead from (
-    select from market_jobs o
-     where o.provider = j.provider and o.account = j.account and o.status = 'pending'
-       and (o.priority > j.priority or o.priority = j.priority and (o.rank > j.rank
-            or o.rank = j.rank and (o.turn, o.run_at, o.id) < (j.turn, j.run_at, j.id)))
-     limit 10000) x;
-  waiting_for := coalesce(v.reason, 'rank');
-  until := v.until;
-  eta := market__eta(p, s, urgent, ahead, now_at);
-  detail := case waiting_for
-    when 'paused' then concat_ws(': ', 'paused by an operator', p.paused_reason)
-    when 'cooldown' then concat_ws(': ', case p.circuit_reason when 'unauthorized' then 'credentials were refused' else 'the provider throttles us' end, p.circuit_detail)
-    when 'circuit' then concat_ws(': ', 'the provider fails', p.circuit_detail)
-    when 'budget' then format('%s calls left for %s work; %s jobs ahead', greatest(0, market__left(p, s, urgent, now_at)),
-                              case when urgent then 'urgent' else 'background' end, ahead)
-    when 'pace' then 'requests are spaced'
-    else case when ahead = 0 then 'next in line' else format('%s jobs ahead', ahead) end end;
+  ahead := market__ahead(j);
+  waiting_for := coalesce(lane.reason, 'rank');
+  until := lane.until;
+  eta := market__eta(lane, ahead, now_at);
+  detail := concat_ws('; ', lane.words, case
+    when ahead = 0 then 'next in line'
+    when ahead > 1000 then 'more than 1000 jobs ahead'
+    else format('%s job%s ahead', ahead, case when ahead > 1 then 's' end) end);
 end $$;
 
--- Calls that this kind of work may still make in the narrowest window; null: no limit.
-create function market__left(p market_providers, s market_settings, p_urgent boolean, p_now timestamptz) returns int
-language sql stable as $$
-  select min(case when p_urgent then h.urgent_left else h.background_left end)::int
-    from unnest(array['hour', 'day']) k, market__shares(p, s, k, p_now) h where h.quota is not null
-$$;
-
--- An honest guess: so many fetches ahead at the rate that pace, spread and budget allow. null: no telling (paused).
-create function market__eta(p market_providers, s market_settings, p_urgent boolean, p_ahead bigint, p_now timestamptz)
-returns timestamptz language plpgsql stable as $$
-declare h record; base timestamptz := p_now; v record; step double precision := p.pace_s * 1.05; n bigint := p_ahead + 1;
-begin
-  select * into v from market__verdict(p, s, p_urgent, p_now);
-  if v.reason in ('paused', 'off') then
-    return null;
-  end if;
-  base := greatest(p_now, v.until);
-  select * into h from market__shares(p, s, 'hour', base);
-  if h.quota is null then
-    return base + make_interval(secs => (n - 1) * step);
-  end if;
-  if not p_urgent then
-    step := greatest(step, h.spacing_s);
-  end if;
-  if n <= greatest(case when p_urgent then h.urgent_left else h.background_left end, 1) then
-    return base + make_interval(secs => (n - 1) * step);
-  elsif h.quota = 0 then
-    return null;
-  end if;
-  n := n - greatest(0, case when p_urgent then h.urgent_left else h.background_left end);
-  return h.ends + make_interval(secs => ((n - 1) / h.quota) * s.hour_s + mod(n - 1, h.quota) * p.pace_s * 1.05);
-end $$;
-
--- What enqueue tells in passing.
-create function market__wait_short(p_job_id bigint, out wait_reason text, out eta timestamptz)
+-- Waiting jobs that the claim would take before this one; 1001 stands for any number above 1000, which nobody counts.
+create function market__ahead(j market_jobs) returns int
 language plpgsql stable as $$
-declare j market_jobs; x record;
+declare n int;
 begin
-  if p_job_id is null then
-    return;
+  -- Three ranges of market_jobs_ready: its order has both directions, so one row comparison does not express it.
+  select count(*) into n from (
+    (select from market_jobs o where o.provider = j.provider and o.account = j.account and o.status = 'pending'
+       and o.priority > j.priority limit 1001)
+    union all
+    (select from market_jobs o where o.provider = j.provider and o.account = j.account and o.status = 'pending'
+       and o.priority = j.priority and o.rank > j.rank limit 1001)
+    union all
+    (select from market_jobs o where o.provider = j.provider and o.account = j.account and o.status = 'pending'
+       and o.priority = j.priority and o.rank = j.rank and (o.turn, o.run_at, o.id) < (j.turn, j.run_at, j.id) limit 1001)
+    limit 1001) x;
+  return n;
+end $$;
+
+-- An honest guess: so many fetches ahead at the rate that pace, spread and budget allow. null: no telling.
+create function market__eta(l market__lane, p_ahead int, p_now timestamptz) returns timestamptz
+language plpgsql immutable as $$
+declare base timestamptz := greatest(p_now, l.until); free int; n int;
+begin
+  if l.reason in ('paused', 'off') or l.hour_quota = 0 or p_ahead > 1000 then
+    return null;
+  elsif l.hour_quota is null then
+    return base + make_interval(secs => p_ahead * l.step_s);
   end if;
-  select * into j from market_jobs where id = p_job_id;
-  select * into x from market__wait(j);
-  wait_reason := x.waiting_for;
-  eta := x.eta;
+  free := case when base >= l.hour_ends then l.hour_quota else greatest(1, l.calls_left) end;
+  if p_ahead < free then
+    return base + make_interval(secs => p_ahead * case when base >= l.hour_ends then l.next_step_s else l.step_s end);
+  end if;
+  n := p_ahead - free;
+  return case when base >= l.hour_ends then base + make_interval(secs => l.hour_s) else l.hour_ends end
+       + make_interval(secs => (n / l.hour_quota) * l.hour_s + mod(n, l.hour_quota) * l.next_step_s);
 end $$;
 
 create function market_why(job_id bigint)
 returns table (state text, waiting_for text, until timestamptz, eta timestamptz, detail text)
 language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp as $$
 begin
-  return query select j.status, x.waiting_for, x.until, x.eta, x.detail
-    from market_jobs j, market__wait(j) x where j.id = market_why.job_id;
+  return query select x.state, x.waiting_for, x.until, x.eta, x.detail
+    from market__wait(market_why.job_id, null) x where x.state is not null;
   if not found then
     return query select 'unknown'::text, 'nothing'::text, null::timestamptz, null::timestamptz,
       format('no job %s: finished jobs are pruned after some days', market_why.job_id);

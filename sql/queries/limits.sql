@@ -36,5 +36,6 @@ select provider, account, window_kind, quota, used, remaining, resets_in_s, used
 -- name: lane_states
 select provider, account, case when not p.enabled then 'off' when p.paused_at is not null then 'paused'
             when p.circuit = 'closed' then 'ready' when p.circuit_reason = 'errors' then 'circuit' else 'cooldown' end as state,
-       p.circuit_until as until, coalesce(p.paused_reason, p.circuit_detail, p.off_reason) as reason
+       p.circuit_until as until, coalesce(p.paused_reason, p.circuit_detail, p.off_reason) as reason,
+       coalesce(p.circuit_reason = 'unauthorized', false) as locked_out
   from market_providers p order by 1, 2;

@@ -59,6 +59,17 @@ with runs as (
 )
 delete from market_daemons where alive_until < clock_timestamp() - interval '1 day';
 
+-- name: wishes
+-- What apps asked for since request $1 (null: nothing yet, only where the count begins).
+select j.provider, case when r.priority >= 200 then 'manual' when r.priority >= s.wake_priority then 'hot' else 'background' end as band,
+       count(*)::int as wishes
+  from market_job_requests r join market_jobs j on j.id = r.job_id cross join market_settings s
+ where r.request_id > $1 and r.request_id <= $2
+ group by 1, 2;
+
+-- name: last_wish
+select coalesce(max(request_id), 0) from market_job_requests;
+
 -- name: price_ages
 -- Age of stored prices in seconds by provider, at the quantiles 0.5, 0.95 and 1.
 select provider, percentile_cont(array[0.5, 0.95, 1]) within group (order by date_part('epoch', clock_timestamp() - observed_at)) as ages_s

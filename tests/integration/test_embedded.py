@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -54,6 +55,13 @@ def folder() -> Iterator[Path]:
 def private_folder() -> Iterator[Path]:
     """A short new directory that only we may enter."""
     yield from _folder(0o700)
+
+
+@pytest.fixture
+def without_namespaces(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that forbids them; `folder` stands for the place of the system's own state."""
+    choose = partial(identity.place, namespaces=False, system_state=folder)
+    monkeypatch.setattr(identity, "place", choose)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +109,7 @@ class Owner:
         user: int | None = None,
         bin_dir: Path | None = None,
     ) -> None:
-        extra = {"MARKETD_PG_BIN": str(bin_dir)} if bin_dir else {}
+        extra = {binaries.ENV: str(bin_dir or pg_bin())}
         self.process = subprocess.Popen(
             [python, "-c", OWNER, str(data)],
             env=os.environ | {"PYTHONPATH": str(DAEMON), "PYTHONDONTWRITEBYTECODE": "1"} | extra,
@@ -350,26 +358,32 @@ def test_root_can_use_a_directory_that_only_root_may_enter(private_folder: Path)
 
 
 @as_root
-def test_without_namespaces_unreadable_programs_are_copied(folder: Path, private_folder: Path) -> None:
-    hidden = private_folder / "bin"
-    hidden.symlink_to(_wheel_bin())
+def test_without_namespaces_unreadable_programs_are_copied(
+    folder: Path, private_folder: Path, without_namespaces: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (private_folder / "bin").symlink_to(_wheel_bin())
+    monkeypatch.setenv(binaries.ENV, str(private_folder / "bin"))
     for _ in ("cold", "warm"):
-        said: list[str] = []
-        place = identity.place(hidden, folder, namespaces=False, log=said.append)
-        assert place.home == folder
-        assert folder in place.bin_dir.parents
-        assert place.run_as.can(place.bin_dir / "initdb", "--version")
-        assert "copying the Postgres programs" in said[0]
+        with server_in(folder / "pg") as server:
+            assert ask(server.dsn(), "select 1") == 1
+            assert os.readlink(f"/proc/{server.pid}/exe").startswith(str(folder / "pg"))
     assert private_folder.stat().st_mode & 0o777 == 0o700
 
 
 @as_root
-def test_without_namespaces_an_unreachable_home_moves_elsewhere(folder: Path, private_folder: Path) -> None:
+def test_without_namespaces_a_directory_only_for_root_is_served_from_elsewhere(
+    folder: Path, private_folder: Path, without_namespaces: None
+) -> None:
     said: list[str] = []
-    place = identity.place(pg_bin(), private_folder, namespaces=False, system_state=folder, log=said.append)
-    assert place.home.parent == folder
-    assert place.run_as.can("/bin/sh", "-c", 'cd "$0"', place.home)
-    assert str(place.home) in said[0]
+    data = private_folder / "pg"
+    with EmbeddedPostgres(data, TEST_SETTINGS, log=said.append) as server:
+        ask(server.dsn(), "create table kept as select 7 as seven")
+        assert EmbeddedPostgres.attach(data) == server.dsn()
+    [elsewhere] = folder.iterdir()
+    assert any(str(elsewhere) in line for line in said)
+    with EmbeddedPostgres(data, TEST_SETTINGS, log=said.append) as server:
+        assert ask(server.dsn(), "select seven from kept") == 7
+    assert [elsewhere] == list(folder.iterdir())
 
 
 @as_root

@@ -9,16 +9,21 @@ others alone.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from typing import Literal
 
 from marketd import __version__
 from marketd.metrics.families import Families
-from marketd.metrics.words import LANE_STATES, REQUEST_CLASSES, band, outcome_word
+from marketd.metrics.words import LANE_STATES, REQUEST_CLASSES, band, error_word, outcome_word
 from marketd.outcome import Priced
 from marketd.telemetry import FetchReport, RequestReport
 
-__all__ = ["DatabaseGauge", "Metrics", "band", "outcome_word"]
+__all__ = ["DatabaseGauge", "Metrics", "band", "error_word", "outcome_word"]
+
+_WAKE_AT_MOST_S = (
+    60.0  #: a wake that found no call for so long waited for its budget, which is another metric
+)
 
 DatabaseGauge = Literal[
     "jobs",
@@ -60,6 +65,9 @@ class Metrics(Families):
             "run_done": (self.run_done, ("result",)),
         }
         self._listened = False
+        self._heard: dict[
+            str, float
+        ] = {}  # provider -> monotonic time of a wake that no request followed yet
         self.build(schema="")
 
     # --- telemetry.Observer ----------------------------------------------------------------------------
@@ -72,6 +80,10 @@ class Metrics(Families):
         self._requests.labels(report.provider, word).inc()
         self._burn.labels(report.provider, band(report.priority)).inc()
         self._request_s.labels(report.provider).observe(report.took_s)
+        if band(report.priority) != "background" and report.provider in self._heard:
+            waited_s = time.monotonic() - report.took_s - self._heard.pop(report.provider)
+            if 0 <= waited_s <= _WAKE_AT_MOST_S:
+                self.woken(report.provider, waited_s)
 
     def fetch_done(self, report: FetchReport) -> None:
         provider = report.unit.provider
@@ -83,8 +95,10 @@ class Metrics(Families):
             self._wasted.labels(provider, "lease_lost").inc(report.requests)
             return
         self._settle.labels(provider).observe(report.settle_s)
-        for word in words:
-            self._finished.labels(provider, word).inc()
+        for _, outcome in report.outcomes:
+            self._finished.labels(provider, outcome_word(outcome)).inc()
+            if (code := error_word(outcome)) is not None:
+                self._errors.labels(provider, code).inc()
         if not any(isinstance(outcome, Priced) for _, outcome in report.outcomes):
             reason = "failed" if "failed" in words else "no_answer"
             self._wasted.labels(provider, reason).inc(report.requests)
@@ -101,9 +115,18 @@ class Metrics(Families):
         for word in LANE_STATES if provider in self._providers else ():
             self._lane.labels(provider, word).set(word == state)
 
+    def locked_out(self, providers: Collection[str]) -> None:
+        """The providers of which a lane waits because its credentials are refused; all others do not."""
+        for provider in self._providers:
+            self._locked_out.labels(provider).set(provider in providers)
+
     def refused(self, provider: str, reason: str) -> None:
         """A request was not granted; `reason` as in `errors.NotGranted`."""
         self._refused.labels(provider, reason).inc()
+
+    def heard(self, provider: str) -> None:
+        """A notification of urgent work came; the next urgent request tells how long that took."""
+        self._heard.setdefault(provider, time.monotonic())
 
     def woken(self, provider: str, seconds: float) -> None:
         """An urgent job's first request left so long after its wake."""
@@ -139,6 +162,11 @@ class Metrics(Families):
     def run_done(self, result: str) -> None:
         """One scheduler pass; `result` is one of `words.RUN_RESULTS`."""
         self._runs.labels(result).inc()
+
+    def received(self, provider: str, band: str, count: int) -> None:
+        """So many wishes were found since the last look, also of a provider that is not served here."""
+        if provider in self._providers:
+            self._received.labels(provider, band).inc(count)
 
     # --- facts read from the database ------------------------------------------------------------------
 

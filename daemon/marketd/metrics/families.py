@@ -14,6 +14,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from marketd.metrics.words import (
     AGE_QUANTILES,
     BANDS,
+    ERRORS,
     LANE_STATES,
     OUTCOMES,
     REFUSALS,
@@ -53,7 +54,13 @@ class Families:
         self._oldest_ready = self._gauge(
             "oldest_ready_seconds", "Age of the oldest job that could run now", band=BANDS
         )
+        self._received = self._counter(
+            "requests_received", "What apps asked for, repeats included; read from the database", band=BANDS
+        )
         self._finished = self._counter("jobs_finished", "Runs of jobs by outcome", outcome=OUTCOMES)
+        self._errors = self._counter(
+            "job_errors", "Runs of jobs that brought no price, by error", code=ERRORS
+        )
         self._wait = self._histogram("wait_seconds", "From due to claimed", _WAIT_S, band=BANDS)
         self._wake = self._histogram(
             "wake_to_request_seconds", "From the wake of an urgent job to its first request", _CALL_S
@@ -81,6 +88,9 @@ class Families:
         self._given_back = self._counter("calls_given_back", "Calls charged but never sent, returned")
         self._refused = self._counter("calls_refused", "Requests not granted", reason=REFUSALS)
         self._lane = self._gauge("lane_state", "1 for the state the lane is in", state=LANE_STATES)
+        self._locked_out = self._gauge(
+            "credentials_refused", "1 while the lane waits because its credentials are refused"
+        )
 
     def _define_inside(self) -> None:
         self._listener = self._plain(Gauge, "listener_connected", "1 while LISTEN works")

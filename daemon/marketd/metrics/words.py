@@ -16,6 +16,31 @@ TARGET_STATES: Final = ("fresh", "stale", "never", "cooling")
 AGE_QUANTILES: Final = ("0.5", "0.95", "1")
 RUN_RESULTS: Final = ("ok", "failed", "skipped")
 WASTE: Final = ("lease_lost", "failed", "no_answer")
+#: what an operator should look into; these count against the error budget
+TROUBLES: Final = (
+    "timeout",
+    "connection",
+    "server_error",
+    "bad_payload",
+    "bad_json",
+    "too_large",
+    "content_type",
+    "no_answer",
+    "rejected",
+    "internal",
+    "other",
+)
+#: precise answers to what was asked; the asker has to ask for something else
+REFUSED_ITEMS: Final = (
+    "unknown_sku",
+    "mapping_broken",
+    "ambiguous_product",
+    "ambiguous_size",
+    "size_not_offered",
+    "size_required",
+    "size_system",
+)
+ERRORS: Final = TROUBLES + REFUSED_ITEMS
 REQUEST_CLASSES: Final = (
     "ok",
     "bad_request",
@@ -36,6 +61,15 @@ def band(priority: int) -> str:
     if priority >= 200:
         return "manual"
     return "hot" if priority >= 150 else "background"
+
+
+def error_word(outcome: Outcome) -> str | None:
+    """The label of what went wrong, one of `ERRORS`; None when nothing did."""
+    match outcome:
+        case Retried(error_code=code) | Failed(error_code=code):
+            return code if code in ERRORS else "other"
+        case _:
+            return None
 
 
 def outcome_word(outcome: Outcome) -> str:

@@ -21,6 +21,7 @@ GROUP = "marketd.providers"
 _NEEDED = (
     "name",
     "all_sizes",
+    "images",
     "currencies",
     "credentials_type",
     "options_type",
@@ -37,8 +38,7 @@ class Plugin(Provider, Protocol):
         """`options` is an instance of `options_type`."""
         ...
 
-    @classmethod
-    def authorize(cls, credentials: Any, *, token_url: str | None, token_file: Path) -> Auth:
+    def authorize(self, credentials: Any, *, token_url: str | None, token_file: Path) -> Auth:
         """What proves who we are, from `credentials_type`; a minted token may be kept in the file.
 
         Raises ValueError when `token_url` is needed and missing.
@@ -54,15 +54,13 @@ class Plugin(Provider, Protocol):
 def discover() -> dict[str, type[Plugin]]:
     """All providers by name. TypeError for a module without a proper PROVIDER, or a name used twice."""
     found: dict[str, type[Plugin]] = {}
-    plugin: Any
     for name, origin, plugin in _candidates():
-        if not isinstance(plugin, type) or (
-            missing := [need for need in _NEEDED if not hasattr(plugin, need)]
-        ):
-            lacks = f" with {', '.join(missing)}" if isinstance(plugin, type) else ""
-            raise TypeError(f"{origin} must export PROVIDER, a class{lacks}")
-        if plugin.name != name:
-            raise TypeError(f"{origin}: PROVIDER.name is {plugin.name!r}, the module's name is {name!r}")
+        missing = [need for need in _NEEDED if not hasattr(plugin, need)]
+        if missing or not isinstance(plugin, type):
+            raise TypeError(f"{origin} must export PROVIDER, a class with {', '.join(missing or _NEEDED)}")
+        given = getattr(plugin, "name", None)
+        if given != name:
+            raise TypeError(f"{origin}: PROVIDER.name is {given!r}, the module's name is {name!r}")
         if name in found:
             raise TypeError(f"{origin}: there is a provider {name!r} already")
         found[name] = plugin

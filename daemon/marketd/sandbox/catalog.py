@@ -21,7 +21,7 @@ from marketd.sandbox.product import (
 
 
 def fixed() -> tuple[Product, ...]:
-    return (*golden(), *_doubles(), *_neighbours(), *_odd_codes(), *_cards(), *_collectibles())
+    return (*golden(), *_doubles(), *_neighbours(), *_odd_codes(), *_labelled(), *_cards(), *_collectibles())
 
 
 def _doubles() -> tuple[Product, ...]:
@@ -135,10 +135,9 @@ def _neighbours() -> tuple[Product, ...]:
 
 
 def _odd_codes() -> tuple[Product, ...]:
-    """Joined codes, labels in front of a code, samples, and a men's run that starts below US 7."""
+    """A joined code, a label in front of a code, and a sample with its suffix."""
     men = {"gender": "men", "sizes": run("6", "13")}
     nike = men | {"brand": "Nike", "released": "2022-02-01", "retail": 110}
-    rare = men | {"brand": "Jordan", "released": "2025-07-19", "retail": 220}
     return tuple(
         shoe(spec)
         for spec in (
@@ -150,24 +149,6 @@ def _odd_codes() -> tuple[Product, ...]:
                 "alias_sku": "CW2288 111",
                 "usd": 112,
                 "quoted": "9",
-            },
-            rare
-            | {
-                "key": "fv5029-003-white",
-                "style": "(White) FV5029-003",
-                "title": "Jordan 4 Retro Rare Air (White Lettering)",
-                "alias_id": "air-jordan-4-retro-rare-air-fv5029-003",
-                "alias_sku": "FV5029 003",
-                "usd": 225,
-                "quoted": "10",
-            },
-            rare
-            | {
-                "key": "fv5029-003-gold",
-                "style": "(Gold) FV5029-003",
-                "title": "Jordan 4 Retro Rare Air (Gold Lettering)",
-                "shelf": None,
-                "usd": 238,
             },
             nike
             | {
@@ -188,6 +169,40 @@ def _odd_codes() -> tuple[Product, ...]:
                 "shelf": None,
                 "usd": 540,
                 "quoted": "9",
+            },
+        )
+    )
+
+
+def _labelled() -> tuple[Product, ...]:
+    """One code, two products that only the label in front tells apart: nobody can say which one is meant."""
+    rare = {
+        "gender": "men",
+        "sizes": run("6", "13"),
+        "brand": "Jordan",
+        "released": "2025-07-19",
+        "retail": 220,
+    }
+    return tuple(
+        shoe(spec)
+        for spec in (
+            rare
+            | {
+                "key": "fv5029-003-white",
+                "style": "(White) FV5029-003",
+                "title": "Jordan 4 Retro Rare Air (White Lettering)",
+                "alias_id": "air-jordan-4-retro-rare-air-fv5029-003",
+                "alias_sku": "FV5029 003",
+                "usd": 225,
+                "quoted": "10",
+            },
+            rare
+            | {
+                "key": "fv5029-003-gold",
+                "style": "(Gold) FV5029-003",
+                "title": "Jordan 4 Retro Rare Air (Gold Lettering)",
+                "shelf": None,
+                "usd": 238,
             },
         )
     )

@@ -29,7 +29,7 @@ POST   /_sandbox/advance          {"ticks": 1}   let prices move
 POST   /_sandbox/retire           {"provider": "stockx", "product": "DD1391-100"}   a new id for a product
 
 For example, a StockX that stalls for 20 s twice:
-  curl -X POST URL/_sandbox/faults -d '{"provider": "stockx", "kind": "stall", "seconds": 20, "times": 2}'
+  curl -X POST $URL/_sandbox/faults -d '{"provider": "stockx", "kind": "stall", "seconds": 20, "times": 2}'
 """
 
 _Handler = Callable[[web.Request], Awaitable[web.Response]]
@@ -61,7 +61,7 @@ class Control:
         ]
 
     async def help(self, request: web.Request) -> web.Response:
-        return web.Response(text=_HELP.replace("URL", str(request.url.origin())))
+        return web.Response(text=_HELP.replace("$URL", str(request.url.origin())))
 
     async def settings(self, request: web.Request) -> web.Response:
         return _told(self._sandbox.settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -14,6 +14,17 @@ from marketd.sandbox.listings import CONDITIONS, Listing
 
 _SELLER = {"username": "sandbox_seller", "feedbackPercentage": "99.8", "feedbackScore": 1200}
 _LISTED = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+#: status -> error id, domain, category, message, long message
+_ERRORS: Mapping[int, tuple[int, str, str, str, str | None]] = {
+    400: (12001, "API_BROWSE", "REQUEST", "The call needs a 'q' query parameter.", None),
+    401: (1001, "OAuth", "REQUEST", "Invalid access token", "Check the Authorization request header."),
+    403: (1100, "ACCESS", "REQUEST", "Access denied", "Insufficient permissions for the request."),
+    404: (11001, "API_BROWSE", "REQUEST", "The specified item Id was not found.", None),
+    409: (12013, "API_BROWSE", "BUSINESS", "Top level category browsing is not allowed.", None),
+    429: (2001, "ACCESS", "REQUEST", "Too many requests.", "The limit of the resource has been reached."),
+    500: (12000, "API_BROWSE", "APPLICATION", "There was a problem inside eBay.", None),
+}
 
 
 def money(amount: Decimal, currency: str) -> dict[str, str]:
@@ -149,6 +160,13 @@ def rate_limits(*, used: int, allowed: int, resets_at: datetime) -> dict[str, An
     resources = [resource("buy.browse", used), resource("buy.browse.item.bulk", 0)]
     entry = {"apiContext": "buy", "apiName": "Browse", "apiVersion": "v1", "resources": resources}
     return {"rateLimits": [entry]}
+
+
+def error(status: int, text: str | None = None) -> dict[str, Any]:
+    """The usual error of a status; `text` replaces its message."""
+    number, domain, category, message, more = _ERRORS.get(status, _ERRORS[500])
+    body = {"errorId": number, "domain": domain, "category": category, "message": text or message}
+    return {"errors": [body | ({"longMessage": more} if more else {})]}
 
 
 def bad_request(error_id: int, message: str) -> dict[str, Any]:

@@ -28,6 +28,8 @@ CONDITIONS = {
     USED: "Pre-owned",
     UNGRADED: "Ungraded",
 }
+#: sizes that no product here comes in: a title with one contradicts the size aspect, and fits no other size
+_NOT_MADE = {"W": "18W", "Y": "1Y"}
 ASPECTS = frozenset(
     {"Brand", "Style Code", "US Shoe Size", "UK Shoe Size", "EU Shoe Size", "Professional Grader", "Grade"}
 )
@@ -128,8 +130,8 @@ def _misleading(
         yield from _shoe_traps(bench, product, code)
     if product.shelf is not None and product.shelf.card and size:
         grader, grade = size.split()
-        lower = f"{grader} {float(grade) - 1:g}"
-        yield bench.offer(24, 0.35, f"{name} {lower}", hidden=size)
+        lower = next(low for low in ("4", "3", "2") if f"{grader} {low}" not in product.sizes)
+        yield bench.offer(24, 0.35, f"{name} {grader} {lower}", hidden=f"{size} {grade}")
         yield bench.offer(25, 0.12, f"{name} raw, {size} candidate?", condition=UNGRADED)
         yield bench.offer(26, 0.04, f"Slab display case for {name} {size}", condition=NEW)
 
@@ -168,12 +170,10 @@ class _Bench:
         self._epoch = prices.epoch(product, size, tick)
         card = product.shelf is not None and product.shelf.card
         self._condition = GRADED if card and size else NEW
-        self.name = product.title.replace(" (Women's)", "").replace(" (GS)", "")
+        self.name = product.title.split(" (")[0]
         self.worse = UNGRADED if card else USED
         self.worn, self.short = _worn(product, size), _short(product, size)
-        others = [other for other in product.sizes if other != size]
-        place = int(prices.unit("mistaken", product.key, size) * len(others))
-        self.wrong_worn = _worn(product, others[place]) if others else ""
+        self.wrong_worn = _worn(product, _NOT_MADE.get((size or "")[-1:], "17.5")) if product.chart else ""
 
     def offer(
         self,

@@ -59,12 +59,12 @@ class Scene:
 
 async def play(scene: Scene) -> web.StreamResponse:
     """Answer wrongly. Raises `Harmless` with the proper answer when that is an error anyway."""
-    if scene.kind in _WITHOUT_ANSWER:
-        return _WITHOUT_ANSWER[scene.kind](scene)
+    if scene.kind in _INSTEAD:
+        return _INSTEAD[scene.kind](scene)
     if scene.kind in _SPOILT:
         response = await scene.proper()
         return _respond(_SPOILT[scene.kind](_body(response), scene), response)
-    return await _PLAYED[scene.kind](scene)
+    return await _DELIVERED[scene.kind](scene)
 
 
 def retry_after(value: float | str, *, form: str = "seconds") -> str:
@@ -190,7 +190,7 @@ async def _gzip_bomb(scene: Scene) -> web.StreamResponse:
     return response
 
 
-_WITHOUT_ANSWER: dict[str, Callable[[Scene], web.Response]] = {
+_INSTEAD: dict[str, Callable[[Scene], web.Response]] = {
     "status": _status,
     "message": _message,
     "invalid_grant": _invalid_grant,
@@ -204,7 +204,7 @@ _SPOILT: dict[str, Callable[[bytes, Scene], bytes]] = {
     "empty": lambda body, scene: b"",
     "wrong_shape": lambda body, scene: json.dumps(scene["body"]).encode(),
 }
-_PLAYED: dict[str, Callable[[Scene], Awaitable[web.StreamResponse]]] = {
+_DELIVERED: dict[str, Callable[[Scene], Awaitable[web.StreamResponse]]] = {
     "stall": _stall,
     "drip": _drip,
     "reset": _reset,
@@ -213,6 +213,7 @@ _PLAYED: dict[str, Callable[[Scene], Awaitable[web.StreamResponse]]] = {
     "huge": _huge,
     "gzip_bomb": _gzip_bomb,
 }
+PLAYED = frozenset(_INSTEAD) | frozenset(_SPOILT) | frozenset(_DELIVERED)
 
 
 def _body(response: web.Response) -> bytes:

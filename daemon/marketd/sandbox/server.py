@@ -24,7 +24,7 @@ class Sandbox:
     """All providers on one port. It may be stopped and started again; it then keeps its port and its memory.
 
     `limits` maps a provider, or `*` for all, to limits that replace the real ones; None means no limit.
-    `wall` gives the Unix time by which days begin; a test may hand in its own.
+    `wall` gives the Unix time by which days begin, `monotonic` the clock by which prices move.
     """
 
     def __init__(
@@ -37,10 +37,11 @@ class Sandbox:
         limits: Mapping[str, Limits | None] | None = None,
         move_every_s: float = 0.0,
         wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host, self._port = host, port
         self._runner: web.AppRunner | None = None
-        self.world = World(seed=seed, products=products, move_every_s=move_every_s)
+        self.world = World(seed=seed, products=products, move_every_s=move_every_s, monotonic=monotonic)
         kinds = discover()
         asked = dict(limits or {})
         unknown = sorted(set(asked) - set(kinds) - {"*"})

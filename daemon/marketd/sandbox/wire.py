@@ -87,7 +87,8 @@ class Wire:
             entry.status = 0
             raise
         else:
-            entry.status = 0 if request.transport is None else response.status
+            gone = request.transport is None or request.transport.is_closing()
+            entry.status = 0 if gone else response.status
             return response
         finally:
             if entry.status is None:

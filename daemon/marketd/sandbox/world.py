@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from marketd.sandbox.catalog import fixed
@@ -18,10 +18,18 @@ _STEM = 6  #: codes that agree in so many leading characters count as similar
 class World:
     """Everything that is for sale. Prices stand still when `move_every_s` is 0."""
 
-    def __init__(self, *, seed: int, products: int = 0, move_every_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        seed: int,
+        products: int = 0,
+        move_every_s: float = 0.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.prices = Prices(seed)
         self._move_every_s = move_every_s
-        self._started = time.monotonic()
+        self._monotonic = monotonic
+        self._started = monotonic()
         self._advanced = 0
         self._generation: dict[tuple[str, str], int] = {}
         self._products = [*fixed(), *generated(products)]
@@ -36,7 +44,7 @@ class World:
     @property
     def tick(self) -> int:
         """How often prices had the chance to move since the start."""
-        passed = (time.monotonic() - self._started) / self._move_every_s if self._move_every_s else 0
+        passed = (self._monotonic() - self._started) / self._move_every_s if self._move_every_s else 0
         return self._advanced + int(passed)
 
     def advance(self, ticks: int = 1) -> int:

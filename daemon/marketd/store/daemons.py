@@ -37,6 +37,7 @@ class AccountLimits:
     account: str
     off_reason: str | None  #: None: on
     all_sizes: bool
+    images: bool
     currency: str
     currencies: Sequence[str]
     quota_hour: int | None
@@ -59,7 +60,7 @@ class AccountLimits:
         return (
             self.provider, self.account, self.off_reason is None, self.off_reason, self.all_sizes, self.currency,
             list(self.currencies), self.quota_hour, self.quota_day, self.day_zone, self.day_start, self.rolling,
-            self.reserve, self.background_min, self.pace_s, self.circuit_after, self.circuit_open_s,
+            self.reserve, self.background_min, self.pace_s, self.circuit_after, self.circuit_open_s, self.images,
         )  # fmt: skip
 
 

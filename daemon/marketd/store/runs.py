@@ -46,6 +46,14 @@ class RunStore:
         await self._db.fetch(self._sql["prune_requests"], requests, batch)
         await self._db.fetch(self._sql["prune_rest"])
 
+    async def last_wish(self) -> int:
+        """The number of the latest request by an app."""
+        return int(await self._db.fetchval(self._sql["last_wish"]))
+
+    async def wishes(self, after: int, upto: int) -> list[asyncpg.Record]:
+        """How many requests apps made with numbers in (after, upto], by provider and band."""
+        return await self._db.fetch(self._sql["wishes"], after, upto)
+
     async def gauges(self) -> dict[str, list[asyncpg.Record]]:
         """Figures for the database-derived gauges, by name of their query."""
         sources = {

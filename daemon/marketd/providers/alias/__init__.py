@@ -6,12 +6,7 @@ the global view.
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
-from datetime import datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -49,6 +44,7 @@ class Alias:
 
     name: ClassVar[str] = "alias"
     all_sizes: ClassVar[bool] = True
+    images: ClassVar[bool] = True
     currencies: ClassVar[frozenset[str]] = frozenset((reading.CURRENCY,))
     credentials_type: ClassVar[type[provider.Credentials]] = Credentials
     options_type: ClassVar[type[provider.Options]] = Options
@@ -57,9 +53,8 @@ class Alias:
         self.options = options
         self._known_strange: frozenset[str] = frozenset()  # traded sizes that no item lists
 
-    @classmethod
     def authorize(
-        cls, credentials: Credentials, *, token_url: str | None, token_file: Path
+        self, credentials: Credentials, *, token_url: str | None, token_file: Path
     ) -> oauth.StaticToken:
         """The token as it is; it does not expire by itself."""
         return oauth.StaticToken({"Authorization": f"Bearer {credentials.token.get_secret_value()}"})
@@ -81,9 +76,9 @@ class Alias:
         listing = ask.listing or await _find(ask.sku, http)
         try:
             market = await self._market(listing, http)
-        except errors.NotListed as gone:
+        except errors.NotListed:
             if ask.listing is None:
-                raise errors.NotListed(str(gone), code="mapping_broken", http_status=404) from gone
+                raise
             listing = await _find_again(ask.sku, http)
             market = await self._market(listing, http)
         if listing is ask.listing and not market.strange <= self._known_strange:
@@ -99,7 +94,10 @@ class Alias:
 
     async def _market(self, listing: Listing, http: Http) -> reading.Market:
         path = f"/pricing_insights/availabilities/{quote(listing.product.id, safe='')}"
-        reply = await http.get(path, self._place(), endpoint="availabilities")
+        try:
+            reply = await http.get(path, self._place(), endpoint="availabilities")
+        except errors.NotListed as gone:
+            raise errors.NotListed(str(gone), code="mapping_broken", http_status=404) from gone
         return reading.market(reply.body, listing, self._basis(), reply.granted_at)
 
     async def _with_sales(self, price: Quote, listing: Listing, http: Http) -> Quote:

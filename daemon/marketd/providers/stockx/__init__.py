@@ -40,6 +40,7 @@ class StockX:
 
     name: ClassVar[str] = "stockx"
     all_sizes: ClassVar[bool] = True
+    images: ClassVar[bool] = False
     currencies: ClassVar[frozenset[str]] = frozenset(
         ("AUD", "CAD", "CHF", "EUR", "GBP", "HKD", "JPY", "KRW", "MXN", "NZD", "SGD", "USD")
     )
@@ -50,9 +51,8 @@ class StockX:
         self.options = options
         self._unreadable: set[str] = set()  # variants that have prices but no size that could be told
 
-    @classmethod
     def authorize(
-        cls, credentials: Credentials, *, token_url: str | None, token_file: Path
+        self, credentials: Credentials, *, token_url: str | None, token_file: Path
     ) -> oauth.MintedToken:
         """API key and a bearer token from the refresh token; ValueError without a token_url."""
         if not token_url:
@@ -77,9 +77,9 @@ class StockX:
         listing = ask.listing or await finding.find(ask, http)
         try:
             rows, at = await _market(listing, ask.currency, http)
-        except errors.NotListed as gone:
+        except errors.NotListed:
             if ask.listing is None:
-                raise errors.NotListed(str(gone), code="mapping_broken", http_status=404) from gone
+                raise
             listing = await finding.find_again(ask, http)
             rows, at = await _market(listing, ask.currency, http)
         if listing is ask.listing and not rows.keys() <= self._known(listing):
@@ -122,7 +122,10 @@ def _answer(
 
 async def _market(listing: Listing, currency: str, http: Http) -> tuple[dict[str, reading.Row], datetime]:
     path = f"/catalog/products/{finding.uuid(listing.product.id)}/market-data"
-    reply = await http.get(path, {"currencyCode": currency}, endpoint="market_data")
+    try:
+        reply = await http.get(path, {"currencyCode": currency}, endpoint="market_data")
+    except errors.NotListed as gone:
+        raise errors.NotListed(str(gone), code="mapping_broken", http_status=404) from gone
     return reading.market(reply.body, currency), reply.granted_at
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import islice
 from typing import Any, ClassVar, NoReturn
 from uuid import uuid4
 
@@ -35,7 +36,7 @@ _RPC = {
     503: (14, "unavailable"),
     504: (4, "deadline exceeded"),
 }
-_TAIL = 3  #: products of the same brand that end every list of hits, as relevance lists go on for long
+_TAIL = 3  #: so many loosely related products end every list of hits, as relevance lists go on for long
 _JUNK_SIZES = (0, 40)
 
 
@@ -121,8 +122,9 @@ class Alias(Face):
         named = [product for _, product in sorted(hits, key=lambda hit: -hit[0]) if product.alias_id]
         found = exact + near or named
         if found:
-            brand = found[0].brand
-            found = found + [p for p in self.world if p.brand == brand and p.alias_id][:_TAIL]
+            alike = (found[0].brand, found[0].gender)
+            tail = (p for p in self.world if p.alias_id and {p.brand, p.gender} & set(alike))
+            found = found + list(islice(tail, _TAIL))
         return list({product.key: product for product in found}.values())
 
     async def item(self, request: web.Request) -> web.Response:

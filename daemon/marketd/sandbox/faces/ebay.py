@@ -25,18 +25,7 @@ from marketd.sandbox.world import World
 
 _SCOPE = "https://api.ebay.com/oauth/api_scope"
 _INSIGHTS = f"{_SCOPE}/buy.marketplace.insights"
-_MOST_PRODUCTS = 40  #: products looked at for a vague search
-
-#: status -> error id, domain, category, message, long message
-_ERRORS: Mapping[int, tuple[int, str, str, str, str | None]] = {
-    400: (12001, "API_BROWSE", "REQUEST", "The call needs a 'q' query parameter.", None),
-    401: (1001, "OAuth", "REQUEST", "Invalid access token", "Check the Authorization request header."),
-    403: (1100, "ACCESS", "REQUEST", "Access denied", "Insufficient permissions for the request."),
-    404: (11001, "API_BROWSE", "REQUEST", "The specified item Id was not found.", None),
-    409: (12013, "API_BROWSE", "BUSINESS", "Top level category browsing is not allowed.", None),
-    429: (2001, "ACCESS", "REQUEST", "Too many requests.", "The limit of the resource has been reached."),
-    500: (12000, "API_BROWSE", "APPLICATION", "There was a problem inside eBay.", None),
-}
+_MOST_PRODUCTS = 12  #: products looked at for a vague search
 
 
 class EBay(Face):
@@ -51,6 +40,8 @@ class EBay(Face):
 
     def __init__(self, world: World, usage: Usage) -> None:
         super().__init__(world, usage)
+        self._shelves: dict[tuple[str, str | None, str], tuple[Listing, ...]] = {}
+        self._shelves_at = -1  #: the tick at which they were filled
         self.insights_granted = False  #: sold prices are a limited release; a usual keyset has none
 
     def routes(self) -> Iterable[Route]:
@@ -78,9 +69,7 @@ class EBay(Face):
         return grant.account if grant else None
 
     def error(self, status: int, text: str | None = None) -> web.Response:
-        number, domain, category, message, more = _ERRORS.get(status, _ERRORS[500])
-        error = {"errorId": number, "domain": domain, "category": category, "message": text or message}
-        return json_response({"errors": [error | ({"longMessage": more} if more else {})]}, status)
+        return json_response(bodies.error(status, text), status)
 
     def over(self, breach: Breach) -> web.Response:
         return self.error(429)
@@ -155,7 +144,7 @@ class EBay(Face):
         gtin, text = query.get("gtin", ""), query.get("q", "")[:100]
         if gtin and not text:
             hit = by_gtin(self.world, gtin)
-            return list(of_size(self.world, *hit, market, tick)) if hit else []
+            return list(self._shelf(*hit, market, tick)) if hit else []
         if text:
             scored = self.world.mentioning(words(text))
             best = 0 if "(" in text else max((share for share, _ in scored), default=0)
@@ -167,8 +156,17 @@ class EBay(Face):
             row
             for product in products[:_MOST_PRODUCTS]
             for size in product.sizes
-            for row in of_size(self.world, product, size, market, tick)
+            for row in self._shelf(product, size, market, tick)
         ]
+
+    def _shelf(self, product: Product, size: str | None, market: str, tick: int) -> tuple[Listing, ...]:
+        """Listings are written once a tick, since a search reads those of all sizes."""
+        if tick != self._shelves_at:
+            self._shelves, self._shelves_at = {}, tick
+        place = (product.key, size, market)
+        if place not in self._shelves:
+            self._shelves[place] = of_size(self.world, product, size, market, tick)
+        return self._shelves[place]
 
     async def item(self, request: web.Request) -> web.Response:
         self._admit(request)

@@ -1,0 +1,76 @@
+"""Commands that ask for something or change what the daemon does, each through the SQL function of its name."""
+
+from __future__ import annotations
+
+import asyncio
+from argparse import Namespace
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+
+from marketd.cli.access import database
+from marketd.cli.exits import Exit
+from marketd.cli.tables import as_json, item, lane, moment
+from marketd.store.sqlfile import queries
+
+
+def enqueue(arguments: Namespace) -> int:
+    """Ask for one price; says what became of the request."""
+    when = arguments.not_before
+    at, span = (None, when) if isinstance(when, timedelta) else (when, None)
+    row = _ask(
+        arguments, "enqueue", arguments.provider, arguments.sku, arguments.size, arguments.priority,
+        arguments.user, at, span, arguments.currency,
+    )[0]  # fmt: skip
+    if arguments.json:
+        print(as_json({key: row[key] for key in ("job_id", "result", "wait_reason", "eta")}))
+        return Exit.OK
+    what = f"{arguments.provider} {item(arguments.sku, arguments.size)}"
+    if row["result"] == "fresh":
+        print(
+            f"fresh: the stored price of {what} is younger than jobs.fresh_for; no job and no call is needed"
+        )
+        return Exit.OK
+    eta = f", expected at {moment(row['eta'], row['now'])}" if row["eta"] else ""
+    print(f"{row['result']}: job {row['job_id']}, {what}; waits for {row['wait_reason']}{eta}")
+    return Exit.OK
+
+
+def retry(arguments: Namespace) -> int:
+    """Requeue failed jobs; says how many."""
+    row = _ask(arguments, "retry", arguments.provider, arguments.error, arguments.ids or None)[0]
+    if arguments.json:
+        print(as_json({"jobs": row["jobs"]}))
+    else:
+        print(f"{row['jobs']} failed job{'' if row['jobs'] == 1 else 's'} put back into the queue")
+    return Exit.OK
+
+
+def pause(arguments: Namespace) -> int:
+    """Stop a provider's requests until `resume`."""
+    rows = _ask(arguments, "pause", arguments.provider, " ".join(arguments.reason) or None)
+    return _told(arguments, rows)
+
+
+def resume(arguments: Namespace) -> int:
+    """Let a provider's requests go on."""
+    return _told(arguments, _ask(arguments, "resume", arguments.provider))
+
+
+def _told(arguments: Namespace, rows: Sequence[asyncpg.Record]) -> int:
+    if arguments.json:
+        print(as_json([dict(row) for row in rows]))
+        return Exit.OK
+    for row in rows:
+        print(f"{lane(arguments.provider, row['account'])}: {row['state']}")
+    return Exit.OK
+
+
+def _ask(arguments: Namespace, query: str, *values: Any) -> list[asyncpg.Record]:
+    async def ask() -> list[asyncpg.Record]:
+        async with database(arguments) as db:
+            return await db.fetch(queries("cli")[query], *values)
+
+    return asyncio.run(ask())

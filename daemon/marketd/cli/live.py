@@ -1,0 +1,92 @@
+"""A screen that is drawn again and again: with rich where it is installed, else with plain escape codes.
+
+Where the output is no terminal, each drawing is plain text below the one before.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any, Protocol, TextIO
+
+from marketd.cli.tables import Block, Table, one_line, text
+
+_CLEAR = "\x1b[H\x1b[2J\x1b[3J"
+
+
+class Screen(Protocol):
+    def show(self, blocks: Iterable[Block]) -> None:
+        """Draw the blocks in place of what was shown before."""
+        ...
+
+
+@contextmanager
+def screen(out: TextIO) -> Iterator[Screen]:
+    """The best screen that `out` allows; what stood on the terminal is there again afterwards."""
+    if not out.isatty():
+        yield _Paper(out)
+    elif find_spec("rich") is None:
+        yield _Terminal(out)
+    else:
+        from rich.console import Console
+        from rich.live import Live
+
+        # Its own screen: a drawing taller than the terminal is cut, and does not scroll the terminal away.
+        with Live(
+            console=Console(file=out),
+            screen=True,
+            auto_refresh=False,
+            redirect_stdout=False,
+            vertical_overflow="crop",
+        ) as live:
+            yield _Rich(live)
+
+
+class _Paper:
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def show(self, blocks: Iterable[Block]) -> None:
+        print(text(blocks), end="\n\n", flush=True, file=self._out)
+
+
+class _Terminal:
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def show(self, blocks: Iterable[Block]) -> None:
+        size = shutil.get_terminal_size()
+        lines = text(blocks, size.columns).splitlines()[: size.lines - 1]
+        print(_CLEAR + "\n".join(lines), flush=True, file=self._out)
+
+
+class _Rich:
+    def __init__(self, live: Any) -> None:
+        self._live = live
+
+    def show(self, blocks: Iterable[Block]) -> None:
+        from rich.console import Group
+
+        self._live.update(Group(*(_renderable(block) for block in blocks)), refresh=True)
+
+
+def _renderable(block: Block) -> Any:
+    """Cells as plain Text: brackets in them must not be read as rich's markup."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    if not isinstance(block, Table):
+        return Text(one_line(block), no_wrap=True, overflow="ellipsis")
+    if not block.rows:
+        return Text(f"{block.title}: {block.empty}")
+    drawn = RichTable(title=block.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in block.columns:
+        drawn.add_column(
+            name, justify="right" if name in block.right else "left", no_wrap=True, overflow="ellipsis"
+        )
+    for row in block.rows:
+        drawn.add_row(*(Text(one_line(cell)) for cell in row))
+    return drawn

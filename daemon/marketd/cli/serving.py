@@ -1,0 +1,66 @@
+"""Commands that serve until they are told to stop: the daemon, and the providers' stand-ins."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from argparse import Namespace
+from typing import Any
+
+from marketd.cli import access
+from marketd.cli.exits import CommandError, Exit
+
+
+def run(arguments: Namespace) -> int:
+    """The daemon, until a signal."""
+    config, path = access.whole(arguments)
+    access.own_dsn(config, path)  # says what is missing before anything starts
+
+    from marketd import app
+
+    return app.run(config, path)
+
+
+def sandbox(arguments: Namespace) -> int:
+    """The stand-ins, until a signal."""
+    return asyncio.run(_sandbox(arguments))
+
+
+async def _sandbox(arguments: Namespace) -> int:
+    from marketd.sandbox import Sandbox
+
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    server = Sandbox(
+        arguments.seed,
+        arguments.host,
+        arguments.port,
+        arguments.products,
+        limits={"*": None} if arguments.no_limits else None,
+        move_every_s=arguments.move_every.total_seconds() if arguments.move_every else 0.0,
+    )
+    try:
+        await server.start()
+    except OSError as error:
+        raise CommandError(
+            f"cannot listen on {arguments.host}:{arguments.port}: {error.strerror}; choose another --port"
+        ) from error
+    try:
+        print("\n".join(_settings(server.url, server.settings)), flush=True)
+        await stop.wait()
+    finally:
+        await server.stop()
+    return Exit.OK
+
+
+def _settings(url: str, providers: dict[str, dict[str, Any]]) -> list[str]:
+    """A configuration's lines that lead to the stand-ins; credentials and prices are made up."""
+    lines = [f"# stand-ins at {url}, help at {url}/_sandbox/; Ctrl-C ends them", "providers:"]
+    for name, settings in providers.items():
+        lines += [f"  {name}:", f"    base_url: {settings['base_url']}"]
+        if settings["token_url"]:
+            lines.append(f"    token_url: {settings['token_url']}")
+        words = ", ".join(f"{key}: {value}" for key, value in settings["credentials"].items())
+        lines.append(f"    credentials: {{{words}}}")
+    return lines

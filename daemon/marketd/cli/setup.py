@@ -1,0 +1,120 @@
+"""Commands that come before the daemon: the schema, the configuration, the versions."""
+
+from __future__ import annotations
+
+import asyncio
+from argparse import Namespace
+from contextlib import ExitStack
+
+import asyncpg
+
+from marketd import __version__
+from marketd import migrate as schema
+from marketd.cli import access
+from marketd.cli.exits import CommandError, Exit
+from marketd.cli.tables import as_json
+from marketd.config import Config, json_schema
+from marketd.embedded import EmbeddedError, EmbeddedPostgres
+from marketd.errors import ConfigError, DatabaseUnavailable
+from marketd.store.sqlfile import migrations
+
+_UNREACHABLE = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+)
+
+
+def migrate(arguments: Namespace) -> int:
+    """Apply what the schema lacks, or with --plan tell it."""
+    config, path = access.whole(arguments)
+    dsn = access.own_dsn(config, path)
+    with ExitStack() as stack:
+        if dsn is None:
+            dsn = _embedded(config, stack)
+        steps = asyncio.run(_migrate(dsn, plan=arguments.plan, roles=arguments.roles))
+    names = [f"{step.version:04d}_{step.name}" for step in migrations() if step.version in steps]
+    if arguments.json:
+        print(as_json({"plan": arguments.plan, "steps": names, "schema_version": schema.version()}))
+        return Exit.OK
+    for name in names:
+        print(f"{'to do' if arguments.plan else 'done'}: {name}")
+    left = "would be" if names and arguments.plan else "is"
+    print(f"the schema {left} at version {schema.version()}, the one that this program needs")
+    if arguments.roles:
+        print("the roles of sql/roles.sql " + ("would be granted" if arguments.plan else "are granted"))
+    return Exit.OK
+
+
+def _embedded(config: Config, stack: ExitStack) -> str:
+    """DSN of the embedded server: the one that runs, else one for as long as `stack` is open."""
+    server = EmbeddedPostgres(config.state_dir / access.POSTGRES)
+    try:
+        running = EmbeddedPostgres.attach(config.state_dir / access.POSTGRES)
+        return running or stack.enter_context(server).dsn()
+    except EmbeddedError as error:
+        raise DatabaseUnavailable(str(error)) from error
+
+
+async def _migrate(dsn: str, *, plan: bool, roles: bool) -> list[int]:
+    try:
+        steps = await schema.migrate(dsn, plan=plan)
+        if roles and not plan:
+            await schema.apply_roles(dsn)
+        return steps
+    except _UNREACHABLE as error:
+        raise DatabaseUnavailable(
+            f"cannot connect to Postgres: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; "
+            "check that it runs and that database.dsn is right"
+        ) from error
+    except asyncpg.LockNotAvailableError as error:
+        raise DatabaseUnavailable(
+            "another transaction holds a table that has to change (see pg_locks); nothing was changed, try again"
+        ) from error
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise CommandError(f"Postgres does not allow it ({error}): migrate as the schema's owner") from error
+    except asyncpg.PostgresError as error:
+        raise CommandError(f"nothing was changed; Postgres refused ({error.sqlstate}): {error}") from error
+
+
+def check_config(arguments: Namespace) -> int:
+    """Tell every fault of the configuration, or that there is none."""
+    from marketd.wiring import off_reason, provider_types
+
+    if arguments.schema:
+        print(as_json(json_schema(provider_types())))
+        return Exit.OK
+    try:
+        config, path = access.whole(arguments)
+    except ConfigError as error:
+        if arguments.json:
+            print(as_json({"ok": False, "problems": error.problems}))
+            return Exit.CONFIG
+        raise
+    off = {name: off_reason(stanza, stanza.credentials) for name, stanza in config.providers.items()}
+    if arguments.json:
+        print(
+            as_json(
+                {"ok": True, "problems": [], "file": str(path), "off": {k: v for k, v in off.items() if v}}
+            )
+        )
+        return Exit.OK
+    print(f"{path}: no faults")
+    for name, reason in off.items():
+        print(f"  {name}: {f'off ({reason})' if reason else 'on'}")
+    if config.database.dsn is None and not config.database.embedded:
+        print("  no database yet: `marketd run` will want MARKETD_DSN (database.dsn)")
+    return Exit.OK
+
+
+def version(arguments: Namespace) -> int:
+    """Print the versions of program and schema."""
+    if arguments.json:
+        print(as_json({"version": __version__, "schema_version": schema.version()}))
+    else:
+        print(f"marketd {__version__} (schema {schema.version()})")
+    return Exit.OK

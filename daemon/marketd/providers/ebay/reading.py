@@ -1,0 +1,177 @@
+"""Which eBay listings are what was asked for. Every result is checked again here.
+
+A 200 does not prove that a filter worked (fact sheet 4.2), titles are written by sellers, and one wrong listing
+is enough to be the lowest. Nothing about sellers is read or kept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from marketd import errors, skus
+
+NEW, GRADED, UNGRADED = "1000", "2750", "4000"
+CARD_CATEGORIES = frozenset(("183050", "183454", "261328"))  #: single cards: non-sport, card games, sport
+_ACCESSORY = re.compile(
+    r"\b(laces?|box only|empty box|insoles?|key ?chain|replacement|display case|dust ?bag|no shoes?|stickers?"
+    r"|poster|shoe ?trees?|tags? only|proxy|custom(s|ized)?|replica|left only|right only)\b"
+)
+_GRADE = re.compile(r"\b(psa|bgs|cgc|sgc|bvg|hga|tag|ace) ?(10|[1-9](?:\.5)?)\b")
+_STATED = re.compile(
+    r"(?P<who>\b(?:wo)?men'?s?'?\b|\bwmns\b|\bm\b|\bw\b)?\s*(?P<key>\b(?:size|sz|us)\b[:.]?)?"
+    r"\s*(?P<in>(?:us\b)?\s*(?:\b(?:wo)?men'?s?'?\b|\bwmns\b|\bm\b|\bw\b)?)\s*"
+    r"(?P<n>[0-9]{1,2}(?:\.[05])?)(?P<suffix>[ywcm])?(?![\w.]*[0-9])(?![a-z])"
+)
+_ABSURD = Decimal(10_000_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a listing must be."""
+
+    currency: str
+    marketplace: str
+    conditions: frozenset[str]
+    code: str = ""  #: style codes joined by /, empty for what is found by name
+    words: tuple[str, ...] = ()  #: all must stand in the title
+    number: str = ""  #: of a shoe size: 7.5
+    group: str = ""  #: of a shoe size: empty (men), W, Y, C
+    grade: str = ""  #: PSA 10
+    stated: bool = False  #: the title must state the size, for no aspect vouches for it
+    floor: Decimal | None = None  #: cheaper than this cannot be the real thing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A listing that is what was asked for. `shipping` None = unknown, which is not free."""
+
+    title: str
+    price: Decimal
+    shipping: Decimal | None
+    image_url: str | None
+    url: str | None
+
+
+def offers(body: Any, wanted: Wanted) -> list[Offer]:
+    """The listings of a search answer that are right; `itemSummaries` is missing when nothing was found."""
+    if not isinstance(body, dict) or "total" not in body:
+        raise errors.BadPayload("search: no total")
+    rows = body.get("itemSummaries", [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise errors.BadPayload("search: itemSummaries is not a list of items")
+    return [offer for row in rows if _right(row, wanted) and (offer := _offer(row, wanted)) is not None]
+
+
+def _right(row: Mapping[str, Any], wanted: Wanted) -> bool:
+    leaves = row.get("leafCategoryIds")
+    card = isinstance(leaves, list) and not CARD_CATEGORIES.isdisjoint(map(str, leaves))
+    condition = row.get("conditionId")
+    return (
+        condition in wanted.conditions
+        and (condition != UNGRADED or card)
+        and (condition != NEW or not card)
+        and "FIXED_PRICE" in (row.get("buyingOptions") or ())
+        and not row.get("itemGroupType")
+        and not row.get("itemGroupHref")
+        and row.get("listingMarketplaceId", wanted.marketplace) == wanted.marketplace
+        and says(str(row.get("title") or ""), wanted)
+    )
+
+
+def says(title: str, wanted: Wanted) -> bool:
+    """Whether a title names the wanted thing: its code or words, its size or grade, and no accessory."""
+    low = " ".join(re.sub(r"\s?(1/2\b|½)", ".5", title.lower().replace("\u2019", "'")).split())
+    if _ACCESSORY.search(low):
+        return False
+    if wanted.code and not _holds_code(low, wanted.code):
+        return False
+    if not set(wanted.words) <= set(re.findall(r"[^\W_]+", low)):
+        return False
+    grades = {f"{grader.upper()} {grade}" for grader, grade in _GRADE.findall(low)}
+    if grades != ({wanted.grade} if wanted.grade else set()):
+        return False
+    return not wanted.number or _size_fits(_without_codes(low, wanted.code), wanted)
+
+
+def _holds_code(title: str, code: str) -> bool:
+    """The code with any dash, space or none between its parts, not within a longer one."""
+    return any(re.search(_spelled(part), title) for part in skus.parts(code))
+
+
+def _spelled(part: str) -> str:
+    chunks = re.findall(r"[a-z0-9]+", part.lower())
+    return r"(?<![a-z0-9])" + r"[\s._/+-]?".join(chunks) + r"(?![a-z0-9])"
+
+
+def _without_codes(title: str, code: str) -> str:
+    for part in skus.parts(code) if code else ():
+        title = re.sub(_spelled(part), " ", title)
+    return title
+
+
+def _size_fits(title: str, wanted: Wanted) -> bool:
+    """Whether the sizes that the title states, if any, have the wanted one among them."""
+    said = list(stated(title))
+    if not said:
+        whose = set(re.findall(r"\b(wo)?(?:men|mens|men's|wmns)\b", title))
+        return not wanted.stated and not (wanted.group == "" and whose == {"wo"})
+    return any(number == wanted.number and group in (None, wanted.group) for number, group in said)
+
+
+def stated(title: str) -> Sequence[tuple[str, str | None]]:
+    """Sizes that a lower-case title states, each with its group if told: `women's size 7.5` is (7.5, W)."""
+    found: list[tuple[str, str | None]] = []
+    for hit in _STATED.finditer(title):
+        who = (hit["who"] or "") + (hit["in"] or "")
+        if not (hit["key"] or who.strip() or hit["suffix"]):
+            continue
+        if hit["suffix"] in ("y", "c", "w"):
+            group: str | None = hit["suffix"].upper()
+        elif "wom" in who or "wm" in who or re.search(r"\bw\b", who):
+            group = "W"
+        else:
+            group = "" if hit["suffix"] == "m" or "m" in who else None
+        whole, _, half = hit["n"].partition(".")
+        found.append((f"{int(whole)}.5" if half == "5" else str(int(whole)), group))
+    return found
+
+
+def _offer(row: Mapping[str, Any], wanted: Wanted) -> Offer | None:
+    price = _money(row.get("price"), wanted.currency)
+    if not price or (wanted.floor is not None and price < wanted.floor):
+        return None
+    image = row.get("image")
+    picture = image.get("imageUrl") if isinstance(image, dict) else None
+    url = row.get("itemWebUrl")
+    return Offer(
+        title=str(row.get("title") or ""),
+        price=price,
+        shipping=_shipping(row.get("shippingOptions"), wanted.currency),
+        image_url=picture if isinstance(picture, str) else None,
+        url=url if isinstance(url, str) else None,
+    )
+
+
+def _shipping(given: Any, currency: str) -> Decimal | None:
+    """The cheapest known cost; CALCULATED without a cost is unknown."""
+    rows = given if isinstance(given, list) else []
+    costs = [_money(row.get("shippingCost"), currency) for row in rows if isinstance(row, dict)]
+    return min((cost for cost in costs if cost is not None), default=None)
+
+
+def _money(given: Any, currency: str) -> Decimal | None:
+    """None for another currency or nothing. BadPayload for what cannot be an amount of money."""
+    match given:
+        case {"value": str(text), "currency": str(unit)} if unit == currency:
+            try:
+                amount = Decimal(text)
+            except InvalidOperation:
+                amount = Decimal("NaN")
+            if not amount.is_finite() or not 0 <= amount <= _ABSURD:
+                raise errors.BadPayload(f"{text[:40]!r} is not a price")
+            return amount
+    return None

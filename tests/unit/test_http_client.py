@@ -1,0 +1,388 @@
+"""One wire request per grant, whatever the other side does; every answer in its class; every report once."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, TCPConnector
+
+from marketd import errors
+from marketd.http_client import STATUS_CLASSES, Door, ProviderHttp, Request
+from marketd.http_client.answers import parse_json, provider_message, retry_after_s
+from marketd.oauth import StaticToken
+from provider_kit import GRANTED_AT, Gate, Notes, grant, open_door
+
+SECRET = "very-secret-token"
+AUTH = StaticToken({"Authorization": f"Bearer {SECRET}"})
+
+
+@dataclass
+class Wire:
+    """A server that reads whole requests, counts them, and answers raw bytes; None resets the connection."""
+
+    url: str = ""
+    answer: Callable[[bytes], bytes | Awaitable[bytes] | None] = lambda _request: ok(b"{}")
+    seen: list[bytes] = field(default_factory=list)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                request = await reader.readuntil(b"\r\n\r\n")
+                self.seen.append(request)
+                answer = self.answer(request)
+                if isinstance(answer, Awaitable):
+                    answer = await answer
+                if answer is None:
+                    abort(writer)
+                    return
+                writer.write(answer)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        finally:
+            writer.close()
+
+
+def abort(writer: asyncio.StreamWriter) -> None:
+    """Closes with a reset instead of an orderly end."""
+    raw = writer.get_extra_info("socket")
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    writer.transport.abort()
+
+
+def ok(body: bytes, *, status: str = "200 OK", kind: str = "application/json", more: str = "") -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n{more}\r\n"
+    return head.encode() + body
+
+
+@asynccontextmanager
+async def running(wire: Wire) -> AsyncIterator[Wire]:
+    server = await asyncio.start_server(wire.serve, "127.0.0.1", 0)
+    async with server:
+        wire.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield wire
+
+
+@dataclass
+class Bench:
+    wire: Wire
+    door: Door
+    gate: Gate = field(default_factory=Gate)
+    notes: Notes = field(default_factory=Notes)
+
+    def http(self) -> ProviderHttp:
+        return ProviderHttp(self.door, gate=self.gate, observer=self.notes, priority=150)
+
+    async def get(self, path: str = "/x", **params: str) -> Any:
+        return await self.http().get(path, params, endpoint="thing")
+
+    async def failure(self) -> errors.ProviderError:
+        with pytest.raises(errors.ProviderError) as failed:
+            await self.get()
+        assert len(self.notes.requests) == 1
+        assert self.notes.classes[0] in STATUS_CLASSES
+        return failed.value
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    async with running(Wire()) as wire, open_door("p", wire.url, AUTH, 0.5, 10_000) as door:
+        yield Bench(wire, door)
+
+
+async def test_an_answer_is_json_with_exact_fractions_and_the_time_of_its_grant(bench: Bench) -> None:
+    bench.wire.answer = lambda _: ok(b'{"price": 10.10, "count": 3}', more="X-Request-Id: 7\r\n")
+    reply = await bench.get("/a%2Fb", filter="conditionIds:{1000},price:[1..2]", plus="a+b &c")
+    assert reply.body == {"price": Decimal("10.10"), "count": 3}
+    assert isinstance(reply.body["price"], Decimal)
+    assert (reply.status, reply.granted_at, reply.headers["x-request-id"]) == (200, GRANTED_AT, "7")
+    target = bench.wire.seen[0].split()[1].decode()
+    assert target.startswith("/a%2Fb?filter=conditionIds:%7B1000%7D,price:%5B1..2%5D&plus=a%2Bb")
+    assert bench.notes.requests[0].status_class == "ok"
+    assert bench.notes.requests[0].priority == 150
+
+
+async def test_a_reset_before_the_answer_is_one_request_on_the_wire(bench: Bench) -> None:
+    bench.wire.answer = lambda _: None
+    error = await bench.failure()
+    assert (type(error), error.error_code) == (errors.Transient, "connection")
+    assert len(bench.wire.seen) == 1
+    assert (bench.gate.charged, bench.notes.classes) == (1, ["connection"])
+
+
+async def test_a_kept_connection_that_is_reset_costs_no_second_request(bench: Bench) -> None:
+    bench.wire.answer = lambda _: ok(b"1") if len(bench.wire.seen) == 1 else None
+    await bench.get()
+    with pytest.raises(errors.Transient):
+        await bench.get()
+    assert len(bench.wire.seen) == bench.gate.charged == 2
+
+
+async def test_the_http_library_by_itself_would_have_sent_it_twice(bench: Bench) -> None:
+    bench.wire.answer = lambda _: None
+    async with ClientSession(connector=TCPConnector()) as plain:
+        with pytest.raises(OSError, match="reset|disconnected"):
+            await plain.get(bench.wire.url)
+    assert len(bench.wire.seen) == 2, "no longer repeated: open_session may be simpler now"
+
+
+async def test_a_connection_that_cannot_be_made_is_given_back() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        async with open_door("p", url, AUTH, 0.5) as door:
+            gate, notes = Gate(), Notes()
+            http = ProviderHttp(door, gate=gate, observer=notes, priority=1)
+            with pytest.raises(errors.Transient) as failed:
+                await http.get("/x", endpoint="thing")
+    assert failed.value.error_code == "connection"
+    assert (gate.charged, http.requests, notes.requests[0].given_back) == (0, 0, True)
+
+
+async def test_a_name_that_does_not_resolve_is_given_back() -> None:
+    async with open_door("p", "http://no.such.host.invalid", AUTH, 5) as door:
+        gate, notes = Gate(), Notes()
+        with pytest.raises(errors.Transient):
+            await ProviderHttp(door, gate=gate, observer=notes, priority=1).get("/x", endpoint="thing")
+    assert (gate.charged, notes.requests[0].given_back) == (0, True)
+
+
+async def test_a_tls_handshake_that_fails_is_given_back(bench: Bench) -> None:
+    async with open_door("p", bench.wire.url.replace("http:", "https:"), AUTH, 2) as door:
+        http = ProviderHttp(door, gate=bench.gate, observer=bench.notes, priority=1)
+        with pytest.raises(errors.Transient):
+            await http.get("/x", endpoint="thing")
+    assert (bench.gate.charged, bench.notes.requests[0].given_back) == (0, True)
+
+
+async def test_an_answer_that_never_comes_is_a_timeout_and_stays_charged(bench: Bench) -> None:
+    async def never(_: bytes = b"") -> bytes:
+        return await asyncio.get_running_loop().create_future()
+
+    bench.wire.answer = never
+    error = await bench.failure()
+    assert (error.error_code, bench.gate.charged, bench.notes.classes) == ("timeout", 1, ["timeout"])
+
+
+async def test_cancelled_while_it_waits_to_leave_the_charge_is_given_back(bench: Bench) -> None:
+    bench.gate.plan.append(grant(delay_s=60))
+    task = asyncio.create_task(bench.get())
+    while not bench.gate.taken:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (bench.gate.charged, bench.wire.seen) == (0, [])
+    assert [report.given_back for report in bench.notes.requests] == [True]
+
+
+async def test_cancelled_after_it_left_the_charge_stays(bench: Bench) -> None:
+    arrived = asyncio.Event()
+
+    async def held(_: bytes) -> bytes:
+        arrived.set()
+        return await asyncio.get_running_loop().create_future()
+
+    bench.wire.answer = held
+    task = asyncio.create_task(bench.get())
+    await arrived.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (bench.gate.charged, len(bench.notes.requests)) == (1, 1)
+
+
+async def test_a_grant_that_ran_out_while_it_waited_is_given_back_and_taken_anew(bench: Bench) -> None:
+    bench.gate.plan += [grant(delay_s=0.02, valid_s=0.01), grant()]
+    await bench.get()
+    assert (len(bench.gate.taken), bench.gate.returned, len(bench.wire.seen)) == (2, ["r1"], 1)
+
+
+async def test_what_is_not_granted_is_not_sent(bench: Bench) -> None:
+    bench.gate.plan.append(errors.NotGranted("budget", None))
+    with pytest.raises(errors.NotGranted):
+        await bench.get()
+    assert (bench.wire.seen, bench.notes.requests) == ([], [])
+
+
+async def test_a_give_back_that_fails_is_told_and_the_first_error_stands(bench: Bench) -> None:
+    class Broken(Gate):
+        async def give_back(self, grant: Any) -> None:
+            raise errors.DatabaseUnavailable("gone")
+
+    notes = Notes()
+    async with open_door("p", "http://no.such.host.invalid", AUTH, 5) as door:
+        with pytest.raises(errors.Transient):
+            await ProviderHttp(door, gate=Broken(), observer=notes, priority=1).get("/", endpoint="thing")
+    assert [name for name, _ in notes.events] == ["give_back_failed"]
+    assert notes.requests[0].given_back is False
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "code", "told"),
+    [
+        ("400 Bad", errors.Rejected, "rejected", "bad_request"),
+        ("401 No", errors.Unauthorized, "unauthorized", "unauthorized"),
+        ("403 No", errors.Unauthorized, "forbidden", "forbidden"),
+        ("404 No", errors.NotListed, "unknown_sku", "not_found"),
+        ("408 Slow", errors.Transient, "timeout", "other"),
+        ("409 No", errors.Rejected, "rejected", "other"),
+        ("429 Many", errors.Throttled, "throttled", "throttled"),
+        ("500 Oh", errors.Transient, "server_error", "server_error"),
+        ("504 Gone", errors.Transient, "server_error", "server_error"),
+    ],
+)
+async def test_every_status_has_its_error(
+    bench: Bench, status: str, kind: type[errors.ProviderError], code: str, told: str
+) -> None:
+    bench.wire.answer = lambda _: ok(b'{"errorMessage": "because"}', status=status, more="Retry-After: 9\r\n")
+    error = await bench.failure()
+    assert (type(error), error.error_code, bench.notes.classes) == (kind, code, [told])
+    assert error.http_status == int(status[:3])
+    assert str(error) == f"HTTP {status[:3]}: because"
+    if isinstance(error, errors.Throttled):
+        assert error.retry_after_s == 9
+
+
+async def test_a_redirect_is_not_followed(bench: Bench) -> None:
+    async with running(Wire()) as elsewhere:
+        bench.wire.answer = lambda _: ok(b"", status="302 Found", more=f"Location: {elsewhere.url}/\r\n")
+        assert isinstance(await bench.failure(), errors.Transient)
+        assert elsewhere.seen == []
+    assert len(bench.wire.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (ok(b"<html>", kind="text/html"), "content_type"),
+        (ok(b"{}", kind=""), "content_type"),
+        (ok(b"{}", kind="text/plain"), "content_type"),
+        (ok(b""), "bad_json"),
+        (ok(b'{"a": 1'), "bad_json"),
+        (ok(b'{"a": NaN}'), "bad_json"),
+        (ok(b'{"a": -Infinity}'), "bad_json"),
+        (ok(b'{"a": 1e309}'), "bad_json"),
+        (ok(b'{"a": "\xff"}'), "bad_json"),
+        (ok(b'{"a": ' + b"9" * 5000 + b"}"), "bad_json"),
+        (ok(b"[" * 9000), "bad_json"),
+        (ok(b'"' + b"x" * 20_000 + b'"'), "too_large"),
+        (ok(gzip.compress(b'"' + b"x" * 9_000_000 + b'"'), more="Content-Encoding: gzip\r\n"), "too_large"),
+        (ok(gzip.compress(b"{}")[:-9], more="Content-Encoding: gzip\r\n"), "bad_json"),
+        (ok(b"not gzip", more="Content-Encoding: gzip\r\n"), "bad_json"),
+        (ok(b"{}", more="Content-Encoding: br\r\n"), "content_type"),
+    ],
+)
+async def test_a_200_that_cannot_be_trusted_is_a_bad_payload(bench: Bench, answer: bytes, code: str) -> None:
+    bench.wire.answer = lambda _: answer
+    error = await bench.failure()
+    assert (type(error), error.error_code, bench.notes.classes) == (errors.BadPayload, code, ["bad_payload"])
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/json", "application/json; charset=utf-8", "application/x+json"]
+)
+async def test_json_is_taken_in_every_usual_dress(bench: Bench, kind: str) -> None:
+    bench.wire.answer = lambda _: ok(gzip.compress(b"[1]"), kind=kind, more="Content-Encoding: gzip\r\n")
+    assert (await bench.get()).body == [1]
+    bench.wire.answer = lambda _: b"HTTP/1.1 204 No Content\r\n\r\n"
+    assert (await bench.get()).body is None
+
+
+async def test_a_body_that_breaks_off_is_a_broken_connection(bench: Bench) -> None:
+    async def cut(_: bytes) -> bytes:
+        raise ConnectionError
+
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 50\r\nConnection: close\r\n\r\n{"
+    bench.wire.answer = lambda _: head if len(bench.wire.seen) == 1 else None
+    server_closes = asyncio.get_running_loop().call_later
+    del server_closes
+    error = await bench.failure()
+    assert error.error_code in ("connection", "timeout")
+
+
+async def test_no_message_shows_what_we_sent_to_prove_who_we_are(bench: Bench) -> None:
+    bench.wire.answer = lambda request: ok(
+        json.dumps({"message": request.decode()}).encode(), status="400 Bad"
+    )
+    error = await bench.failure()
+    assert SECRET not in str(error)
+    assert "***" in str(error)
+    assert SECRET not in repr(error) + repr(bench.door.auth) + repr(
+        Request(endpoint="x", url="u", form={"a": SECRET})
+    )
+
+
+async def test_a_message_is_short_and_printable(bench: Bench) -> None:
+    bench.wire.answer = lambda _: ok(
+        json.dumps({"message": "a\x00\n" + "b" * 999}).encode(), status="400 Bad"
+    )
+    text = str(await bench.failure())
+    assert text.isprintable()
+    assert len(text) < 220
+
+
+async def test_a_providers_own_reading_of_an_error_comes_first() -> None:
+    def classify(status: int, headers: Any, body: Any) -> errors.ProviderError | None:
+        return errors.Throttled("spent", day_spent=True) if body == {"code": 1} else None
+
+    async with running(Wire()) as wire, open_door("p", wire.url, AUTH, classify=classify) as door:
+        bench = Bench(wire, door)
+        wire.answer = lambda _: ok(b'{"code": 1}', status="400 Bad")
+        error = await bench.failure()
+        assert isinstance(error, errors.Throttled)
+        assert error.day_spent
+
+
+async def test_a_401_without_another_token_is_final(bench: Bench) -> None:
+    bench.wire.answer = lambda _: ok(b"{}", status="401 No")
+    assert isinstance(await bench.failure(), errors.Unauthorized)
+    assert len(bench.wire.seen) == 1
+
+
+async def test_a_path_must_begin_with_a_slash(bench: Bench) -> None:
+    with pytest.raises(ValueError, match="start with /"):
+        await bench.get("evil.example/x")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"errorMessage": "a", "message": "b"}, "a"),
+        ({"statusCode": 400, "message": "b"}, "b"),
+        ({"error": "c", "error_description": "d"}, "c"),
+        ({"errors": [{"message": "e", "longMessage": "f"}]}, "f"),
+        ({"errors": [{"message": "e"}]}, "e"),
+        ({"error_description": "g"}, "g"),
+        ({"errors": [], "message": 7}, ""),
+        (["x"], ""),
+        (None, ""),
+    ],
+)
+def test_the_providers_message_is_found_in_every_form(body: Any, message: str) -> None:
+    assert provider_message(body) == message
+
+
+def test_retry_after_is_read_as_seconds_or_as_a_date() -> None:
+    now = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    assert retry_after_s({"Retry-After": " 120 "}) == 120
+    assert retry_after_s({"Retry-After": "Sun, 01 Mar 2026 12:02:00 GMT"}, now=now) == 120
+    assert retry_after_s({"Retry-After": "Sun, 01 Mar 2026 11:00:00 GMT"}, now=now) == 0
+    assert retry_after_s({"Retry-After": "soon"}) is None
+    assert retry_after_s({"Retry-After": "-5"}) is None
+    assert retry_after_s({}) is None
+    assert timedelta(seconds=1)
+
+
+def test_json_keeps_every_digit() -> None:
+    assert parse_json(b"[0.1, 12345678901234567890.5]") == [Decimal("0.1"), Decimal("12345678901234567890.5")]
