@@ -12,6 +12,9 @@ REBUILD := $(shell $(PY) -c '$(USABLE)' 2>/dev/null || echo rebuild)
 # The lock lists what runs marketd first; what follows this line is for development only.
 DEV_MARK := For development only
 
+# What promtool looks at: every metric, as one provider exports it.
+EXPORT := from marketd.metrics import Metrics; m = Metrics(process=False); m.init_labels(["stockx"]); print(m.render()[0].decode())
+
 PIP_INSTALL := $(PY) -m pip install --disable-pip-version-check --no-input
 SELF := $(PIP_INSTALL) --quiet --no-deps --no-build-isolation --editable .
 
@@ -35,6 +38,12 @@ check: $(VENV)/.installed-dev ## format, lint, types, import floors
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	@if command -v promtool >/dev/null; then set -e; \
+	  promtool check rules prometheus/alerts.yml prometheus/recording.yml; \
+	  promtool check config prometheus/scrape.example.yml; \
+	  promtool test rules prometheus/tests/*.yml; \
+	  $(PY) -c '$(EXPORT)' | promtool check metrics; \
+	else echo "promtool is not installed: rules and metrics are not checked"; fi
 
 fmt: $(VENV)/.installed-dev ## format the code and sort the imports
 	$(VENV)/bin/ruff format .

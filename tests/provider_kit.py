@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -41,12 +42,14 @@ class Gate:
     plan: list[Grant | NotGranted] = field(default_factory=list)
     taken: list[tuple[str, str]] = field(default_factory=list)
     returned: list[str] = field(default_factory=list)
+    was_asked: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def take(self, endpoint: str, *, meter: str = "calls") -> Grant:
         answer = self.plan.pop(0) if self.plan else grant()
         if isinstance(answer, NotGranted):
             raise answer
         self.taken.append((endpoint, meter))
+        self.was_asked.set()
         return replace(answer, receipt=f"{answer.receipt}{len(self.taken)}")
 
     async def give_back(self, grant: Grant) -> None:
@@ -165,6 +168,7 @@ class Scripted:
         *,
         endpoint: str,
         headers: Mapping[str, str] | None = None,
+        meter: str = "calls",
     ) -> Reply:
         self.asked.append((endpoint, path, dict(params or {})))
         answer = next(self._answers[endpoint])

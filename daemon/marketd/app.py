@@ -24,6 +24,8 @@ from marketd.gauges import Gauges
 from marketd.health import Health
 from marketd.lane import Lane, Stores
 from marketd.metrics import Metrics
+from marketd.provider import Usage
+from marketd.reconcile import Reconciler
 from marketd.recorder import Recorder
 from marketd.reload import Reloader
 from marketd.scheduler import Poller, Scheduler
@@ -33,6 +35,7 @@ from marketd.store.catalog import CatalogStore
 from marketd.store.daemons import DaemonStore
 from marketd.store.jobs import JobStore, LaneState
 from marketd.store.listener import Listener
+from marketd.store.plan import PlanStore
 from marketd.store.pool import Database
 from marketd.store.runs import RunStore
 from marketd.telemetry import Observers
@@ -64,7 +67,7 @@ class App:
         """
         async with AsyncExitStack() as stack:
             await self._open(stack)
-            await self._apply(self._config, self._config)
+            await self._apply(None, self._config)
             self._reloaded(None)
             await self._run(stop, on_ready)
 
@@ -129,14 +132,19 @@ class App:
         config, db = self._config, self._db
         circuits = Circuits(db)
         self._recorder = Recorder(circuits)
-        self._observer = Observers(self.metrics, logs.LogObserver(), self._recorder)
+        self._reconciler = Reconciler(lambda: self._lanes, self._usage, circuits)
+        self._observer = Observers(self.metrics, logs.LogObserver(), self._recorder, self._reconciler)
+        self._reconciler.observer = self._observer
         self._stores = Stores(jobs=JobStore(db, self._daemon_id), catalog=CatalogStore(db), circuits=circuits)
         self._daemons = DaemonStore(db, self._daemon_id)
         self._visits = Visits(self._session, db, self._kinds, config.state_dir, self._observer)
         timing = wiring.timing_of(config)
         runs = RunStore(db)
         self._poller = Poller(timing, self._stores.jobs, self._wake_lane, self._observer)
-        self._scheduler = Scheduler(timing, runs, self._stores.jobs, self._observer, chores=(self._enrich,))
+        self._plans = PlanStore(db, lambda: self._scheduler.timing.interval)
+        self._scheduler = Scheduler(
+            timing, runs, self._stores.jobs, self._observer, chores=(self._enrich, self._plans.plan)
+        )
         self._gauges = Gauges(
             self.metrics,
             runs,
@@ -153,8 +161,9 @@ class App:
         )
         self._health = Health(self._lanes, self._poller, self._scheduler, self._listener)
 
-    async def _apply(self, old: Config, new: Config) -> None:
+    async def _apply(self, old: Config | None, new: Config) -> None:
         """Write the limits to Postgres in one transaction, then swap what runs; a fetch keeps what it began with."""
+        new = wiring.with_logins(new)
         accounts = wiring.accounts_of(new, self._kinds)
         await self._daemons.apply(
             new.digest(shared=True),
@@ -163,6 +172,7 @@ class App:
             alive_for=wiring.timing_of(new).alive_for,
             renewed=wiring.renewed(old, new),
         )
+        await self._plans.configure(wiring.dials_of(new))
         self._config = new
         logs.setup(new.log)
         logs.hide(new.secrets())
@@ -211,6 +221,7 @@ class App:
                         ("scheduler", self._scheduler.run),
                         ("gauges", self._gauges.run),
                         ("recorder", self._recorder.run),
+                        ("reconciler", self._reconciler.run),
                         ("watchdog", self._health.feed_watchdog),
                         *([("reload", reloader.run)] if reloader else []),
                     )
@@ -246,6 +257,9 @@ class App:
     def _reloaded(self, problem: str | None) -> None:
         self.metrics.reloaded(problem is None)
         self._gauges.trouble = f"the file is refused, the former one holds ({problem}); " if problem else ""
+
+    async def _usage(self, provider: str, account: str) -> Usage | None:
+        return await self._visits.usage(provider, account)
 
     async def _enrich(self) -> None:
         await self._stores.catalog.enrich(_ENRICH_AT_MOST)

@@ -17,7 +17,7 @@ from marketd.store.runs import RunStore
 
 _EVERY_S = 30.0
 _LAG_EVERY_S = 1.0
-_QUANTILES = ("0.5", "0.95", "1")
+_PERCENTILES = ("50", "95", "100")
 _STATES = (
     "off",
     "ready",
@@ -25,6 +25,13 @@ _STATES = (
     "cooldown",
     "circuit",
 )  #: of several accounts the one further right is told
+_PLANNED: tuple[DatabaseGauge, ...] = (
+    "view_freshness",
+    "view_age",
+    "marginal_call",
+    "units_watched",
+    "plan_time",
+)
 Rows = Sequence[asyncpg.Record]
 
 
@@ -141,9 +148,13 @@ def _by_gauge(figures: Mapping[str, Rows]) -> dict[DatabaseGauge, dict[tuple[str
         (row["provider"], row["window_kind"]): float(row["resets_in_s"]) for row in figures["budgets"]
     }
     found["targets"] = {(row["provider"], row["state"]): row["targets"] for row in figures["targets"]}
+    found["viewed_age"] = {(row["provider"],): row["age_s"] for row in figures["viewed"]}
+    found["viewed_right"] = {(row["provider"],): row["right_share"] for row in figures["viewed"]}
     found["price_age"] = {
-        (row["provider"], quantile): age
+        (row["provider"], percentile): age
         for row in figures["prices"]
-        for quantile, age in zip(_QUANTILES, row["ages_s"], strict=True)
+        for percentile, age in zip(_PERCENTILES, row["ages_s"], strict=True)
     }
+    for gauge in _PLANNED:
+        found[gauge] = {(row["provider"],): row[gauge] for row in figures["freshness"]}
     return found

@@ -103,3 +103,4 @@ class Quote:
         default_factory=dict
     )  #: JSON: what the amounts mean (region, shipping, ...)
     observed_at: datetime  #: database time at which the request that brought it was granted
+    parser: int = 1  #: raised when answers are read differently: what then differs is no price change

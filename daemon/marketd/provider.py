@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
@@ -63,6 +63,7 @@ class Http(Protocol):
         *,
         endpoint: str,
         headers: Mapping[str, str] | None = None,
+        meter: str = "calls",
     ) -> Reply:
         """GET base_url + path. `endpoint` is the short fixed name that metrics and the call record use."""
         ...
@@ -90,6 +91,23 @@ class Found:
     listing: Listing | None  #: None when only the quotes are new and the cached listing stands
     quotes: tuple[Quote, ...]
     answers: Mapping[str | None, str | ProviderError | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """A provider's own word on the calls of its day."""
+
+    remaining: int
+    reset: datetime
+
+
+@runtime_checkable
+class TellsUsage(Protocol):
+    """A provider that can be asked how many calls its day has left (not every one can)."""
+
+    async def usage(self, http: Http) -> Usage | None:
+        """What it says, None when it says nothing. Charged to the meter `reports`."""
+        ...
 
 
 class Provider(Protocol):

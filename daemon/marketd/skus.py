@@ -6,7 +6,6 @@ The same grammar is in sql/migrations/0002_words.sql, so that an app's INSERT an
 from __future__ import annotations
 
 import re
-import unicodedata
 from string import ascii_lowercase, ascii_uppercase
 
 BLANKS = " \t\n\r\f\v"  #: what counts as whitespace; other spaces of Unicode are refused or kept as they are
@@ -18,6 +17,8 @@ _RUN = re.compile(r"[ \t\n\r\f\v]+")
 _LABEL = re.compile(r"\([^)]*\)[ \t\n\r\f\v]*")
 _JOINER = re.compile(r"[ \t\n\r\f\v]*[/,|][ \t\n\r\f\v]*")
 _CODE = re.compile(r"[A-Z0-9][A-Z0-9._+-]*(/[A-Z0-9][A-Z0-9._+-]*)*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_LETTER = re.compile(r"[a-z0-9]|[^\x00-\xbf]")
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
 
@@ -52,8 +53,8 @@ def _id(rest: str) -> str:
 
 def _name(rest: str) -> str:
     rest = _RUN.sub(" ", rest).strip(" ").translate(_LOWER)
-    controls = any(unicodedata.category(letter) == "Cc" for letter in rest)
-    if not 3 <= len(rest) <= 100 or controls or not any(letter.isalnum() for letter in rest):
+    # Code points, not Unicode's classes, which the database does not know: what follows U+00BF counts as a letter.
+    if not 3 <= len(rest) <= 100 or _CONTROL.search(rest) or not _LETTER.search(rest):
         raise ValueError("sku name:... wants 3 to 100 characters with at least one letter or digit")
     return rest
 

@@ -12,7 +12,7 @@ from aiolimiter import AsyncLimiter
 from marketd.config import Config
 from marketd.http_client import Door, ProviderHttp
 from marketd.models import DEFAULT_ACCOUNT, Unit
-from marketd.provider import Ask, Found
+from marketd.provider import Ask, Found, TellsUsage, Usage
 from marketd.providers import Plugin
 from marketd.store.budgets import PgGate
 from marketd.store.pool import Database
@@ -88,3 +88,15 @@ class Visits:
             )
 
         return visit
+
+    async def usage(self, provider: str, account: str) -> Usage | None:
+        """The provider's own word on the calls of its day; None for one that has no such word.
+
+        Raises NotGranted, ProviderError, DatabaseUnavailable.
+        """
+        known = self._built.get((provider, account))
+        if known is None or not isinstance(known[1], TellsUsage):
+            return None
+        gate = PgGate(self._db, provider, account, priority=0)
+        http = ProviderHttp(known[2], gate=gate, observer=self._observer, priority=0)
+        return await known[1].usage(http)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from pydantic import BaseModel
 
-from marketd import clock, providers
+from marketd import clock, login, providers
 from marketd.config import Config, ProviderTypes
 from marketd.config import Provider as Stanza
 from marketd.config.flat import digest
@@ -17,6 +17,7 @@ from marketd.providers import Plugin
 from marketd.retry import RetryPolicy
 from marketd.scheduler import Timing
 from marketd.store.daemons import AccountLimits, Settings
+from marketd.store.plan import Dials
 
 
 def provider_types() -> dict[str, ProviderTypes]:
@@ -58,6 +59,22 @@ def off_reason(stanza: Stanza, credentials: BaseModel) -> str | None:
     return f"no credentials: {', '.join(missing)} not set" if missing else None
 
 
+def with_logins(config: Config) -> Config:
+    """`config` with the refresh tokens of earlier logins where it names none. Raises ConfigError."""
+    state_dir = config.state_dir
+    stanzas = {}
+    for name, stanza in config.providers.items():
+        accounts = {
+            account: further.model_copy(
+                update={"credentials": login.stored(state_dir, name, account, further.credentials)}
+            )
+            for account, further in stanza.accounts.items()
+        }
+        own = login.stored(state_dir, name, DEFAULT_ACCOUNT, stanza.credentials)
+        stanzas[name] = stanza.model_copy(update={"credentials": own, "accounts": accounts})
+    return config.model_copy(update={"providers": stanzas})
+
+
 def timing_of(config: Config) -> Timing:
     """What the timers go by."""
     return Timing(
@@ -67,6 +84,22 @@ def timing_of(config: Config) -> Timing:
         keep_finished=config.jobs.keep_finished,
         keep_history=config.jobs.keep_history,
         keep_requests=config.jobs.keep_requests,
+    )
+
+
+def dials_of(config: Config) -> Dials:
+    """The row of market_planner."""
+    planner = config.planner
+    return Dials(
+        enabled=planner.enabled,
+        kappa=planner.kappa,
+        lane=planner.lane,
+        memory=planner.memory,
+        size_weight=planner.size_weight,
+        prior_a=planner.prior.a,
+        prior_b=planner.prior.b,
+        evidence_cap=planner.evidence_cap,
+        slowest=planner.slowest,
     )
 
 
@@ -96,13 +129,13 @@ def lane_settings(
     )
 
 
-def renewed(old: Config, new: Config) -> list[tuple[str, str]]:
+def renewed(old: Config | None, new: Config) -> list[tuple[str, str]]:
     """Lanes whose credentials are not the old ones: what was refused may be accepted now."""
     return [
         (name, account)
         for name, stanza in new.providers.items()
         for account in (DEFAULT_ACCOUNT, *stanza.accounts)
-        if old is new
+        if old is None
         or name not in old.providers
         or digest(stanza.credentials_of(account)) != digest(old.providers[name].credentials_of(account))
     ]

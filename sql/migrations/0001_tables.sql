@@ -227,11 +227,14 @@ create table market_job_requests (
   job_id bigint not null,
   user_id text,
   priority int not null,
+  not_before timestamptz,
   requested_at timestamptz not null default clock_timestamp(),
+  folded boolean not null default true,   -- false: somebody held the job's row, which does not know of this request yet
   served boolean not null default false
 ) with (fillfactor = 80);
 create index market_job_requests_job on market_job_requests (job_id, requested_at);
 create index market_job_requests_open on market_job_requests (requested_at) where not served;
+create index market_job_requests_unfolded on market_job_requests (request_id) where not folded;
 comment on table market_job_requests is
   'Who asked for a job and when. A merge writes here and leaves a running job''s own row alone; no foreign key, which would lock it.';
 

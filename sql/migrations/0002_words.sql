@@ -5,27 +5,28 @@ create function market__sku(p_text text, out sku text, out problem text)
 language plpgsql immutable parallel safe as $$
 declare rest text;
 begin
-  if p_text is null or btrim(p_text, E' \t\n\r\f\v') = '' then
+  if p_text is null or btrim(p_text, E' \t\n\r\f\x0B') = '' then
     problem := 'sku is empty';
     return;
   end if;
-  sku := btrim(p_text, E' \t\n\r\f\v');
-  if sku ~* '^id:' then
-    rest := market__lower(btrim(substr(sku, 4), E' \t\n\r\f\v'));
+  sku := btrim(p_text, E' \t\n\r\f\x0B');
+  if market__lower(left(sku, 3)) = 'id:' then
+    rest := market__lower(btrim(substr(sku, 4), E' \t\n\r\f\x0B'));
     sku := 'id:' || rest;
     if rest !~ '^[a-z0-9][a-z0-9._-]{0,99}$' then
       problem := 'sku id:... wants a product id of letters, digits, dots, dashes and underscores, at most 100';
     end if;
-  elsif sku ~* '^name:' then
-    rest := market__lower(btrim(regexp_replace(substr(sku, 6), E'[ \t\n\r\f\v]+', ' ', 'g'), ' '));
+  elsif market__lower(left(sku, 5)) = 'name:' then
+    rest := market__lower(btrim(regexp_replace(substr(sku, 6), E'[ \t\n\r\f\x0B]+', ' ', 'g'), ' '));
     sku := 'name:' || rest;
-    if length(rest) not between 3 and 100 or rest ~ '[[:cntrl:]]' or rest !~ '[[:alnum:]]' then
+    -- Code points, not character classes, which differ by the database's locale: what follows U+00BF counts as a letter.
+    if length(rest) not between 3 and 100 or rest ~ E'[\\u0001-\\u001f\\u007f-\\u009f]' or rest !~ E'[a-z0-9]|[^\\u0001-\\u00bf]' then
       problem := 'sku name:... wants 3 to 100 characters with at least one letter or digit';
     end if;
   else
-    sku := regexp_replace(market__upper(sku), E'^\\([^)]*\\)[ \t\n\r\f\v]*', '');
-    sku := regexp_replace(sku, E'[ \t\n\r\f\v]*[/,|][ \t\n\r\f\v]*', '/', 'g');
-    sku := regexp_replace(sku, E'[ \t\n\r\f\v]+', '-', 'g');
+    sku := regexp_replace(market__upper(sku), E'^\\([^)]*\\)[ \t\n\r\f\x0B]*', '');
+    sku := regexp_replace(sku, E'[ \t\n\r\f\x0B]*[/,|][ \t\n\r\f\x0B]*', '/', 'g');
+    sku := regexp_replace(sku, E'[ \t\n\r\f\x0B]+', '-', 'g');
     if length(sku) > 64 then
       problem := 'sku is longer than 64 characters';
     elsif sku !~ '^[A-Z0-9][A-Z0-9._+-]*(/[A-Z0-9][A-Z0-9._+-]*)*$' then
@@ -59,7 +60,7 @@ begin
   if p_text is null then
     return;
   end if;
-  t := market__upper(btrim(regexp_replace(p_text, E'[ \t\n\r\f\v]+', ' ', 'g'), ' '));
+  t := market__upper(btrim(regexp_replace(p_text, E'[ \t\n\r\f\x0B]+', ' ', 'g'), ' '));
   t := replace(replace(t, ',', '.'), '½', '.5');
   if t in ('ONE SIZE', 'OS', 'O/S') then
     return;

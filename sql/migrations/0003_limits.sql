@@ -17,6 +17,11 @@ begin
   ends := (local_day + interval '1 day') at time zone p.day_zone;
 end $$;
 
+-- A window's last second (less where windows are shortened) belongs to nobody: the provider's clock may already be in
+-- the next one. A grant is valid for five such seconds.
+create function market__guard(s market_settings) returns double precision
+language sql immutable as $$ select least(1, s.hour_s / 20) $$;
+
 -- The lowest quota that any live daemon was configured with, and the stored one: two configurations may differ for
 -- the time of a rolling restart, and then the lower limit holds.
 create function market__quota(p market_providers, p_kind text) returns int
@@ -50,9 +55,11 @@ begin
   used := coalesce(used, 0);
   used_bg := coalesce(used_bg, 0);
   if p.rolling and p_kind = 'hour' then
-    -- The provider counts the last hour, whenever it asks; our clock-hour row is then bookkeeping only.
-    select count(*), min(g.send_at) + make_interval(secs => s.hour_s) into used, ends from market_grants g
-     where g.provider = p.provider and g.account = p.account and g.send_at > p_at - make_interval(secs => s.hour_s);
+    -- The provider counts the last hour, whenever it asks; our clock-hour row is then bookkeeping only. A request may
+    -- leave as late as its grant is valid, so a call is counted for so much longer.
+    select count(*), min(g.send_at) + make_interval(secs => s.hour_s + 6 * market__guard(s)) into used, ends
+      from market_grants g where g.provider = p.provider and g.account = p.account
+       and g.send_at > p_at - make_interval(secs => s.hour_s + 6 * market__guard(s));
     ends := coalesce(ends, w.ends);
   end if;
   len := date_part('epoch', w.ends - w.starts);
@@ -66,8 +73,9 @@ begin
   urgent_left := quota - used;
   if urgent_left > 0 and p.background_min > 0 and not late then
     keep := greatest(0, ceil(p.background_min * quota) - used_bg);
-    if keep > 0 and exists (select from market_jobs j where j.provider = p.provider and j.account = p.account
-                             and j.status = 'pending' and j.priority < s.wake_priority) then
+    -- min() and not EXISTS: its plan can only be one step down an index.
+    if keep > 0 and (select min(j.priority) from market_jobs j where j.provider = p.provider and j.account = p.account
+                        and j.status = 'pending') < s.wake_priority then
       urgent_left := greatest(0, urgent_left - keep::int);
       -- What is kept for background is not the reserve's to refuse.
       background_left := greatest(background_left, least(keep::int, quota - used));
@@ -176,6 +184,7 @@ language plpgsql as $$
 declare
   p market_providers; s market_settings; v record; w record; h record; kind text;
   now_at timestamptz; send_at timestamptz; guard interval; urgent boolean; spacing double precision := 0; kinds text[];
+  grant_no bigint;
 begin
   select * into s from market_settings;
   select * into p from market_providers where provider = p_provider and account = p_account for no key update;
@@ -199,9 +208,8 @@ begin
     reason := case when p.enabled then 'paused' else 'off' end;
     return;
   end if;
-  -- A window's last second belongs to nobody: the provider's clock may already be in the next one.
   send_at := case when p_meter = 'calls' then greatest(now_at, p.next_request_at) else now_at end;
-  guard := make_interval(secs => least(1, s.hour_s / 20));
+  guard := make_interval(secs => market__guard(s));
   foreach kind in array kinds loop
     select * into w from market__window(p, s, case when kind in ('mints', 'reports') then 'day' else kind end, send_at);
     if w.ends - send_at < guard and market__quota(p, kind) is not null then
@@ -235,7 +243,9 @@ begin
   end loop;
   if p_meter = 'calls' then
     if p.rolling then
-      insert into market_grants (provider, account, send_at) values (p_provider, p_account, send_at);
+      insert into market_grants (provider, account, send_at) values (p_provider, p_account, send_at)
+      returning grant_id into grant_no;
+      receipt := concat_ws(';', receipt, 'grant=' || grant_no);
     end if;
     update market_providers m set
       -- 5 % wider than asked: the network's jitter must not make two requests look closer than they left.
@@ -250,7 +260,7 @@ begin
   granted := true;
   granted_at := send_at;
   delay_s := greatest(0, date_part('epoch', send_at - now_at));
-  valid_s := least(coalesce(valid_s, 3600), delay_s + 5);
+  valid_s := least(valid_s, delay_s + 5 * market__guard(s));
   receipt := concat_ws(';', p_provider, p_account, (not urgent)::int, receipt);
 end $$;
 
@@ -270,15 +280,16 @@ begin
   -- The same lock order as market_take: provider first, then its windows.
   perform from market_providers where provider = parts[1] and account = parts[2] for no key update;
   foreach entry in array parts[4:] loop
+    if split_part(entry, '=', 1) = 'grant' then
+      delete from market_grants where grant_id = split_part(entry, '=', 2)::bigint;
+      continue;
+    end if;
     update market_budgets set used = greatest(0, used - 1),
       used_background = greatest(0, used_background - parts[3]::int), given_back = given_back + 1
      where provider = parts[1] and account = parts[2] and window_kind = split_part(entry, '=', 1)
        and window_start = to_timestamp(split_part(entry, '=', 2)::double precision);
     n := n + 1;
   end loop;
-  delete from market_grants where grant_id = (select max(grant_id) from market_grants
-                                               where provider = parts[1] and account = parts[2])
-    and exists (select from market_providers where provider = parts[1] and account = parts[2] and rolling);
   -- A probe that never left leaves the circuit as it was: due for a probe.
   update market_providers set circuit = 'open', circuit_until = clock_timestamp()
    where provider = parts[1] and account = parts[2] and circuit = 'half_open';
@@ -309,7 +320,10 @@ begin
     until := null;
     return;
   end if;
-  if p_kind = 'errors' and p.circuit <> 'half_open' and p.circuit_failures + 1 < p.circuit_after then
+  if p_kind = 'errors' and p.circuit = 'open' and p.circuit_until > now_at then
+    return;   -- sent before the circuit opened; it tells nothing new
+  end if;
+  if p_kind = 'errors' and p.circuit = 'closed' and p.circuit_failures + 1 < p.circuit_after then
     update market_providers set circuit_failures = circuit_failures + 1
      where provider = p_provider and account = p_account;
     return;
@@ -328,14 +342,16 @@ begin
   if p.circuit = 'open' and p.circuit_until > until then
     until := p.circuit_until;   -- a shorter word never cuts a longer one
   end if;
-  changed := true;
+  changed := p.circuit <> 'open' or p.circuit_reason <> p_kind or p.circuit_until < until;
   update market_providers m set circuit = 'open', circuit_reason = p_kind, circuit_until = market_report.until,
-    circuit_detail = left(p_detail, 300), circuit_failures = m.circuit_failures + 1, circuit_opens = m.circuit_opens + 1
+    circuit_detail = left(p_detail, 300), circuit_failures = m.circuit_failures + 1,
+    -- several requests that were under way together are one piece of trouble
+    circuit_opens = m.circuit_opens + (p.circuit <> 'open' or p.circuit_until <= now_at)::int
    where m.provider = p_provider and m.account = p_account;
 end $$;
 
 -- What the provider itself counts of our day: the lower of the two remainders holds. Returns the drift.
-create function market_reconcile(p_provider text, p_account text, p_remaining int) returns int
+create function market_reconcile(p_provider text, p_account text, p_remaining int, p_reset timestamptz) returns int
 language plpgsql as $$
 declare p market_providers; s market_settings; w record; drift int; known int;
 begin
@@ -354,7 +370,10 @@ begin
   -- The provider's figures lag behind, so fewer used than we know of means nothing.
   update market_budgets set used = used + greatest(0, drift)
    where drift > 0 and provider = p_provider and account = p_account and window_kind = 'day' and window_start = w.starts;
-  update market_providers set reported_remaining = p_remaining, reported_at = clock_timestamp(), reported_drift = drift
+  -- A day that the provider calls spent ends when the provider says so.
+  update market_providers set reported_remaining = p_remaining, reported_at = clock_timestamp(), reported_drift = drift,
+    circuit_until = case when circuit = 'open' and circuit_reason = 'throttled' and p_remaining = 0
+                         then coalesce(p_reset, circuit_until) else circuit_until end
    where provider = p_provider and account = p_account;
   return drift;
 end $$;

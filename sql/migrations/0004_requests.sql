@@ -10,7 +10,7 @@ create type market__wish as (
 create function market__wish(p_provider text, p_sku text, p_size text, p_currency text, p_priority int,
                              p_not_before timestamptz, p_user_id text, p_account text default null)
 returns market__wish language plpgsql stable as $$
-declare w market__wish; p market_providers; a record; b record; sys text;
+declare w market__wish; p record; a record; b record;
 begin
   w.priority := coalesce(p_priority, 100);
   w.not_before := p_not_before;
@@ -21,7 +21,8 @@ begin
     select u.account into w.account from market_account_users u where u.provider = w.provider and u.user_id = w.user_id;
   end if;
   w.account := coalesce(w.account, 'default');
-  select * into p from market_providers m where m.provider = w.provider and m.account = w.account;
+  select m.currency, m.currencies, m.all_sizes, s.default_size_system into p
+    from market_providers m, market_settings s where m.provider = w.provider and m.account = w.account;
   if not found then
     w.problem := case when exists (select from market_providers m where m.provider = w.provider)
       then format('account %s is not an account of %s', quote_literal(left(w.account, 40)), w.provider)
@@ -29,9 +30,8 @@ begin
                   (select string_agg(distinct m.provider, ', ' order by m.provider) from market_providers m)) end;
     return w;
   end if;
-  select * into a from market__sku(p_sku);
-  select default_size_system into sys from market_settings;
-  select * into b from market__size(p_size, sys);
+  a := market__sku(p_sku);
+  b := market__size(p_size, p.default_size_system);
   w.sku := a.sku;
   w.size := b.size;
   w.currency := market__upper(btrim(coalesce(p_currency, p.currency)));
@@ -53,13 +53,14 @@ end $$;
 -- When the price that answers a target was asked for at the provider; null: never.
 create function market__observed_at(p_provider text, p_account text, p_sku text, p_size text, p_currency text, p_dedupe_key text)
 returns timestamptz language plpgsql stable as $$
-declare t record; seen timestamptz;
+declare seen timestamptz;
 begin
-  select x.observed_at, x.price_size into t from market_targets x where x.dedupe_key = p_dedupe_key;
-  select p.observed_at into seen from market_prices p
-   where p.provider = p_provider and p.account = p_account and p.sku = p_sku
-     and coalesce(p.size, '') = coalesce(t.price_size, p_size, '') and p.currency = p_currency;
-  return greatest(t.observed_at, seen);
+  select greatest(t.observed_at, p.observed_at) into seen
+    from (select) one
+    left join market_targets t on t.dedupe_key = p_dedupe_key
+    left join market_prices p on p.provider = p_provider and p.account = p_account and p.sku = p_sku
+      and coalesce(p.size, '') = coalesce(t.price_size, p_size, '') and p.currency = p_currency;
+  return seen;
 end $$;
 
 -- Start tag of start-time fair queueing (Goyal, Vin, Cheng, SIGCOMM 1996), with a job as the unit of service: a user's
@@ -78,50 +79,73 @@ begin
   return greatest(head, own, 0);
 end $$;
 
--- Adds a wish to an open job. result null: the job is not open any more. A row that somebody else holds at this moment
--- is left alone: the request's own row carries the priority, and the daemon's next poll folds it in.
+-- Adds a wish to an open job. null: the job is not open any more. A row that somebody else holds at this moment is left
+-- alone: the request stays unfolded, and the daemon's next poll folds it in. A running job's settle reads its requests.
 create function market__merge(w market__wish, p_job_id bigint) returns text
 language plpgsql as $$
-declare j market_jobs; s market_settings; now_at timestamptz := clock_timestamp(); looks_past boolean; due timestamptz; state text;
+declare j market_jobs; state text; held boolean;
 begin
   select * into j from market_jobs where id = p_job_id and status in ('pending', 'deferred') for update skip locked;
-  if not found then
+  held := found;
+  state := j.status;
+  if not held then
     select status into state from market_jobs where id = p_job_id and status in ('pending', 'running', 'deferred');
     if not found then
       return null;
     end if;
-    insert into market_job_requests (job_id, user_id, priority, requested_at) values (p_job_id, w.user_id, w.priority, now_at);
-    if state <> 'running' and w.priority >= (select wake_priority from market_settings) then
-      perform pg_notify('market_jobs', w.provider);
-    end if;
-    return 'merged';
   end if;
+  insert into market_job_requests (job_id, user_id, priority, not_before, requested_at, folded)
+  values (p_job_id, w.user_id, w.priority, w.not_before, clock_timestamp(), held or state = 'running');
+  return case when held then market__fold_into(j, w.priority, w.not_before) else 'merged' end;
+end $$;
+
+-- What a wish changes of a waiting job whose row the caller holds: the greater priority, the earlier time.
+create function market__fold_into(j market_jobs, p_priority int, p_not_before timestamptz) returns text
+language plpgsql as $$
+declare s market_settings; now_at timestamptz := clock_timestamp(); looks_past boolean; due timestamptz;
+begin
   select * into s from market_settings;
-  insert into market_job_requests (job_id, user_id, priority, requested_at) values (j.id, w.user_id, w.priority, now_at);
   -- Only an urgent wish looks past a backoff, and at most once in fresh_for.
-  looks_past := w.priority >= s.wake_priority and j.retry_at > now_at
+  looks_past := p_priority >= s.wake_priority and j.retry_at > now_at
     and (j.overridden_at is null or j.overridden_at < now_at - s.fresh_for);
-  due := greatest(least(coalesce(j.not_before, now_at), coalesce(w.not_before, now_at)), case when not looks_past then j.retry_at end);
-  if w.priority <= j.priority and due >= j.run_at then
+  due := greatest(least(coalesce(j.not_before, now_at), coalesce(p_not_before, now_at)), case when not looks_past then j.retry_at end);
+  if p_priority <= j.priority and due >= j.run_at then
     return 'merged';
   end if;
   due := case when due <= now_at then least(j.run_at, now_at) else due end;
   update market_jobs m set
-    priority = greatest(m.priority, w.priority),
-    not_before = least(m.not_before, coalesce(w.not_before, now_at)),
+    priority = greatest(m.priority, p_priority),
+    not_before = case when m.not_before is not null then least(m.not_before, coalesce(p_not_before, now_at)) end,
     retry_at = case when looks_past then null else m.retry_at end,
     overridden_at = case when looks_past then now_at else m.overridden_at end,
     run_at = due,
     status = case when due <= now_at then 'pending' else 'deferred' end,
-    turn = case when w.priority > m.priority or m.status = 'deferred'
-                then market__turn(m.provider, m.account, greatest(m.priority, w.priority), m.user_id) else m.turn end,
+    turn = case when p_priority > m.priority or m.status = 'deferred'
+                then market__turn(m.provider, m.account, greatest(m.priority, p_priority), m.user_id) else m.turn end,
     updated_at = now_at
   where m.id = j.id;
-  if greatest(j.priority, w.priority) >= s.wake_priority and due <= now_at
-     and (j.priority < s.wake_priority or j.status = 'deferred') then
-    perform pg_notify('market_jobs', w.provider);
+  if due <= now_at and (j.status = 'deferred' or j.priority < s.wake_priority and p_priority >= s.wake_priority) then
+    perform pg_notify('market_jobs', j.provider);
   end if;
-  return case when w.priority > j.priority then 'raised' else 'merged' end;
+  return case when p_priority > j.priority then 'raised' else 'merged' end;
+end $$;
+
+-- Folds in the requests that met a row in somebody's hands; what is held still is left for the next time.
+create function market_fold_requests() returns int
+language plpgsql as $$
+declare r record; j market_jobs; n int := 0;
+begin
+  for r in select * from market_job_requests where not folded order by request_id limit 500 loop
+    select * into j from market_jobs where id = r.job_id and status in ('pending', 'deferred') for update skip locked;
+    if found then
+      perform market__fold_into(j, r.priority, r.not_before);
+    elsif exists (select from market_jobs m where m.id = r.job_id and m.status in ('pending', 'deferred')) then
+      continue;
+    end if;
+    update market_job_requests set folded = true where request_id = r.request_id;
+    n := n + 1;
+  end loop;
+  return n;
 end $$;
 
 -- Everything but the new row itself. result: merged, raised, fresh, or null: the caller inserts (and holds the target).
@@ -163,12 +187,12 @@ end $$;
 create function market__due(w market__wish, out status text, out run_at timestamptz, out retry_at timestamptz,
                             out overridden_at timestamptz)
 language plpgsql stable as $$
-declare now_at timestamptz := clock_timestamp(); t record; s market_settings;
+declare now_at timestamptz := clock_timestamp(); t record;
 begin
-  select * into s from market_settings;
-  select x.retry_at, x.overridden_at into t from market_targets x where x.dedupe_key = w.dedupe_key;
+  select x.retry_at, x.overridden_at, s.wake_priority, s.fresh_for into t
+    from market_targets x, market_settings s where x.dedupe_key = w.dedupe_key;
   if t.retry_at > now_at then
-    if w.priority >= s.wake_priority and (t.overridden_at is null or t.overridden_at < now_at - s.fresh_for) then
+    if w.priority >= t.wake_priority and (t.overridden_at is null or t.overridden_at < now_at - t.fresh_for) then
       overridden_at := now_at;
     else
       retry_at := t.retry_at;
@@ -178,17 +202,20 @@ begin
   status := case when run_at > now_at then 'deferred' else 'pending' end;
 end $$;
 
-create function market__open(w market__wish, out job_id bigint, out result text)
+create function market__open(w market__wish, p_is_view boolean default true, out job_id bigint, out result text)
 language plpgsql as $$
 declare a record; d record;
 begin
-  select * into a from market__absorb(w);
+  if p_is_view then
+    perform market__view_by_asking(w);
+  end if;
+  a := market__absorb(w);
   job_id := a.job_id;
   result := a.result;
   if result is not null then
     return;
   end if;
-  select * into d from market__due(w);
+  d := market__due(w);
   insert into market_jobs (provider, account, sku, size, currency, priority, status, not_before, retry_at, run_at,
     overridden_at, max_attempts, turn, user_id, dedupe_key, unit_key)
   values (w.provider, w.account, w.sku, w.size, w.currency, w.priority,
@@ -203,7 +230,8 @@ end $$;
 create function market_enqueue(provider text, sku text, size text default null, priority int default 100,
   user_id text default null, not_before timestamptz default null, currency text default null)
 returns table (job_id bigint, result text, wait_reason text, eta timestamptz)
-language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp
+set plan_cache_mode = force_generic_plan as $$   -- one plan fits all values, and a fresh session plans each statement once
 declare w market__wish; o record;
 begin
   w := market__wish(market_enqueue.provider, market_enqueue.sku, market_enqueue.size, market_enqueue.currency,
@@ -218,7 +246,8 @@ end $$;
 -- Items in key order, so that two calls lock targets in the same order; answers in the items' own order.
 create function market_enqueue_many(items jsonb, priority int default 100, user_id text default null)
 returns table (ord int, job_id bigint, result text, wait_reason text, eta timestamptz, error_code text, error_message text)
-language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp
+set plan_cache_mode = force_generic_plan as $$
 declare
   i record; o record; x record; lane market__lane; who text := market__identity(market_enqueue_many.user_id);
   answers jsonb[] := '{}';
@@ -290,7 +319,7 @@ begin
       if bad is null and jsonb_typeof(item -> 'not_before') <> 'null' then
         begin
           due := (item ->> 'not_before')::timestamptz;
-        exception when others then
+        exception when invalid_datetime_format or datetime_field_overflow or invalid_parameter_value then
           bad := format('not_before %s is not a time', quote_literal(left(item ->> 'not_before', 40)));
         end;
       end if;
@@ -326,7 +355,8 @@ begin
   if w.problem is not null then
     raise exception 'market_jobs: %', w.problem using errcode = '22023';
   end if;
-  select * into a from market__absorb(w);
+  perform market__view_by_asking(w);
+  a := market__absorb(w);
   if a.result in ('merged', 'raised') then
     return null;
   end if;
@@ -361,7 +391,7 @@ begin
     new.completed_at := now_at;
     return new;
   end if;
-  select * into d from market__due(w);
+  d := market__due(w);
   new.run_at := d.run_at;
   new.retry_at := d.retry_at;
   new.overridden_at := d.overridden_at;
@@ -425,6 +455,47 @@ begin
   end loop;
   perform pg_notify('market_jobs', x) from (select distinct unnest(woken) x) y;
   return n;
+end $$;
+
+-- Finished jobs back to work whose price does not serve a request that was committed only after they had ended. Without
+-- this an app that asked inside a long transaction would be forgotten. Waits for no app: what is held now is taken up
+-- the next time.
+create function market_reopen() returns setof bigint
+language plpgsql as $$
+declare late record; s market_settings;
+begin
+  select * into s from market_settings;
+  for late in
+    select j.id, j.dedupe_key, max(r.priority) as priority
+      from market_job_requests r join market_jobs j on j.id = r.job_id
+     where not r.served and r.requested_at > clock_timestamp() - interval '1 day' and j.status in ('done', 'failed')
+       and coalesce(market__observed_at(j.provider, j.account, j.sku, j.size, j.currency, j.dedupe_key), '-infinity')
+           < r.requested_at - s.fresh_for
+       and (j.status = 'done' or j.completed_at < r.requested_at)
+     group by j.id, j.dedupe_key order by j.dedupe_key, j.id desc
+     limit 100
+  loop
+    perform from market_target_locks l where l.dedupe_key = late.dedupe_key for update skip locked;
+    continue when not found;
+    -- An update, as by anyone who opens a job.
+    update market_target_locks l set taken = l.taken + 1 where l.dedupe_key = late.dedupe_key;
+    if not exists (select from market_jobs o where o.dedupe_key = late.dedupe_key and o.status in ('pending', 'running', 'deferred')) then
+      update market_jobs j set status = 'pending', attempt = 0, rescues = 0, outcome = null, error_code = null,
+        error_message = null, completed_at = null, not_before = null, retry_at = null, run_at = clock_timestamp(),
+        priority = greatest(j.priority, late.priority),
+        turn = market__turn(j.provider, j.account, greatest(j.priority, late.priority), j.user_id), updated_at = clock_timestamp()
+       where j.id = late.id and j.status in ('done', 'failed');
+      return next late.id;
+    else
+      -- The open twin was opened later than this one ended: its price will serve.
+      update market_job_requests r set served = true where r.job_id = late.id and not r.served;
+    end if;
+  end loop;
+  update market_job_requests r set served = true
+    from market_jobs j
+   where r.job_id = j.id and j.status in ('done', 'failed') and not r.served and r.requested_at > clock_timestamp() - interval '1 day'
+     and (j.status = 'failed' and j.completed_at >= r.requested_at
+          or market__observed_at(j.provider, j.account, j.sku, j.size, j.currency, j.dedupe_key) >= r.requested_at - s.fresh_for);
 end $$;
 
 create function market_run_now() returns text

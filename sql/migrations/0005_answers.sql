@@ -2,8 +2,9 @@
 
 -- What one job waits for. waiting_for: budget pace cooldown circuit paused off rank not_before running no_daemon nothing;
 -- state null: there is no such job. The lane is given back, so that the next job of many need not read it again.
-create function market__wait(p_job_id bigint, inout lane market__lane, out state text, out waiting_for text,
-                             out until timestamptz, out eta timestamptz, out detail text)
+-- Places in the queue are counted up to p_count_to; whoever stands further back is told no eta.
+create function market__wait(p_job_id bigint, inout lane market__lane, p_count_to int default 200, out state text,
+                             out waiting_for text, out until timestamptz, out eta timestamptz, out detail text)
 language plpgsql stable as $$
 declare j market_jobs; now_at timestamptz := clock_timestamp(); ahead int;
 begin
@@ -54,32 +55,34 @@ begin
     detail := 'a fetch of the same product is under way; its price will serve this job if it is fresh enough';
     return;
   end if;
-  ahead := market__ahead(j);
+  ahead := market__ahead(j, p_count_to);
   waiting_for := coalesce(lane.reason, 'rank');
   until := lane.until;
-  eta := market__eta(lane, ahead, now_at);
+  eta := case when ahead <= p_count_to then market__eta(lane, ahead, now_at) end;
   detail := concat_ws('; ', lane.words, case
     when ahead = 0 then 'next in line'
-    when ahead > 1000 then 'more than 1000 jobs ahead'
+    when ahead > p_count_to then format('more than %s jobs ahead', p_count_to)
     else format('%s job%s ahead', ahead, case when ahead > 1 then 's' end) end);
 end $$;
 
--- Waiting jobs that the claim would take before this one; 1001 stands for any number above 1000, which nobody counts.
-create function market__ahead(j market_jobs) returns int
+-- Waiting jobs that the claim would take before this one, at most p_count_to + 1.
+create function market__ahead(j market_jobs, p_count_to int) returns int
 language plpgsql stable as $$
 declare n int;
 begin
   -- Three ranges of market_jobs_ready: its order has both directions, so one row comparison does not express it.
+  -- The ORDER BYs are hints only: they make any other index a bad bargain.
   select count(*) into n from (
     (select from market_jobs o where o.provider = j.provider and o.account = j.account and o.status = 'pending'
-       and o.priority > j.priority limit 1001)
+       and o.priority > j.priority order by o.priority desc limit p_count_to + 1)
     union all
     (select from market_jobs o where o.provider = j.provider and o.account = j.account and o.status = 'pending'
-       and o.priority = j.priority and o.rank > j.rank limit 1001)
+       and o.priority = j.priority and o.rank > j.rank order by o.rank desc limit p_count_to + 1)
     union all
     (select from market_jobs o where o.provider = j.provider and o.account = j.account and o.status = 'pending'
-       and o.priority = j.priority and o.rank = j.rank and (o.turn, o.run_at, o.id) < (j.turn, j.run_at, j.id) limit 1001)
-    limit 1001) x;
+       and o.priority = j.priority and o.rank = j.rank and (o.turn, o.run_at, o.id) < (j.turn, j.run_at, j.id)
+      order by o.turn limit p_count_to + 1)
+    limit p_count_to + 1) x;
   return n;
 end $$;
 
@@ -88,7 +91,7 @@ create function market__eta(l market__lane, p_ahead int, p_now timestamptz) retu
 language plpgsql immutable as $$
 declare base timestamptz := greatest(p_now, l.until); free int; n int;
 begin
-  if l.reason in ('paused', 'off') or l.hour_quota = 0 or p_ahead > 1000 then
+  if l.reason in ('paused', 'off') or l.hour_quota = 0 then
     return null;
   elsif l.hour_quota is null then
     return base + make_interval(secs => p_ahead * l.step_s);
@@ -104,10 +107,11 @@ end $$;
 
 create function market_why(job_id bigint)
 returns table (state text, waiting_for text, until timestamptz, eta timestamptz, detail text)
-language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp as $$
+language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp
+set plan_cache_mode = force_generic_plan as $$
 begin
   return query select x.state, x.waiting_for, x.until, x.eta, x.detail
-    from market__wait(market_why.job_id, null) x where x.state is not null;
+    from market__wait(market_why.job_id, null, 1000) x where x.state is not null;
   if not found then
     return query select 'unknown'::text, 'nothing'::text, null::timestamptz, null::timestamptz,
       format('no job %s: finished jobs are pruned after some days', market_why.job_id);

@@ -17,6 +17,7 @@ create table market_planner (
 );
 comment on table market_planner is 'The dials of config.yaml''s planner section; written by the daemon at start and SIGHUP.';
 insert into market_planner default values;
+analyze market_planner, market_settings;   -- one row each, which else nobody tells the query planner
 
 create table market_watches (
   dedupe_key text not null,
@@ -68,8 +69,12 @@ create table market_units (
   tracked_since timestamptz not null,
   last_fetch_at timestamptz,              -- last successful fetch
   not_before timestamptz not null default '-infinity',  -- back-off after failures, end of a cool-down
-  fails int not null default 0
+  fails int not null default 0,
+  a double precision,                     -- its product's row of market_rates, copied: the scan over all units joins nothing
+  b double precision
 ) with (fillfactor = 70);
+-- Serves market__learn.
+create index market_units_product on market_units (provider, account, sku);
 create index market_units_oldest on market_units (provider, account, last_fetch_at nulls first) where sizes > 0;
 comment on table market_units is 'What one call refreshes, with what the planner needs to know of it.';
 
@@ -154,36 +159,34 @@ returns table (unit_key text, sku text, size text, currency text, sizes int, las
   views_per_h double precision, a double precision, b double precision, age_h double precision,
   still double precision, gain double precision, value double precision)
 language sql stable as $$
-  select z.unit_key, z.sku, z.size, z.currency, z.sizes, z.last_fetch_at, z.due, z.w, z.a, z.b, z.tau, z.p,
-         z.w * greatest(0, z.i - z.tau * z.p), z.w * (greatest(0, z.i - z.tau * z.p) + z.kappa * greatest(0, z.tau - z.i))
+  select y.unit_key, y.sku, y.size, y.currency, y.sizes, y.last_fetch_at, y.due, y.w, y.a, y.b, y.tau, y.p,
+         y.w * greatest(0, y.i - y.tau * y.p), y.w * (greatest(0, y.i - y.tau * y.p) + y.kappa * greatest(0, y.tau - y.i))
     from (
-      select y.*, case when abs(y.x) < 1e-4 then -y.b * y.l * (1 + y.x / 2 + y.x * y.x / 6)
-                       else y.b / (y.a - 1) * (1 - exp(greatest(-600, y.x))) end as i
+      select v.*, exp(greatest(-600, v.a * v.l)) as p,
+             case when abs((v.a - 1) * v.l) < 1e-4
+                  then -v.b * v.l * (1 + (v.a - 1) * v.l / 2 + (v.a - 1) * v.l * (v.a - 1) * v.l / 6)
+                  else v.b / (v.a - 1) * (1 - exp(greatest(-600, (v.a - 1) * v.l))) end as i
         from (
-          select v.*, exp(greatest(-600, v.a * v.l)) as p, (v.a - 1) * v.l as x
+          select u.*, ln(u.b / (u.b + u.tau)) as l
             from (
-              select u.*, ln(u.b / (u.b + u.tau)) as l
-                from (
-                  select m.unit_key, m.sku, m.size, m.currency, m.sizes, m.last_fetch_at, d.kappa,
-                         coalesce(r.a, d.prior_a) as a, coalesce(r.b, d.prior_b_h) as b,
-                         m.not_before <= p_now and (m.last_fetch_at is null or m.last_fetch_at <= p_now - s.fresh_for) as due,
-                         case when m.last_fetch_at is null then 8760
-                              else greatest(0, date_part('epoch', p_now - m.last_fetch_at) / 3600) end as tau,
-                         (m.views * exp(greatest(-600, -greatest(0, date_part('epoch', p_now - m.views_at)) / 3600 / d.memory_h))
-                            + d.size_weight * greatest(1, m.sizes))
-                           / (d.size_weight / c.typical + d.memory_h
-                              * (1 - exp(greatest(-600, -greatest(0, date_part('epoch', p_now - m.tracked_since)) / 3600 / d.memory_h)))) as w
-                    from market_units m
-                    cross join market_planner d
-                    cross join market_settings s
-                    cross join (select coalesce((select typical_view_rate from market_plans
-                                                  where provider = p_provider and account = p_account), 1.0 / 24) as typical) c
-                    left join market_rates r on r.provider = m.provider and r.account = m.account and r.sku = m.sku
-                   where m.provider = p_provider and m.account = p_account
-                  offset 0) u
-              offset 0) v
-          offset 0) y
-      offset 0) z
+              select m.unit_key, m.sku, m.size, m.currency, m.sizes, m.last_fetch_at, d.kappa,
+                     coalesce(m.a, d.prior_a) as a, coalesce(m.b, d.prior_b_h) as b,
+                     m.not_before <= p_now and (m.last_fetch_at is null or m.last_fetch_at <= d.stale_at) as due,
+                     greatest(0, coalesce(date_part('epoch', p_now - m.last_fetch_at) / 3600, 8760)) as tau,
+                     (m.views * exp(greatest(-600, least(0, date_part('epoch', m.views_at - p_now) / d.memory_s)))
+                        + d.size_weight * greatest(1, m.sizes))
+                       / (d.prior_h + d.memory_h
+                          * (1 - exp(greatest(-600, least(0, date_part('epoch', m.tracked_since - p_now) / d.memory_s))))) as w
+                from market_units m
+                cross join (
+                  select x.*, x.memory_h * 3600 as memory_s, p_now - s.fresh_for as stale_at,
+                         x.size_weight / coalesce((select q.typical_view_rate from market_plans q
+                                                    where q.provider = p_provider and q.account = p_account), 1.0 / 24) as prior_h
+                    from market_planner x cross join market_settings s limit 1) d
+               where m.provider = p_provider and m.account = p_account
+              offset 0) u
+          offset 0) v
+      offset 0) y
 $$;
 
 -- ------------------------------------------------------------------------------------------------------- learning
@@ -219,8 +222,14 @@ begin
       y := belief.b;
     end loop;
     update market_rates r set a = x, b = y where r.provider = p_provider and r.account = p_account and r.sku = p_sku;
+    -- Where each size is a unit of its own, all of them share what one has taught.
+    update market_units u set a = x, b = y
+     where u.provider = p_provider and u.account = p_account and u.sku = p_sku and u.unit_key <> p_unit_key
+       and u.unit_key in (select n.unit_key from market_units n
+                           where n.provider = p_provider and n.account = p_account and n.sku = p_sku for update skip locked);
   end if;
-  update market_units u set last_fetch_at = greatest(u.last_fetch_at, p_fetched_at), not_before = '-infinity', fails = 0
+  update market_units u set last_fetch_at = greatest(u.last_fetch_at, p_fetched_at), not_before = '-infinity', fails = 0,
+    a = coalesce(x, u.a), b = coalesce(y, u.b)
    where u.unit_key = p_unit_key;
   return true;
 end $$;
@@ -236,6 +245,15 @@ begin
   insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id, at)
   values ('view', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, ''), p_now);
   return true;
+end $$;
+
+-- Asking in the background is what old apps do when they show a price.
+create function market__view_by_asking(w market__wish) returns void
+language plpgsql as $$
+begin
+  if w.priority < (select wake_priority from market_settings) then
+    perform market__count_view(w);
+  end if;
 end $$;
 
 -- Signals into units. Two views that raced past the check above count as one here.
@@ -256,7 +274,9 @@ begin
            coalesce(sum(exp(greatest(-600, -greatest(0, date_part('epoch', p_now - t.at)) / 3600 / d.memory_h)))
              filter (where t.kind = 'view' and not exists (
                select from market_signals e where e.kind = 'view' and e.dedupe_key = t.dedupe_key and e.user_id = t.user_id
-                  and e.signal_id < t.signal_id and e.at > t.at - interval '10 minutes')), 0) as views
+                  and case when e.folded_at is null then e.signal_id < t.signal_id and e.at > t.at - interval '10 minutes'
+                           -- folded before, and maybe committed before what now comes late
+                           else abs(date_part('epoch', e.at - t.at)) < 600 end)), 0) as views
       from taken t cross join market_planner d group by t.unit_key
   ), known as (
     select x.*, p.all_sizes,
@@ -264,10 +284,11 @@ begin
            (select max(t.observed_at) from market_targets t where t.unit_key = x.unit_key) as seen_at
       from per_unit x join market_providers p on p.provider = x.provider and p.account = x.account
   ), put as (
-    insert into market_units as m (unit_key, provider, account, sku, size, currency, sizes, views, views_at, tracked_since, last_fetch_at)
+    insert into market_units as m (unit_key, provider, account, sku, size, currency, sizes, views, views_at, tracked_since,
+                                   last_fetch_at, a, b)
     select k.unit_key, k.provider, k.account, k.sku, case when not k.all_sizes then k.size end, k.currency, k.sizes, k.views,
-           p_now, p_now, k.seen_at
-      from known k order by k.unit_key
+           p_now, p_now, k.seen_at, r.a, r.b
+      from known k left join market_rates r using (provider, account, sku) order by k.unit_key
     on conflict (unit_key) do update set
       sizes = excluded.sizes, views_at = p_now,
       views = m.views * exp(greatest(-600, -greatest(0, date_part('epoch', p_now - m.views_at)) / 3600
@@ -310,7 +331,8 @@ returns table (place bigint, unit_key text, gain double precision, value double 
   view_rate double precision, fresh_rate double precision, aged_rate double precision)
 language sql stable as $$
   with v as materialized (
-    select x.* from market__values(p_provider, p_account, p_now) x where x.sizes > 0
+    select x.unit_key, x.due, x.views_per_h, x.age_h, x.still, x.gain, x.value
+      from market__values(p_provider, p_account, p_now) x where x.sizes > 0
   ), whole as (
     select count(*) as units, sum(v.views_per_h) as view_rate, sum(v.views_per_h * v.still) as fresh_rate,
            sum(v.views_per_h * v.age_h) as aged_rate from v
@@ -395,10 +417,11 @@ end $$;
 -- p_dice: uniform in [0, 1), rounds the share and draws the lane of the oldest.
 create function market__plan(p_provider text, p_account text, p_interval_s double precision,
   p_now timestamptz default clock_timestamp(), p_dice double precision default random())
-returns int language plpgsql as $$
+-- Compiling would take longer than the scan, and its rows belong into memory.
+returns int language plpgsql set jit = off set work_mem = '64MB' as $$
 declare
   p market_providers; s market_settings; d market_planner; v record; c record; began timestamptz := clock_timestamp();
-  share double precision; quota int; waiting int; lane int; opened int := 0; edge record; key text; ahead int;
+  share double precision; quota int; waiting int; lane int; opened int := 0; edge record; typical double precision; key text; ahead int;
 begin
   if not pg_try_advisory_xact_lock(hashtext('marketd.plan ' || p_provider || '/' || p_account)) then
     return 0;
@@ -412,6 +435,11 @@ begin
   end if;
   perform set_config('lock_timeout', '200ms', true);
   share := market__plan_share(p, s, p_interval_s, p_now);
+  -- A guess within a factor of five is good enough, so it is made once an hour.
+  if not exists (select from market_plans x where x.provider = p_provider and x.account = p_account
+                  and x.planned_at > p_now - interval '1 hour' and date_part('hour', x.planned_at) = date_part('hour', p_now)) then
+    typical := market__typical_view_rate(p_provider, p_account, p_now);
+  end if;
   perform market__rank_waiting(p_provider, p_account, share, p_now);
   -- What the plan opened before and nobody has fetched yet counts against this interval.
   select count(distinct j.unit_key) into waiting from market_jobs j
@@ -435,29 +463,9 @@ begin
     opened := opened + market__plan_unit(c.unit_key, c.value, p_now)::int;
   end loop;
   perform market__note_plan(p_provider, p_account, share, waiting, opened, edge.gain, edge.value, edge.units,
-    edge.view_rate, edge.fresh_rate, edge.aged_rate, date_part('epoch', clock_timestamp() - began) * 1000, p_now);
+    edge.view_rate, edge.fresh_rate, edge.aged_rate, typical, date_part('epoch', clock_timestamp() - began) * 1000, p_now);
   return opened;
 end $$;
-
--- The pass's own row: what status, metrics and the next pass's prior are made of.
-create function market__note_plan(p_provider text, p_account text, p_share double precision, p_waiting int, p_inserted int,
-  p_gain double precision, p_value double precision, p_units bigint, p_view_rate double precision,
-  p_fresh_rate double precision, p_aged_rate double precision, p_took_ms double precision, p_now timestamptz)
-returns void language sql as $$
-  insert into market_plans as x (provider, account, planned_at, share, waiting, inserted, view_rate, fresh_rate, aged_rate,
-                                 typical_view_rate, marginal_gain, marginal_value, units, took_ms)
-  select p_provider, p_account, p_now, p_share, p_waiting, p_inserted, coalesce(p_view_rate, 0), coalesce(p_fresh_rate, 0),
-         coalesce(p_aged_rate, 0), market__typical_view_rate(p_provider, p_account, p_now),
-         coalesce(p_gain, 0), coalesce(p_value, 0), coalesce(p_units, 0), p_took_ms
-  on conflict (provider, account) do update set planned_at = excluded.planned_at, share = excluded.share,
-    waiting = excluded.waiting, inserted = excluded.inserted, view_rate = excluded.view_rate, fresh_rate = excluded.fresh_rate,
-    aged_rate = excluded.aged_rate, units = excluded.units, took_ms = excluded.took_ms,
-    -- A guess within a factor of five is good enough, so it is made once an hour.
-    typical_view_rate = case when date_trunc('hour', x.planned_at, 'UTC') = date_trunc('hour', excluded.planned_at, 'UTC')
-                             then x.typical_view_rate else excluded.typical_view_rate end,
-    marginal_gain = 0.9 * x.marginal_gain + 0.1 * excluded.marginal_gain,
-    marginal_value = 0.9 * x.marginal_value + 0.1 * excluded.marginal_value
-$$;
 
 -- Views an hour of one size, over all that is watched; worth one day of one view a day where nothing is known.
 create function market__typical_view_rate(p_provider text, p_account text, p_now timestamptz) returns double precision
@@ -467,6 +475,24 @@ language sql stable as $$
          * (1 - exp(greatest(-600, -greatest(0, date_part('epoch', p_now - u.tracked_since)) / 3600 / d.memory_h)))), 0)))
     from market_units u cross join market_planner d
    where u.provider = p_provider and u.account = p_account and u.sizes > 0
+$$;
+
+-- The pass's own row: what status, metrics and the next pass's prior are made of.
+create function market__note_plan(p_provider text, p_account text, p_share double precision, p_waiting int, p_inserted int,
+  p_gain double precision, p_value double precision, p_units bigint, p_view_rate double precision,
+  p_fresh_rate double precision, p_aged_rate double precision, p_typical double precision, p_took_ms double precision, p_now timestamptz)
+returns void language sql as $$
+  insert into market_plans as x (provider, account, planned_at, share, waiting, inserted, view_rate, fresh_rate, aged_rate,
+                                 typical_view_rate, marginal_gain, marginal_value, units, took_ms)
+  select p_provider, p_account, p_now, p_share, p_waiting, p_inserted, coalesce(p_view_rate, 0), coalesce(p_fresh_rate, 0),
+         coalesce(p_aged_rate, 0), coalesce(p_typical, 1.0 / 24),
+         coalesce(p_gain, 0), coalesce(p_value, 0), coalesce(p_units, 0), p_took_ms
+  on conflict (provider, account) do update set planned_at = excluded.planned_at, share = excluded.share,
+    waiting = excluded.waiting, inserted = excluded.inserted, view_rate = excluded.view_rate, fresh_rate = excluded.fresh_rate,
+    aged_rate = excluded.aged_rate, units = excluded.units, took_ms = excluded.took_ms,
+    typical_view_rate = coalesce(p_typical, x.typical_view_rate),
+    marginal_gain = 0.9 * x.marginal_gain + 0.1 * excluded.marginal_gain,
+    marginal_value = 0.9 * x.marginal_value + 0.1 * excluded.marginal_value
 $$;
 
 -- ---------------------------------------------------------------------------------------------- what apps may call
@@ -498,7 +524,7 @@ begin
       -- A first price is owed now, not when the plan comes round to it.
       w.priority := least(100, (select wake_priority - 1 from market_settings));
       w.not_before := null;
-      select o.job_id into id from market__open(w) o;
+      select o.job_id into id from market__open(w, false) o;
     end if;
     answers := answers || jsonb_build_object('ord', i.ord, 'id', id, 'result', case when fresh then 'watched' else 'kept' end);
   end loop;
@@ -550,10 +576,10 @@ end $$;
 create function market__answers(p_answers jsonb[])
 returns table (ord int, job_id bigint, result text, wait_reason text, eta timestamptz, error_code text, error_message text)
 language sql stable as $$
-  select a.ord, a.id, a.result, x.wait_reason, x.eta, a.code, a.message
+  select a.ord, a.id, a.result, x.waiting_for, x.eta, a.code, a.message
     from unnest(p_answers) u,
          jsonb_to_record(u) as a(ord int, id bigint, result text, code text, message text),
-         market__wait_short(a.id) x
+         market__wait(a.id, null) x
    order by a.ord
 $$;
 
@@ -634,8 +660,7 @@ select s.*,
   from market__price_status s
   cross join market_planner d
   cross join market_settings g
-  join market_targets t on t.provider = s.provider and t.account = s.account and t.sku = s.sku
-       and t.currency = s.currency and t.size is not distinct from s.size
+  join market_targets t on t.dedupe_key = concat_ws('|', s.provider, s.account, s.sku, s.currency, coalesce(s.size, ''))
   left join lateral (select m.dedupe_key from market_watches m where m.dedupe_key = t.dedupe_key limit 1) w on true
   left join market_units u on u.unit_key = t.unit_key
   left join market_rates r on r.provider = s.provider and r.account = s.account and r.sku = s.sku

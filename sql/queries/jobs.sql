@@ -3,7 +3,9 @@
 -- name: claim
 -- pending -> running, for at most $3 units, the most urgent first; what became fresh meanwhile is done without a call.
 -- $1 provider  $2 account  $3 units  $4 daemon  $5 lease (interval)
--- CTEs on purpose: they fence LIMIT from the planner, which else may lock more rows than it returns.
+-- CTEs on purpose: they fence LIMIT from the planner, which else may lock more rows than it returns. Rows are found by
+-- `= any (array(...))`: the planner takes such an array for ten rows, but the rows of an unknown LIMIT for a tenth of the
+-- table, of which it would then read all.
 -- A unit is taken by its row in market_fetches, so two daemons that hold different jobs of one product cannot both go.
 -- A job that already cost a worker its life (rescues > 0) travels alone, or it would take its mates along again.
 with settings as (
@@ -16,6 +18,7 @@ with settings as (
          case when p.circuit = 'closed' then $3::int else 1 end as units
     from market_providers p, settings s where p.provider = $1 and p.account = $2
 ), heads as materialized (
+  -- more than are needed, for several may be of one unit, or fresh
   select j.id, j.unit_key, j.dedupe_key, j.provider, j.account, j.sku, j.size, j.currency,
          j.priority, j.rank, j.turn, j.run_at, j.rescues
     from market_jobs j
@@ -24,26 +27,31 @@ with settings as (
      and j.priority < (select case when l.urgent then 2000 when l.background then (l.settings).wake_priority end from lane l)
      and not exists (select from market_fetches f where f.unit_key = j.unit_key and f.lease_expires_at > clock_timestamp())
    order by j.priority desc, j.rank desc, j.turn, j.run_at, j.id
-   limit (select l.units * 4 from lane l)
+   limit (select l.units * 2 + 8 from lane l)
    for update of j skip locked
-), judged as (
-  select h.*, coalesce(market__observed_at(h.provider, h.account, h.sku, h.size, h.currency, h.dedupe_key)
-                       > clock_timestamp() - s.fresh_for, false) as fresh
-    from heads h, settings s
+), judged as materialized (
+  -- as market__observed_at tells it, without a call of a function for each
+  select h.*, coalesce(greatest(t.observed_at, (
+           select p.observed_at from market_prices p
+            where p.provider = h.provider and p.account = h.account and p.sku = h.sku
+              and coalesce(p.size, '') = coalesce(t.price_size, h.size, '') and p.currency = h.currency))
+           > clock_timestamp() - s.fresh_for, false) as fresh
+    from heads h cross join settings s
+    left join lateral (select x.observed_at, x.price_size from market_targets x where x.dedupe_key = h.dedupe_key limit 1) t on true
 ), skipped as (
   update market_jobs j set status = 'done', outcome = 'fresh', completed_at = clock_timestamp(), updated_at = clock_timestamp()
-    from judged d where d.fresh and j.id = d.id
+   where j.id = any (array(select d.id from judged d where d.fresh))
   returning j.id
-), chosen as (
+), chosen as materialized (
   select u.* from (
     select distinct on (d.unit_key) d.* from judged d where not d.fresh
      order by d.unit_key, d.priority desc, d.rank desc, d.turn, d.run_at, d.id) u
    order by u.priority desc, u.rank desc, u.turn, u.run_at, u.id
    limit (select l.units from lane l)
-), leases as (
+), leases as materialized (
   insert into market_fetches as f (unit_key, provider, account, sku, currency, lease_id, lease_expires_at, locked_by, claimed_at)
   select c.unit_key, c.provider, c.account, c.sku, c.currency, gen_random_uuid(), clock_timestamp() + $5::interval, $4::uuid, clock_timestamp()
-    from chosen c
+    from chosen c order by c.unit_key   -- in one order everywhere, or two claims may deadlock
   on conflict (unit_key) do update set lease_id = excluded.lease_id, lease_expires_at = excluded.lease_expires_at,
     locked_by = excluded.locked_by, claimed_at = excluded.claimed_at
     where f.lease_expires_at <= clock_timestamp()
@@ -51,22 +59,36 @@ with settings as (
 ), mates as (
   select m.id from market_jobs m
    where m.status = 'pending' and m.rescues = 0
-     and m.unit_key in (select l.unit_key from leases l join chosen c using (unit_key) where c.rescues = 0)
+     and m.unit_key = any (array(select l.unit_key from leases l join chosen c using (unit_key) where c.rescues = 0))
    for update of m skip locked
-), taken as (
-  select id from mates union select c.id from chosen c join leases using (unit_key)
 ), claimed as (
   update market_jobs j set
-    status = 'running', attempt = j.attempt + 1, lead = exists (select from chosen c where c.id = j.id),
+    status = 'running', attempt = j.attempt + 1, lead = j.id in (select c.id from chosen c),
     lease_id = l.lease_id, lease_expires_at = l.lease_expires_at, locked_by = $4::uuid,
     started_at = l.claimed_at, updated_at = l.claimed_at
-    from taken t, leases l
-   where j.id = t.id and l.unit_key = j.unit_key and j.status = 'pending'
-     and j.id not in (select d.id from judged d where d.fresh)
+    from leases l
+   where j.id = any (array((select m.id from mates m union select c.id from chosen c join leases using (unit_key))
+                           except select d.id from judged d where d.fresh))
+     and l.unit_key = j.unit_key and j.status = 'pending'
   returning j.*
 )
 select c.unit_key, c.lease_id, c.started_at as claimed_at, c.provider, c.account, c.sku, c.currency, c.id, c.size, c.priority,
-       c.attempt, c.max_attempts, c.rescues, c.run_at as due_at, (select troubled from lane) as troubled
+       c.attempt, c.max_attempts, c.rescues, c.run_at as due_at, (select troubled from lane) as troubled,
+       -- what earlier fetches learnt, once a unit: the cached product with its variants (null when the sku was never found),
+       case when c.lead then (
+         select (to_jsonb(p) || jsonb_build_object('variants',
+                  (select coalesce(jsonb_agg(jsonb_build_object('id', v.variant_id, 'size', v.size, 'chart', v.chart,
+                                                                'gtins', v.gtins) order by v.variant_id), '[]')
+                     from market_variants v where v.provider = p.provider and v.product_id = p.product_id)))::text
+           from market_skus k join market_products p using (provider, product_id)
+          where k.provider = c.provider and k.sku = c.sku) end as listing,
+       -- and the median ask of the other providers for the same item and currency, not older than a week
+       case when c.lead then (
+         select percentile_cont(0.5) within group (order by p.lowest_ask)::numeric
+           from market_prices p
+          where p.sku = c.sku and p.provider <> c.provider and p.currency = c.currency and p.lowest_ask is not null
+            and p.observed_at > clock_timestamp() - interval '7 days'
+            and coalesce(p.size, '') = coalesce(c.size, '')) end as reference
   from claimed c order by c.priority desc, c.rank desc, c.turn, c.run_at, c.id;
 
 -- name: extend
@@ -133,20 +155,36 @@ with held as (
   update market_job_requests r set served = true
     from jobs j where r.job_id = j.id and j.status in ('done', 'failed') and not r.served
 ), quotes as materialized (
-  select q.*, h.provider, h.account, h.sku, h.currency as asked_currency
+  -- one quote per size, whatever the provider repeats: a row is upserted once
+  select distinct on (coalesce(q.size, ''), q.currency) q.*, h.provider, h.account, h.sku
     from held h, jsonb_to_recordset($4::jsonb) as q(
       size text, currency text, lowest_ask numeric, highest_bid numeric, last_sale numeric, last_sale_at timestamptz,
-      sales_72h int, basis jsonb, observed_at timestamptz, product_id text)
+      sales_72h int, basis jsonb, observed_at timestamptz, product_id text, parser int)
+   order by coalesce(q.size, ''), q.currency, q.observed_at desc
+), before as materialized (
+  -- What each size was at the look before, where the two can be compared: same kind of price, read in the same way.
+  select date_part('epoch', q.observed_at - p.observed_at) / 3600 as gap_h,
+         (p.lowest_ask, p.highest_bid, p.last_sale) is distinct from (q.lowest_ask, q.highest_bid, q.last_sale) as changed
+    from quotes q join market_prices p on p.provider = q.provider and p.account = q.account and p.sku = q.sku
+         and coalesce(p.size, '') = coalesce(q.size, '') and p.currency = q.currency
+   where p.observed_at < q.observed_at and p.parser = coalesce(q.parser, 1)
+     and market__basis_kind(p.basis) = market__basis_kind(q.basis)
+   order by q.size
+), learned as materialized (
+  select market__learn(h.unit_key, h.provider, h.account, h.sku, (select max(q.observed_at) from quotes q),
+           (select array_agg(b.gap_h) from before b), (select array_agg(b.changed) from before b),
+           (select coalesce(bool_or(g.kind in ('failed', 'retried')), false) from given g)) as learned
+    from held h
 ), prices as (
   -- An older observation never replaces a newer one.
   insert into market_prices as p (provider, account, sku, size, currency, product_id, lowest_ask, highest_bid, last_sale,
-                                  last_sale_at, sales_72h, basis, observed_at, changed_at)
+                                  last_sale_at, sales_72h, basis, parser, observed_at, changed_at)
   select provider, account, sku, size, currency, product_id, lowest_ask, highest_bid, last_sale, last_sale_at, sales_72h,
-         basis, observed_at, observed_at from quotes order by size
+         basis, coalesce(parser, 1), observed_at, observed_at from quotes order by size
   on conflict (provider, account, sku, (coalesce(size, '')), currency) do update set
     product_id = coalesce(excluded.product_id, p.product_id), lowest_ask = excluded.lowest_ask, highest_bid = excluded.highest_bid,
     last_sale = excluded.last_sale, last_sale_at = excluded.last_sale_at, sales_72h = excluded.sales_72h,
-    basis = excluded.basis, observed_at = excluded.observed_at, updated_at = clock_timestamp(),
+    basis = excluded.basis, parser = excluded.parser, observed_at = excluded.observed_at, updated_at = clock_timestamp(),
     changed_at = case when (p.lowest_ask, p.highest_bid, p.last_sale, p.basis) is distinct from
                            (excluded.lowest_ask, excluded.highest_bid, excluded.last_sale, excluded.basis)
                       then excluded.observed_at else p.changed_at end
@@ -200,7 +238,7 @@ with held as (
   on conflict (provider, sku) do update set product_id = excluded.product_id, mapped_at = clock_timestamp()
 ), variants as (
   insert into market_variants (provider, product_id, variant_id, size, chart, gtins)
-  select l.provider, l.id, v.id, v.size, coalesce(v.chart, '{}'), coalesce(v.gtins, '{}')
+  select distinct on (v.id) l.provider, l.id, v.id, v.size, coalesce(v.chart, '{}'), coalesce(v.gtins, '{}')
     from listing l, jsonb_to_recordset(l.variants) as v(id text, size text, chart jsonb, gtins text[])
   on conflict (provider, product_id, variant_id) do update set
     size = excluded.size, chart = excluded.chart, gtins = excluded.gtins, updated_at = clock_timestamp()
@@ -217,7 +255,7 @@ select (select count(*) from held) as held,
        (select count(*) from prices where changed_at = observed_at) as changed,
        (select coalesce(array_agg(id), '{}') from jobs) as settled,
        (select coalesce(array_agg(id), '{}') from jobs where fate = 'again') as again,
-       (select n from told) as notified;
+       (select n from told) as notified, (select bool_or(learned) from learned) as learned;
 
 -- name: rescue
 -- running -> pending: whose lease ran out, its worker is dead or cut off. The job for which the unit was claimed pays a
@@ -226,6 +264,9 @@ with expired as (
   select j.id, j.unit_key, j.lease_id, j.lead and j.rescues + 1 > s.max_rescues as poison
     from market_jobs j, market_settings s
    where j.status = 'running' and j.lease_expires_at < clock_timestamp()
+     -- the fetch's own row is the lease; a job's lags behind when somebody held the job's row at an extension
+     and not exists (select from market_fetches f where f.unit_key = j.unit_key and f.lease_id = j.lease_id
+                      and f.lease_expires_at > clock_timestamp())
    order by j.lease_expires_at limit 500
    for update of j skip locked
 ), freed as (
@@ -247,9 +288,9 @@ returning j.id, j.provider, j.account, j.status, j.rescues;
 -- name: release_daemon
 -- running -> pending for all that this daemon still holds, attempts refunded: the last act of a shutdown.
 with gone as (
-  delete from market_fetches where locked_by = $1::uuid returning lease_id
+  delete from market_fetches where locked_by = $1::uuid
 ), free as (
-  select j.id from market_jobs j join gone g on j.lease_id = g.lease_id where j.status = 'running' for update of j skip locked
+  select j.id from market_jobs j where j.status = 'running' and j.locked_by = $1::uuid for update of j skip locked
 )
 update market_jobs j set status = 'pending', attempt = greatest(0, j.attempt - 1), lead = false,
   lease_id = null, lease_expires_at = null, locked_by = null, updated_at = clock_timestamp()
@@ -257,8 +298,7 @@ update market_jobs j set status = 'pending', attempt = greatest(0, j.attempt - 1
 returning j.id;
 
 -- name: poll
--- The one statement of an idle daemon: says it lives, promotes what became due, folds in requests that met a locked row,
--- and tells each lane whether there is work and when the next is due. $1 daemon  $2 alive for (interval)
+-- The statement of an idle daemon: says it lives, promotes what became due, and tells each lane whether there is work and when the next is due. $1 daemon  $2 alive for (interval)
 with beat as (
   update market_daemons set alive_until = clock_timestamp() + $2::interval where daemon_id = $1::uuid
 ), due as (
@@ -270,14 +310,6 @@ with beat as (
     turn = market__turn(j.provider, j.account, j.priority, j.user_id) + d.place, updated_at = clock_timestamp()
     from due d where j.id = d.id
   returning j.provider, j.account
-), louder as (
-  select j.id, max(r.priority) as priority from market_jobs j join market_job_requests r on r.job_id = j.id
-   where not r.served and r.requested_at > clock_timestamp() - interval '10 minutes'
-     and r.priority > j.priority and j.status = 'pending'
-   group by j.id
-), raised as (
-  update market_jobs j set priority = l.priority, updated_at = clock_timestamp() from louder l where j.id = l.id
-    and j.id in (select id from market_jobs where id in (select id from louder) for update skip locked)
 )
 select p.provider, p.account,
        exists (select from market_jobs j where j.provider = p.provider and j.account = p.account and j.status = 'pending')
@@ -302,31 +334,12 @@ select min(greatest(0, coalesce(date_part('epoch', v.until - clock_timestamp()),
                 and (j.priority >= s.wake_priority) = u.urgent);
 
 -- name: reopen
--- done | failed -> pending: a request that was committed only after its job had ended, and that the job's price does
--- not serve. Without this an app that asked inside a long transaction would be forgotten.
-with late as (
-  select distinct on (j.dedupe_key) j.id, r.request_id, r.priority
-    from market_job_requests r join market_jobs j on j.id = r.job_id cross join market_settings s
-   where not r.served and r.requested_at > clock_timestamp() - interval '1 day' and j.status in ('done', 'failed')
-     and coalesce(market__observed_at(j.provider, j.account, j.sku, j.size, j.currency, j.dedupe_key), '-infinity')
-         < r.requested_at - s.fresh_for
-     and (j.status = 'done' or j.completed_at < r.requested_at)
-     and not exists (select from market_jobs o where o.dedupe_key = j.dedupe_key and o.status in ('pending', 'running', 'deferred'))
-   order by j.dedupe_key, j.id desc
-   limit 100
-), locked as (
-  insert into market_target_locks as l (dedupe_key) select j.dedupe_key from late join market_jobs j using (id) order by 1
-  on conflict (dedupe_key) do update set taken = l.taken + 1
-), closed as (
-  update market_job_requests r set served = true
-    from market_jobs j where r.job_id = j.id and j.status in ('done', 'failed') and not r.served
-     and r.requested_at > clock_timestamp() - interval '1 day' and j.id not in (select id from late)
-)
-update market_jobs j set status = 'pending', attempt = 0, rescues = 0, outcome = null, error_code = null,
-  error_message = null, completed_at = null, run_at = clock_timestamp(), priority = greatest(j.priority, l.priority),
-  updated_at = clock_timestamp()
-  from late l where j.id = l.id and j.status in ('done', 'failed')
-returning j.id;
+-- done | failed -> pending: a request that was committed only after its job had ended.
+select market_reopen();
+
+-- name: fold
+-- Requests that met a locked row reach their jobs.
+select market_fold_requests();
 
 -- name: finished_since
 -- What ended between two passes of the scheduler, for the audit row.

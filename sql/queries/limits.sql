@@ -9,6 +9,9 @@ select market_give_back($1);
 -- name: report
 select * from market_report($1, $2, $3, $4, $5, $6);
 
+-- name: reconcile
+select market_reconcile($1, $2, $3, $4);
+
 -- name: record_requests
 -- The call record and the hourly figures, in bulk.
 with rows as (

@@ -52,6 +52,8 @@ with runs as (
   delete from market_job_runs where started_at < clock_timestamp() - interval '30 days'
 ), grants as (
   delete from market_grants where send_at < clock_timestamp() - interval '2 hours'
+), fetches as (
+  delete from market_fetches where lease_expires_at < clock_timestamp() - interval '1 hour'
 ), budgets as (
   delete from market_budgets where window_end < clock_timestamp() - interval '30 days'
 ), metrics as (
@@ -74,6 +76,11 @@ select coalesce(max(request_id), 0) from market_job_requests;
 -- Age of stored prices in seconds by provider, at the quantiles 0.5, 0.95 and 1.
 select provider, percentile_cont(array[0.5, 0.95, 1]) within group (order by date_part('epoch', clock_timestamp() - observed_at)) as ages_s
   from market_prices group by provider;
+
+-- name: viewed_ages
+-- What people see: age of prices and share of right ones, each weighted with its expected views. From the last plan.
+select provider, sum(aged_rate) / sum(view_rate) * 3600 as age_s, sum(fresh_rate) / sum(view_rate) as right_share
+  from market_plans group by provider having sum(view_rate) > 0;
 
 -- name: target_states
 select t.provider,

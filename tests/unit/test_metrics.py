@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from marketd import __version__
 from marketd.http_client import STATUS_CLASSES
 from marketd.metrics import Metrics, band, outcome_word
-from marketd.metrics.words import LANE_STATES, OUTCOMES, REQUEST_CLASSES
+from marketd.metrics.document import document
+from marketd.metrics.words import ERRORS, LANE_STATES, OUTCOMES, REQUEST_CLASSES
 from marketd.models import Job, JobId, Unit
 from marketd.outcome import Failed, Outcome, Priced, Released, Retried, Snoozed
 from marketd.telemetry import FetchReport, Observer, RequestReport
@@ -88,6 +90,8 @@ def test_every_promised_metric_is_exported_from_the_start(metrics: Metrics) -> N
         db_gauges_last_success_timestamp_seconds listener_echo_age_seconds
         listener_reconnects calls_spent calls_wasted calls_given_back calls_refused
         fetch_seconds settle_seconds wait_seconds config_differs notifications_ignored
+        requests_received job_errors credentials_refused
+        prices_fetched view_freshness_ratio view_age_seconds marginal_call_views units_watched plan_seconds
     """
     assert {f"marketd_{name}" for name in promised.split()} <= names
 
@@ -301,3 +305,53 @@ def test_every_outcome_has_a_word_of_the_closed_set() -> None:
     ]
     words = [outcome_word(outcome) for outcome in outcomes]
     assert words == ["priced", "all_sizes", "priced", "retried", "released", "snoozed", "failed"]
+
+
+def test_the_page_about_the_metrics_is_what_the_code_exports() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "METRICS.md"
+    assert page.read_text() == document(), "python -m marketd.metrics.document > docs/METRICS.md"
+
+
+def test_trouble_and_refused_items_are_told_apart_by_their_code(metrics: Metrics) -> None:
+    odd = Failed(error_code="a code of tomorrow", message="", cooldown=timedelta())
+    metrics.fetch_done(_fetch(Retried(delay=timedelta(1), error_code="timeout", message=""), FAILED, odd))
+    for code in ("timeout", "unknown_sku", "other"):
+        assert _value(metrics, "marketd_job_errors_total", provider="stockx", code=code) == 1
+    metrics.fetch_done(_fetch(Priced(size="10"), Released(reason="budget")))
+    assert (
+        sum(_value(metrics, "marketd_job_errors_total", provider="stockx", code=code) or 0 for code in ERRORS)
+        == 3
+    )
+
+
+def test_a_wake_is_timed_until_the_request_it_caused(metrics: Metrics) -> None:
+    count = "marketd_wake_to_request_seconds_count"
+    metrics.heard("stockx")
+    metrics.request_done(_request(priority=100, took_s=0))
+    metrics.request_done(_request(provider="alias", took_s=0))
+    assert _value(metrics, count, provider="stockx") == 0
+    metrics.request_done(_request(took_s=0))
+    metrics.request_done(_request(took_s=0))
+    assert _value(metrics, count, provider="stockx") == 1
+    assert (_value(metrics, "marketd_wake_to_request_seconds_sum", provider="stockx") or 1) < 1
+
+
+def test_a_request_that_left_before_the_wake_does_not_answer_it(metrics: Metrics) -> None:
+    metrics.heard("stockx")
+    metrics.request_done(_request(took_s=5))
+    assert _value(metrics, "marketd_wake_to_request_seconds_count", provider="stockx") == 0
+
+
+def test_refused_credentials_are_told_per_provider_and_heal(metrics: Metrics) -> None:
+    metrics.locked_out({"stockx", "goat"})
+    assert _value(metrics, "marketd_credentials_refused", provider="stockx") == 1
+    assert _value(metrics, "marketd_credentials_refused", provider="alias") == 0
+    metrics.locked_out(set())
+    assert _value(metrics, "marketd_credentials_refused", provider="stockx") == 0
+
+
+def test_wishes_are_counted_by_band(metrics: Metrics) -> None:
+    metrics.received("stockx", "manual", 3)
+    metrics.received("goat", "manual", 3)
+    assert _value(metrics, "marketd_requests_received_total", provider="stockx", band="manual") == 3
+    assert "goat" not in metrics.render()[0].decode()

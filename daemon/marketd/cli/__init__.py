@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -23,7 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # argparse has said what is wrong, or has printed its help
         return end.code if isinstance(end.code, int) else Exit.USAGE
     try:
-        code = handler(arguments.handler)(arguments)
+        command = handler(arguments.handler)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on a Ctrl-C tidies up
+        code = command(arguments)
         sys.stdout.flush()
         return code
     except ConfigError as error:

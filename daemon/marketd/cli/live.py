@@ -68,13 +68,20 @@ class _Rich:
 
     def show(self, blocks: Iterable[Block]) -> None:
         from rich.console import Group
+        from rich.text import Text
 
-        self._live.update(Group(*(_renderable(block) for block in blocks)), refresh=True)
+        drawn: list[Any] = []
+        after_table = False
+        for block in blocks:
+            if drawn and (after_table or isinstance(block, Table)):
+                drawn.append(Text())
+            drawn.append(_renderable(block))
+            after_table = isinstance(block, Table)
+        self._live.update(Group(*drawn), refresh=True)
 
 
 def _renderable(block: Block) -> Any:
     """Cells as plain Text: brackets in them must not be read as rich's markup."""
-    from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
@@ -82,7 +89,7 @@ def _renderable(block: Block) -> Any:
         return Text(one_line(block), no_wrap=True, overflow="ellipsis")
     if not block.rows:
         return Text(f"{block.title}: {block.empty}")
-    drawn = RichTable(title=block.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    drawn = RichTable(title=block.title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in block.columns:
         drawn.add_column(
             name, justify="right" if name in block.right else "left", no_wrap=True, overflow="ellipsis"

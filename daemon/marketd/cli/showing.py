@@ -12,7 +12,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TextIO
 
-from marketd.cli.access import DEMO, outline
+import asyncpg
+
+from marketd.cli.access import DEMO, in_words, outline
 from marketd.cli.exits import CommandError, Exit
 from marketd.cli.live import Screen, screen
 from marketd.cli.tables import Block, Table, age, amount, item, text
@@ -34,6 +36,8 @@ def demo(arguments: Namespace) -> int:
             seen = asyncio.run(run(plan, _Watching(out, stack)))
         except SchemaError as error:
             raise SchemaError(f"{error} (or, for the demo, delete {plan.state_dir})") from error
+        except asyncpg.PostgresError as error:
+            raise in_words(error) from error
         except TimeoutError as error:
             raise CommandError(f"the demo did not come to its end: {error}; see {log_path}") from error
         except BaseExceptionGroup as group:
@@ -112,11 +116,17 @@ class _Watching:
 
 def _prices(row: Row) -> str:
     if row.age_s is None:
-        return ": ".join(part for part in (row.state, row.detail) if part)
+        return _answer(row)
     last = f", last sale {amount(row.last_sale)}" if row.last_sale is not None else ""
     stale = "" if row.state in ("priced", "no_asks") else f" ({row.state})"
     quote = f"ask {amount(row.ask, 'none')}, bid {amount(row.bid, 'none')}{last}"
     return f"{row.currency} {quote}, {age(row.age_s)} old{stale}"
+
+
+def _answer(row: Row) -> str:
+    """The state in full: `waits: budget for 12 min: 0 calls left for urgent work`."""
+    span = f" for {age(row.waits_s)}" if row.waits_s and row.state.startswith("waits") else ""
+    return ": ".join(part for part in (row.state + span, row.detail) if part)
 
 
 def live(snapshot: Snapshot) -> Sequence[Block]:
@@ -167,20 +177,11 @@ def _progress(snapshot: Snapshot) -> str:
 
 
 def budgets(snapshot: Snapshot) -> Table:
-    """What each provider was asked, and what it may still be asked this hour."""
+    """What each provider was asked since the start and gave in all, and its budget of the running hour."""
     return Table(
-        title="calls",
-        columns=(
-            "provider",
-            "calls",
-            "prices stored",
-            "used this hour",
-            "left",
-            "starts anew",
-            "lane",
-            "background",
-        ),
-        right=frozenset({"calls", "prices stored", "used this hour", "left", "starts anew"}),
+        title="calls sent, prices stored, budget of this hour",
+        columns=("provider", "calls", "prices", "this hour", "left", "anew", "lane", "background"),
+        right=frozenset({"calls", "prices", "this hour", "left", "anew"}),
         rows=[
             (
                 lane.provider,
@@ -221,7 +222,7 @@ def final(snapshot: Snapshot) -> Sequence[Block]:
                     row.item.provider,
                     *(_money(row, value) for value in (row.ask, row.bid, row.last_sale)),
                     age(row.age_s),
-                    ": ".join(part for part in (row.state, row.detail) if part),
+                    _answer(row),
                 )
                 for row in snapshot.rows
             ],

@@ -40,6 +40,7 @@ class Row:
     age_s: float | None  #: None: there is no price
     answered: bool
     state: str  #: `priced`, `no_asks`, an error code, `running`, or `waits: <what for>`
+    waits_s: float | None  #: until when it waits, where that is known
     detail: str  #: the same in words, where there are any
 
 
@@ -141,6 +142,7 @@ class Asker:
             age_s=row["age_s"],
             answered=answered,
             state=state,
+            waits_s=row["waits_s"],
             detail=detail,
         )
 

@@ -155,7 +155,7 @@ def configured(state_dir: Path, host: str, port: int, sandbox: Mapping[str, Mapp
             "state_dir": str(state_dir),
             "http": {"host": host, "port": port},
             "scheduler": {"interval": "10s", "poll": "1s"},
-            "jobs": {"fresh_for": "1m", "shutdown_grace": "2s"},
+            "jobs": {"fresh_for": "2m", "shutdown_grace": "2s"},
             "providers": {
                 name: common | _BUDGETS.get(name, {}) | dict(settings) for name, settings in sandbox.items()
             },

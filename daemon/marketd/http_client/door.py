@@ -99,6 +99,7 @@ class ProviderHttp:
         *,
         endpoint: str,
         headers: Mapping[str, str] | None = None,
+        meter: str = "calls",
     ) -> Reply:
         """GET base_url + path; `path` starts with a slash and is already percent-encoded.
 
@@ -115,6 +116,7 @@ class ProviderHttp:
                     params=params,
                     headers={"Accept": "application/json", **(headers or {}), **proof},
                     classify=self._door.classify,
+                    meter=meter,
                 )
             )
 

@@ -30,10 +30,17 @@ DatabaseGauge = Literal[
     "oldest_ready",
     "targets",
     "price_age",
+    "viewed_age",
+    "viewed_right",
     "budget_quota",
     "budget_used",
     "budget_remaining",
     "budget_reset",
+    "view_freshness",
+    "view_age",
+    "marginal_call",
+    "units_watched",
+    "plan_time",
 ]
 
 
@@ -46,11 +53,18 @@ class Metrics(Families):
             "jobs": self._jobs,  # provider, status, band
             "oldest_ready": self._oldest_ready,  # provider, band
             "targets": self._targets,  # provider, state
-            "price_age": self._price_age,  # provider, quantile
+            "price_age": self._price_age,  # provider, percentile
+            "viewed_age": self._viewed_age,  # provider
+            "viewed_right": self._viewed_right,  # provider
             "budget_quota": self._quota,  # provider, window
             "budget_used": self._used,
             "budget_remaining": self._remaining,
             "budget_reset": self._reset,
+            "view_freshness": self._view_fresh,  # provider
+            "view_age": self._view_age,
+            "marginal_call": self._marginal,
+            "units_watched": self._watched,
+            "plan_time": self._plan_s,
         }
         self._events: Mapping[str, tuple[Callable[..., None], tuple[str, ...]]] = {
             "lane_state": (self.lane_state, ("provider", "state")),
@@ -95,6 +109,8 @@ class Metrics(Families):
             self._wasted.labels(provider, "lease_lost").inc(report.requests)
             return
         self._settle.labels(provider).observe(report.settle_s)
+        self._looked.labels(provider, "changed").inc(report.changed)
+        self._looked.labels(provider, "same").inc(max(0, report.quotes - report.changed))
         for _, outcome in report.outcomes:
             self._finished.labels(provider, outcome_word(outcome)).inc()
             if (code := error_word(outcome)) is not None:

@@ -31,11 +31,22 @@ How to read them:
 
 """
 _FROM_DATABASE = frozenset(
-    "marketd_" + name
-    for name in (
-        "jobs oldest_ready_seconds targets price_age_seconds budget_quota budget_used budget_remaining "
-        "budget_reset_seconds lane_state credentials_refused oldest_xmin_age_transactions requests_received"
-    ).split()
+    {
+        "marketd_jobs",
+        "marketd_oldest_ready_seconds",
+        "marketd_targets",
+        "marketd_price_age_seconds",
+        "marketd_viewed_price_age_seconds",
+        "marketd_viewed_right_ratio",
+        "marketd_budget_quota",
+        "marketd_budget_used",
+        "marketd_budget_remaining",
+        "marketd_budget_reset_seconds",
+        "marketd_lane_state",
+        "marketd_credentials_refused",
+        "marketd_oldest_xmin_age_transactions",
+        "marketd_requests_received",
+    }
 )
 
 

@@ -12,11 +12,12 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics import MetricWrapperBase
 
 from marketd.metrics.words import (
-    AGE_QUANTILES,
+    AGE_PERCENTILES,
     BANDS,
     ERRORS,
     LANE_STATES,
     OUTCOMES,
+    PRICE_RESULTS,
     REFUSALS,
     REQUEST_CLASSES,
     RUN_RESULTS,
@@ -47,6 +48,7 @@ class Families:
         self._providers: frozenset[str] = frozenset()
         self._define_work()
         self._define_calls()
+        self._define_planning()
         self._define_inside()
 
     def _define_work(self) -> None:
@@ -69,7 +71,14 @@ class Families:
         self._settle = self._histogram("settle_seconds", "Writing one fetch down", _SETTLE_S)
         self._targets = self._gauge("targets", "Targets by state", state=TARGET_STATES)
         self._price_age = self._gauge(
-            "price_age_seconds", "Age of stored prices at a quantile", quantile=AGE_QUANTILES
+            "price_age_seconds", "Age of stored prices at a percentile", percentile=AGE_PERCENTILES
+        )
+        self._viewed_age = self._gauge(
+            "viewed_price_age_seconds", "Age of watched prices, weighted with their expected views"
+        )
+        self._viewed_right = self._gauge(
+            "viewed_right_ratio",
+            "Share of expected views that see the present price, as the planner believes",
         )
         self._lease_lost = self._counter("lease_lost", "Fetches whose lease went to another worker")
         self._rescued = self._counter("jobs_rescued", "Jobs taken back from a dead worker")
@@ -91,6 +100,20 @@ class Families:
         self._locked_out = self._gauge(
             "credentials_refused", "1 while the lane waits because its credentials are refused"
         )
+
+    def _define_planning(self) -> None:
+        self._looked = self._counter(
+            "prices_fetched", "Prices fetched: a changed one made the call useful", result=PRICE_RESULTS
+        )
+        self._view_fresh = self._gauge(
+            "view_freshness_ratio", "Estimated share of views that see the present price"
+        )
+        self._view_age = self._gauge("view_age_seconds", "Age of watched prices, each weighed by its views")
+        self._marginal = self._gauge(
+            "marginal_call_views", "Views an hour that one more call an hour would put right"
+        )
+        self._watched = self._gauge("units_watched", "What the plan refreshes, in calls for one round")
+        self._plan_s = self._gauge("plan_seconds", "How long the last pass of the planner took")
 
     def _define_inside(self) -> None:
         self._listener = self._plain(Gauge, "listener_connected", "1 while LISTEN works")

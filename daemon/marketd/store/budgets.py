@@ -75,6 +75,13 @@ class Circuits:
             return CircuitState(state="closed", until=None, changed=False)
         return CircuitState(state=row["state"], until=row["until"], changed=row["changed"])
 
+    async def reconcile(self, provider: str, account: str, remaining: int, reset: datetime) -> int | None:
+        """Take the provider's word where it leaves less than ours. Returns calls it counted beyond ours."""
+        drift: int | None = await self._db.fetchval(
+            self._sql["reconcile"], provider, account, remaining, reset
+        )
+        return drift
+
     async def record(self, rows: str) -> None:
         """Write call records (a JSON array, see record_requests)."""
         await self._db.fetch(self._sql["record_requests"], rows)

@@ -95,6 +95,7 @@ class JobStore:
 
     async def poll(self, alive_for: timedelta) -> list[LaneState]:
         """Say that this daemon lives, promote what became due, and tell the lanes' states."""
+        await self._db.fetch(self._sql["fold"])
         rows = await self._db.fetch(self._sql["poll"], self._daemon_id, alive_for)
         return [
             LaneState(
@@ -203,6 +204,7 @@ def _quote_row(quote: Quote, product_id: str | None) -> Mapping[str, Any]:
         "basis": dict(quote.basis),
         "observed_at": quote.observed_at,
         "product_id": product_id,
+        "parser": quote.parser,
     }
 
 

@@ -19,7 +19,7 @@ from pydantic import Field, SecretStr
 
 from marketd import errors, oauth, provider, sizes, skus
 from marketd.models import Listing, Product, Quote
-from marketd.provider import Ask, Found, Http
+from marketd.provider import Ask, Found, Http, Usage
 from marketd.providers.ebay import reading
 from marketd.providers.ebay.reading import GRADED, NEW, UNGRADED, Offer, Wanted
 
@@ -85,6 +85,16 @@ class EBay:
         if status == 429 and 2001 in _error_ids(body):
             return errors.Throttled("HTTP 429: the day's calls are spent (error 2001)", day_spent=True)
         return None
+
+    async def usage(self, http: Http) -> Usage | None:
+        """eBay's word on the day's Browse calls; it lags. None when it says nothing (204, as for a new keyset)."""
+        reply = await http.get(
+            "/developer/analytics/v1_beta/rate_limit/",
+            {"api_context": "buy", "api_name": "Browse"},
+            endpoint="rate_limit",
+            meter="reports",
+        )
+        return reading.usage(reply.body)
 
     async def fetch(self, ask: Ask, http: Http) -> Found:
         """A quote for each asked size. The product's name and picture are those of the cheapest listing."""
@@ -209,31 +219,10 @@ class EBay:
         }
 
 
-async def rate_limits(http: Http) -> tuple[int, datetime] | None:
-    """eBay's own word on the day's Browse calls: how many remain, and when they begin anew.
-
-    None when it says nothing (204), as it does for an application that has not called yet. Its numbers lag.
-    """
-    reply = await http.get(
-        "/developer/analytics/v1_beta/rate_limit/",
-        {"api_context": "buy", "api_name": "Browse"},
-        endpoint="rate_limit",
-    )
-    listed = reply.body.get("rateLimits") if isinstance(reply.body, dict) else None
-    for api in listed if isinstance(listed, list) else ():
-        for resource in api.get("resources", ()) if isinstance(api, dict) else ():
-            match resource:
-                case {"name": "buy.browse", "rates": [{"remaining": int(left), "reset": str(reset)}, *_]}:
-                    try:
-                        return left, datetime.fromisoformat(reset)
-                    except ValueError:
-                        raise errors.BadPayload("rate_limit: a reset that is no time") from None
-    return None
-
-
-def _error_ids(body: Any) -> set[Any]:
+def _error_ids(body: Any) -> list[Any]:
     listed = body.get("errors") if isinstance(body, dict) else None
-    return {error.get("errorId") for error in listed or () if isinstance(error, dict)}
+    rows = listed if isinstance(listed, list) else []
+    return [error.get("errorId") for error in rows if isinstance(error, dict)]
 
 
 def _epid(text: str) -> str:

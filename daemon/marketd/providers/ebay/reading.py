@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from marketd import errors, skus
+from marketd.provider import Usage
 
 NEW, GRADED, UNGRADED = "1000", "2750", "4000"
 CARD_CATEGORIES = frozenset(("183050", "183454", "261328"))  #: single cards: non-sport, card games, sport
@@ -175,3 +177,22 @@ def _money(given: Any, currency: str) -> Decimal | None:
                 raise errors.BadPayload(f"{text[:40]!r} is not a price")
             return amount
     return None
+
+
+def usage(body: Any) -> Usage | None:
+    """What a getRateLimits answer says of the Browse API's day; None when it says nothing."""
+    for api in _rows(body, "rateLimits"):
+        for resource in _rows(api, "resources"):
+            match resource:
+                case {"name": "buy.browse", "rates": [{"remaining": int(left), "reset": str(reset)}, *_]}:
+                    try:
+                        return Usage(remaining=max(0, left), reset=datetime.fromisoformat(reset))
+                    except ValueError:
+                        raise errors.BadPayload("rate_limit: a reset that is no time") from None
+    return None
+
+
+def _rows(body: Any, key: str) -> list[Any]:
+    """A list where there should be one, else none at all."""
+    rows = body.get(key) if isinstance(body, dict) else None
+    return rows if isinstance(rows, list) else []

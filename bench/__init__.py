@@ -1,0 +1,1 @@
+"""The benchmark: marketd beside the least that Postgres and HTTP allow, and beside its peers."""

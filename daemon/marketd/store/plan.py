@@ -1,0 +1,57 @@
+"""The planner's pass in Postgres: one statement per account, at the scheduler's interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from marketd.store.pool import Database
+from marketd.store.sqlfile import queries
+
+_HOUR = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dials:
+    """The row of market_planner; what each does is told in config.yaml."""
+
+    enabled: bool
+    kappa: float
+    lane: float
+    memory: timedelta
+    size_weight: float
+    prior_a: float
+    prior_b: timedelta
+    evidence_cap: float
+    slowest: timedelta
+
+    def row(self) -> tuple[bool | float, ...]:
+        return (
+            self.enabled, self.kappa, self.lane, self.memory / _HOUR, self.size_weight, self.prior_a,
+            self.prior_b / _HOUR, self.evidence_cap, self.slowest / _HOUR,
+        )  # fmt: skip
+
+
+class PlanStore:
+    """Folds what apps told, and opens background jobs for the calls of the next interval."""
+
+    def __init__(self, db: Database, interval: Callable[[], timedelta]) -> None:
+        """`interval`: the present distance between two passes."""
+        self._db = db
+        self._interval = interval
+        self._sql = queries("plan")
+
+    async def configure(self, dials: Dials) -> None:
+        """Write the dials; a pass that is under way keeps the ones it began with."""
+        await self._db.fetch(self._sql["put_dials"], *dials.row())
+
+    async def plan(self) -> None:
+        """One pass over all accounts. Raises DatabaseUnavailable; what was planned until then stays.
+
+        Two daemons cannot plan the same account at once: each account's statement takes an advisory lock, or nothing.
+        """
+        await self._db.fetch(self._sql["fold"])
+        for account in await self._db.fetch(self._sql["accounts"]):
+            seconds = self._interval().total_seconds()
+            await self._db.fetch(self._sql["plan"], account["provider"], account["account"], seconds)

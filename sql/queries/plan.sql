@@ -1,0 +1,28 @@
+-- The planner's pass; what it does stands in sql/migrations/0006_planner.sql.
+
+-- name: put_dials
+update market_planner set enabled = $1, kappa = $2, lane = $3, memory_h = $4, size_weight = $5, prior_a = $6,
+  prior_b_h = $7, evidence_cap = $8, slowest_h = $9
+ where (enabled, kappa, lane, memory_h, size_weight, prior_a, prior_b_h, evidence_cap, slowest_h)
+       is distinct from ($1, $2, $3, $4, $5, $6, $7, $8, $9);
+
+-- name: fold
+select market__fold();
+
+-- name: accounts
+-- Accounts that a pass has work for: something of theirs is watched, or waits.
+select p.provider, p.account from market_providers p
+ where p.enabled and (exists (select from market_units u where u.provider = p.provider and u.account = p.account)
+                      or exists (select from market_plans x where x.provider = p.provider and x.account = p.account))
+ order by 1, 2;
+
+-- name: plan
+-- $1 provider  $2 account  $3 seconds until the next pass
+select market__plan($1, $2, $3::float8);
+
+-- name: freshness
+-- What the last passes found, for gauges. Nothing viewed: fresh, and of no age.
+select provider, coalesce(sum(freshness * view_rate) / nullif(sum(view_rate), 0), 1)::float8 as view_freshness,
+       coalesce(sum(view_age_s * view_rate) / nullif(sum(view_rate), 0), 0)::float8 as view_age,
+       max(views_per_call)::float8 as marginal_call, sum(units)::float8 as units_watched, max(took_ms)::float8 / 1000 as plan_time
+  from market_freshness group by provider;

@@ -1,0 +1,83 @@
+"""The numbers of a daemon at work: what the code can export is really fed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from harness import configured, running, until
+from marketd.app import App
+from marketd.sandbox import Sandbox
+
+QUICK = {"poll": "200ms", "interval": "300ms"}
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    async with Sandbox(seed=7, limits={"*": None}) as server:
+        yield server
+
+
+def _value(app: App, name: str, **labels: str) -> float:
+    found = app.metrics.registry.get_sample_value(f"marketd_{name}", labels)
+    assert found is not None, name
+    return found
+
+
+async def _reaches(app: App, wanted: float, name: str, **labels: str) -> None:
+    async def there() -> bool:
+        return _value(app, name, **labels) == wanted
+
+    await until(there, what=f"{name}{labels} = {wanted}")
+
+
+async def test_a_request_is_seen_from_the_wish_to_the_price(
+    db: asyncpg.Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    async with running(configured(database, sandbox, tmp_path, scheduler=QUICK)) as app:
+        await _reaches(app, 1, "listener_connected")
+        await _reaches(app, 1, "lane_state", provider="stockx", state="ready")
+        for priority in (200, 150, 100):
+            await db.execute("select market_enqueue('stockx', 'DD1391-100', '10', $1)", priority)
+        await _reaches(app, 1, "jobs_finished_total", provider="stockx", outcome="priced")
+        await _reaches(app, 1, "requests_received_total", provider="stockx", band="manual")
+        await _reaches(app, 1, "targets", provider="stockx", state="fresh")
+        assert _value(app, "wake_to_request_seconds_count", provider="stockx") == 1
+        assert _value(app, "wake_to_request_seconds_sum", provider="stockx") < 5
+        assert _value(app, "wait_seconds_count", provider="stockx", band="manual") == 1
+        spent = _value(app, "calls_spent_total", provider="stockx", band="manual")
+        assert spent >= sandbox.count("stockx") > 0
+        await _reaches(app, sandbox.count("stockx"), "budget_used", provider="stockx", window="hour")
+        quota = _value(app, "budget_quota", provider="stockx", window="hour")
+        assert _value(app, "budget_remaining", provider="stockx", window="hour") == quota - sandbox.count(
+            "stockx"
+        )
+        assert 0 < _value(app, "budget_reset_seconds", provider="stockx", window="hour") <= 3600
+        assert 0 <= _value(app, "price_age_seconds", provider="stockx", percentile="100") < 60
+        assert _value(app, "pool_connections") >= 1
+        assert 0 <= _value(app, "listener_echo_age_seconds") < 30
+        assert time.time() - _value(app, "db_gauges_last_success_timestamp_seconds") < 30
+        assert _value(app, "config_last_reload_successful") == 1
+        body = app.metrics.render()[0].decode()
+    assert 'schema="' in body
+    assert 'schema=""' not in body
+    samples = [line for line in body.splitlines() if not line.startswith("#")]
+    assert len(samples) <= 800
+
+
+async def test_refused_credentials_and_their_renewal_show_in_the_lane(
+    db: asyncpg.Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    sandbox.fault("stockx", "status", times=None, endpoint="*", status=401)
+    async with running(configured(database, sandbox, tmp_path, scheduler=QUICK)) as app:
+        await db.execute("select market_enqueue('stockx', 'DD1391-100', '10', 200)")
+        await _reaches(app, 1, "credentials_refused", provider="stockx")
+        await _reaches(app, 1, "lane_state", provider="stockx", state="cooldown")
+        sandbox.clear_faults()
+        await db.execute("select market_resume('stockx')")
+        await _reaches(app, 0, "credentials_refused", provider="stockx")
+        await _reaches(app, 1, "jobs_finished_total", provider="stockx", outcome="priced")

@@ -1,0 +1,556 @@
+"""The planner's SQL: what is counted, what is learned, what is planned, and what is left alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from marketd.errors import Transient
+from marketd.models import Quote, Unit
+from marketd.outcome import Failed, Outcome, Priced, Retried
+from marketd.planner import Rate, gain, value, view_rate
+from marketd.store.jobs import JobStore
+from marketd.store.plan import Dials, PlanStore
+from marketd.store.pool import Database
+
+Connect = Callable[[], Awaitable["asyncpg.Connection[asyncpg.Record]"]]
+MINUTE = timedelta(minutes=1)
+HOUR = timedelta(hours=1)
+MID_HOUR = datetime(2026, 11, 2, 12, 20, tzinfo=UTC)  #: a moment at which nothing of the hour's end matters
+
+
+@pytest.fixture
+async def jobs(database: str) -> AsyncIterator[JobStore]:
+    pool = Database(database, size=2, timeout_s=10)
+    await pool.open()
+    yield JobStore(pool, uuid4())
+    await pool.close()
+
+
+async def _call(
+    db: Any, function: str, items: Sequence[dict[str, Any]], user: str | None = None
+) -> list[str]:
+    rows = await db.fetch(f"select * from {function}($1::jsonb, $2)", json.dumps(list(items)), user)
+    assert [row["ord"] for row in rows] == list(range(1, len(items) + 1))
+    return [row["result"] for row in rows]
+
+
+def _item(sku: str, size: str | None = "10", provider: str = "stockx") -> dict[str, Any]:
+    return {"provider": provider, "sku": sku, "size": size}
+
+
+async def _watched(
+    db: Any, sku: str, now: datetime, *, age: timedelta | None, provider: str = "stockx"
+) -> str:
+    """A watched unit that was last fetched `age` ago, without any open job. Returns its key."""
+    await _call(db, "market_watch", [_item(sku, provider=provider)])
+    await db.execute("delete from market_jobs where sku = $1", sku)
+    await db.fetchval("select market__fold($1)", now)
+    key: str = await db.fetchval(
+        "update market_units set last_fetch_at = $2, tracked_since = $3 where sku = $1 returning unit_key",
+        sku, None if age is None else now - age, now - timedelta(days=30),
+    )  # fmt: skip
+    return key
+
+
+async def _plan(
+    db: Any, now: datetime, *, interval_s: float = 60, dice: float = 0.0, provider: str = "stockx"
+) -> list[str]:
+    """One pass; the units that have background jobs afterwards, the first first."""
+    await db.fetchval("select market__plan($1, 'default', $2, $3, $4)", provider, interval_s, now, dice)
+    return await _planned(db)
+
+
+async def _planned(db: Any) -> list[str]:
+    rows = await db.fetch("select sku from market_jobs where status = 'pending' order by rank desc, id")
+    return [row["sku"] for row in rows]
+
+
+async def _unit(jobs: JobStore, db: Any, sku: str = "A-1", size: str = "10", priority: int = 200) -> Unit:
+    await db.execute("delete from market_fetches")
+    await db.execute(
+        "update market_targets set observed_at = observed_at - interval '1 hour' where sku = $1", sku
+    )
+    await db.execute(
+        "update market_prices set observed_at = observed_at - interval '1 hour' where sku = $1", sku
+    )
+    await db.fetchrow("select * from market_enqueue('stockx', $1, $2, $3)", sku, size, priority)
+    [unit] = await jobs.claim("stockx", "default", units=1, lease=MINUTE)
+    return unit
+
+
+async def _fetched(jobs: JobStore, db: Any, ask: str, **quote: Any) -> None:
+    """One settled fetch of A-1 in size 10, an hour after the one before."""
+    unit = await _unit(jobs, db)
+    at = await db.fetchval("select clock_timestamp()")
+    facts = {"currency": "GBP", "basis": {"ask": "standard"}} | quote
+    price = Quote(size="10", lowest_ask=Decimal(ask), observed_at=at, **facts)
+    outcome: Outcome = Priced(size="10")
+    await jobs.settle(unit, [(job, outcome) for job in unit.jobs], [price])
+
+
+async def _rate(db: Any) -> tuple[float, float] | None:
+    row = await db.fetchrow("select a, b from market_rates where sku = 'A-1'")
+    return None if row is None else (row["a"], row["b"])
+
+
+# --- formulas -----------------------------------------------------------------------------------------------------
+
+
+async def test_sql_and_python_compute_the_same_values_for_any_age_from_0_to_10_years(db: Any) -> None:
+    chance = random.Random(7)
+    now = MID_HOUR
+    await db.execute("insert into market_plans (provider, account, planned_at, share, typical_view_rate) "
+                     "values ('stockx', 'default', now(), 1, 0.05)")  # fmt: skip
+    wanted: dict[str, tuple[float, ...]] = {}
+    for n, age_h in enumerate([0.0, 1e-6, 0.1, 1.0, 24.0, 8760.0, 87_600.0] * 40):
+        rate = Rate(
+            chance.choice([0.5, 1.0, 1.0000001, chance.uniform(0.05, 10)]), 10 ** chance.uniform(-6, 3.6)
+        )
+        views, sizes, tracked_h = chance.choice([0.0, 1e-300, chance.uniform(0, 500)]), n % 20 + 1, float(n)
+        key = f"unit {n:03}"
+        await db.execute(
+            "insert into market_units (unit_key, provider, account, sku, currency, sizes, views, views_at, "
+            "tracked_since, last_fetch_at, a, b) "
+            "values ($1, 'stockx', 'default', $1, 'GBP', $2, $3, $4, $5, $6, $7, $8)",
+            key, sizes, views, now - 2 * HOUR, now - tracked_h * HOUR, now - age_h * HOUR, rate.a, rate.b,
+        )  # fmt: skip
+        aged = (now - (now - age_h * HOUR)) / HOUR
+        w = view_rate(views * math.exp(-2 / 168), sizes, tracked_h, typical=0.05)
+        wanted[key] = (w, rate.still(aged), gain(w, rate, aged), value(w, rate, aged))
+    rows = await db.fetch("select * from market__values('stockx', 'default', $1)", now)
+    assert len(rows) == len(wanted)
+    for row in rows:
+        got = (row["views_per_h"], row["still"], row["gain"], row["value"])
+        assert got == pytest.approx(wanted[row["unit_key"]], rel=1e-7, abs=1e-9)
+
+
+async def test_sql_and_python_learn_the_same_from_any_history(db: Any) -> None:
+    chance = random.Random(3)
+    for _ in range(300):
+        rate = Rate(chance.uniform(0.05, 10), 10 ** chance.uniform(-5, 3.6))
+        gap, changed = 10 ** chance.uniform(-4, 4), chance.random() < 0.5
+        row = await db.fetchrow(
+            "select x.a, x.b from market_planner d, market__learn_bit($1, $2, $3, $4, d) x",
+            rate.a,
+            rate.b,
+            gap,
+            changed,
+        )
+        learned = rate.observed(gap, changed)
+        assert (row["a"], row["b"]) == pytest.approx((learned.a, learned.b), rel=1e-6)
+
+
+# --- watching and viewing -----------------------------------------------------------------------------------------
+
+
+async def test_watching_makes_a_target_and_asks_for_a_first_price(db: Any) -> None:
+    assert await _call(db, "market_watch", [_item("A-1"), _item("A-1", "11"), _item("A-1")], "ann") == [
+        "watched", "watched", "kept",
+    ]  # fmt: skip
+    assert await db.fetchval("select count(*) from market_targets") == 2
+    assert (
+        await db.fetchval("select count(*) from market_jobs where priority = 100 and status = 'pending'") == 2
+    )
+    await db.fetchval("select market__fold()")
+    assert await db.fetchval("select sizes from market_units") == 2
+
+
+async def test_a_bad_item_is_refused_and_the_others_go_on(db: Any) -> None:
+    items = [_item("A-1"), {"provider": "nobody", "sku": "A"}, _item("B-1", "77")]
+    for function, good in (
+        ("market_watch", "watched"),
+        ("market_viewed", "counted"),
+        ("market_unwatch", "unwatched"),
+    ):
+        assert await _call(db, function, items) == [good, "refused", "refused"]
+        with pytest.raises(
+            asyncpg.InvalidParameterValueError, match=f"{function}: items is not a JSON array"
+        ):
+            await db.fetch(f"select * from {function}('{{}}')")
+
+
+async def test_an_item_is_watched_until_the_last_who_watched_it_stops(db: Any) -> None:
+    for user in ("ann", "bob"):
+        await _call(db, "market_watch", [_item("A-1")], user)
+    sizes = "select sizes from market_units where market__fold() >= 0"
+    await db.fetchval("select market__fold()")
+    assert await db.fetchval(sizes) == 1
+    assert await _call(db, "market_unwatch", [_item("A-1")], "ann") == ["unwatched"]
+    assert await _call(db, "market_unwatch", [_item("A-1")], "ann") == ["not_watched"]
+    await db.fetchval("select market__fold()")
+    assert await db.fetchval(sizes) == 1
+    await _call(db, "market_unwatch", [_item("A-1")], "bob")
+    await db.fetchval("select market__fold()")
+    assert await db.fetchval(sizes) == 0
+
+
+async def test_one_view_counts_per_user_target_and_ten_minutes(db: Any) -> None:
+    assert await _call(db, "market_viewed", [_item("A-1"), _item("A-1")], "ann") == ["counted", "repeated"]
+    assert await _call(db, "market_viewed", [_item("A-1"), _item("A-1", "11")], "bob") == [
+        "counted",
+        "counted",
+    ]
+    await db.execute("update market_signals set at = at - interval '11 minutes' where user_id = 'ann'")
+    assert await _call(db, "market_viewed", [_item("A-1")], "ann") == ["counted"]
+    await db.fetchval("select market__fold()")
+    assert await db.fetchval("select views from market_units") == pytest.approx(4, rel=0.01)
+
+
+async def test_two_views_that_raced_count_once(connect: Connect) -> None:
+    one, other = await connect(), await connect()
+    first = one.transaction()
+    await first.start()
+    await _call(one, "market_viewed", [_item("A-1")], "ann")
+    assert await _call(other, "market_viewed", [_item("A-1")], "ann") == ["counted"]
+    assert await other.fetchval("select market__fold()") == 1
+    await first.commit()
+    assert await other.fetchval("select market__fold()") == 1
+    assert await other.fetchval("select views from market_units") == pytest.approx(1, rel=0.01)
+
+
+async def test_asking_in_the_background_is_a_view_and_asking_urgently_is_not(db: Any) -> None:
+    await db.fetch("select * from market_enqueue('stockx', 'A-1', '10', 150)")
+    assert await db.fetchval("select count(*) from market_signals") == 0
+    await db.fetch("select * from market_enqueue('stockx', 'A-1', '10', 100)")
+    await db.execute(
+        "insert into market_jobs (provider, sku, size, user_id) values ('stockx', 'A-1', '10', 'bob')"
+    )
+    assert await db.fetchval("select count(*) from market_signals where kind = 'view'") == 2
+
+
+async def test_an_app_that_idles_in_a_transaction_stalls_neither_fold_nor_plan(connect: Connect) -> None:
+    db, app = await connect(), await connect()
+    await _watched(db, "A-1", MID_HOUR, age=20 * HOUR)
+    await _watched(db, "B-1", MID_HOUR, age=10 * HOUR)
+    idle = app.transaction()
+    await idle.start()
+    await _call(app, "market_unwatch", [_item("B-1")])
+    await _call(app, "market_watch", [_item("C-1")])
+    await _call(app, "market_viewed", [_item("A-1")], "ann")
+    await app.fetch("select * from market_enqueue('stockx', 'A-1', '10', 100)")
+    await db.execute("set statement_timeout = '5s'")
+    await db.fetchval("select market__fold($1)", MID_HOUR)
+    assert await _plan(db, MID_HOUR, interval_s=300) == ["B-1"]
+    await idle.rollback()
+    assert await _plan(db, MID_HOUR, interval_s=300) == ["A-1", "B-1"]
+
+
+# --- learning -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_fetch_teaches_how_often_the_price_changes(db: Any, jobs: JobStore) -> None:
+    await _fetched(jobs, db, "100")
+    assert await _rate(db) is None  # one look says nothing about change
+    await _fetched(jobs, db, "100")
+    same = Rate().observed(1, False)
+    assert await _rate(db) == pytest.approx((same.a, same.b), rel=1e-3)
+    await _fetched(jobs, db, "101")
+    moved = same.observed(1, True)
+    assert await _rate(db) == pytest.approx((moved.a, moved.b), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "other", [{"basis": {"ask": "standard", "region": "eu"}}, {"parser": 2}, {"currency": "EUR"}]
+)
+async def test_prices_of_two_kinds_are_not_compared(db: Any, jobs: JobStore, other: dict[str, Any]) -> None:
+    await _fetched(jobs, db, "100")
+    await _fetched(jobs, db, "120", **other)
+    assert await _rate(db) is None
+
+
+async def test_what_was_measured_beside_the_price_is_no_other_kind(db: Any, jobs: JobStore) -> None:
+    await _fetched(jobs, db, "100", basis={"ask": "standard", "flex_ask": "90"})
+    await _fetched(jobs, db, "100", basis={"ask": "standard", "flex_ask": "91"})
+    rate = await _rate(db)
+    assert rate is not None
+    assert rate[1] > 12
+
+
+async def test_an_error_teaches_nothing_and_makes_the_unit_wait(db: Any, jobs: JobStore) -> None:
+    await _fetched(jobs, db, "100")
+    await _fetched(jobs, db, "100")
+    before = await _rate(db)
+    await _call(db, "market_watch", [_item("A-1")])
+    await db.fetchval("select market__fold()")
+    seen = await db.fetchval("select last_fetch_at from market_units")
+    for outcome in (
+        Retried(delay=MINUTE, error_code="timeout", message=str(Transient("no answer"))),
+        Failed(error_code="timeout", message="no answer", cooldown=timedelta()),
+    ):
+        unit = await _unit(jobs, db)
+        result: Outcome = outcome
+        await jobs.settle(unit, [(job, result) for job in unit.jobs])
+    row = await db.fetchrow("select *, not_before - clock_timestamp() as wait from market_units")
+    assert await _rate(db) == before
+    assert row["last_fetch_at"] == seen
+    assert row["fails"] == 2
+    assert timedelta(minutes=3) < row["wait"] <= timedelta(minutes=4)
+    await _fetched(jobs, db, "100")
+    assert await db.fetchval("select fails from market_units where not_before = '-infinity'") == 0
+
+
+# --- planning -----------------------------------------------------------------------------------------------------
+
+
+async def test_the_plan_opens_the_most_valuable_first_and_no_more_than_the_intervals_share(db: Any) -> None:
+    for n in range(12):
+        await _watched(db, f"A-{n}", MID_HOUR, age=(n + 1) * HOUR)
+    share = await db.fetchval(
+        "select market__plan_share(p, s, 120, $1) from market_providers p, market_settings s where provider = 'stockx'",
+        MID_HOUR,
+    )
+    assert share == pytest.approx(100 * 120 / (40 * 60 - 180))  # 40 minutes are left, less the open last 5 %
+    assert await _plan(db, MID_HOUR, interval_s=120) == ["A-11", "A-10", "A-9", "A-8", "A-7"]
+    assert await _plan(db, MID_HOUR, interval_s=120) == ["A-11", "A-10", "A-9", "A-8", "A-7"]
+    row = await db.fetchrow("select * from market_jobs limit 1")
+    assert (row["priority"], row["user_id"]) == (100, None)
+    assert await db.fetchval("select count(*) from market_job_requests where job_id = $1", row["id"]) == 0
+
+
+async def test_shares_over_an_hour_of_passes_never_exceed_what_is_left_for_background(db: Any) -> None:
+    now, used, chance = datetime(2026, 11, 2, 12, tzinfo=UTC), 0, random.Random(1)
+    await db.execute("update market_providers set on_demand_per_h = 10")
+    for n in range(400):
+        await db.execute(
+            "insert into market_units (unit_key, provider, account, sku, currency, sizes, views_at,"
+            " tracked_since, last_fetch_at) values ($1, 'stockx', 'default', $1, 'GBP', 1, $2, $2, $3)",
+            f"u{n}", now, now - 9 * HOUR,
+        )  # fmt: skip
+        await db.execute(
+            "insert into market_targets (provider, account, sku, currency, dedupe_key, unit_key)"
+            " values ('stockx', 'default', $1, 'GBP', $1, $1)", f"u{n}",
+        )  # fmt: skip
+        await db.execute(
+            "insert into market_watches (provider, account, sku, currency, dedupe_key, unit_key)"
+            " values ('stockx', 'default', $1, 'GBP', $1, $1)", f"u{n}",
+        )  # fmt: skip
+    halfway = 0
+    for minute in range(60):
+        at = now + minute * MINUTE
+        used += await db.fetchval("select market__plan('stockx', 'default', 60, $1, $2)", at, chance.random())
+        await db.execute("delete from market_jobs")
+        await db.execute(
+            "insert into market_budgets (provider, account, window_kind, window_start, window_end, used,"
+            " used_background) values ('stockx', 'default', 'hour', $1, $2, $3, $3)"
+            " on conflict (provider, account, window_kind, window_start) do update set used = $3, used_background = $3",
+            now, now + HOUR, used,
+        )  # fmt: skip
+        halfway = used if minute == 29 else halfway
+    assert 38 <= halfway <= 55
+    assert used == 100
+
+
+async def test_the_plan_skips_what_is_young_cooling_open_or_not_watched(db: Any) -> None:
+    await _watched(db, "YOUNG", MID_HOUR, age=9 * MINUTE)
+    await _watched(db, "COOLING", MID_HOUR, age=90 * HOUR)
+    await _watched(db, "BACKOFF", MID_HOUR, age=90 * HOUR)
+    await _watched(db, "LEFT", MID_HOUR, age=90 * HOUR)
+    await _watched(db, "GOOD", MID_HOUR, age=11 * MINUTE)
+    await db.execute("update market_targets set retry_at = $1 where sku = 'COOLING'", MID_HOUR + 5 * HOUR)
+    await db.execute("update market_units set not_before = $1 where sku = 'BACKOFF'", MID_HOUR + MINUTE)
+    await _call(db, "market_unwatch", [_item("LEFT")])
+    await db.fetchval("select market__fold($1)", MID_HOUR)
+    assert await _plan(db, MID_HOUR, interval_s=600) == ["GOOD"]
+    assert (
+        await db.fetchval("select not_before from market_units where sku = 'COOLING'") == MID_HOUR + 5 * HOUR
+    )
+    assert await _plan(db, MID_HOUR, interval_s=600) == ["GOOD"]
+
+
+@pytest.mark.parametrize("change", [
+    "update market_providers set paused_at = now()",
+    "update market_providers set enabled = false",
+    "update market_providers set circuit = 'open', circuit_reason = 'throttled', circuit_until = 'infinity'",
+    "update market_planner set enabled = false",
+    "update market_providers set quota_hour = 0",
+])  # fmt: skip
+async def test_nothing_is_planned_while_nothing_may_be_sent(db: Any, change: str) -> None:
+    await _watched(db, "A-1", MID_HOUR, age=20 * HOUR)
+    await db.execute(change)
+    assert await _plan(db, MID_HOUR, interval_s=600) == []
+
+
+async def test_what_apps_wait_for_is_ranked_and_takes_its_part_of_the_share(db: Any) -> None:
+    for n in range(6):
+        await _watched(db, f"A-{n}", MID_HOUR, age=(n + 1) * HOUR)
+    await db.fetch("select * from market_enqueue('stockx', 'NEW', '10', 100, 'bob')")
+    await db.fetchval("select market__fold($1)", MID_HOUR)
+    assert await _plan(db, MID_HOUR, interval_s=50) == ["NEW", "A-5"]  # a share of 2.25
+
+
+async def test_one_users_import_does_not_shut_out_the_others(db: Any) -> None:
+    await _call(db, "market_enqueue_many", [])
+    items = [_item(f"BULK-{n:02}") for n in range(30)]
+    await db.fetch("select * from market_enqueue_many($1::jsonb, 100, 'ann')", json.dumps(items))
+    await db.fetch("select * from market_enqueue_many($1::jsonb, 100, 'bob')", json.dumps([_item("BOBS")]))
+    await db.fetchval("select market__fold($1)", MID_HOUR)
+    assert (await _plan(db, MID_HOUR)).index("BOBS") <= 3
+
+
+async def test_the_lane_takes_the_oldest_however_little_it_is_worth(db: Any) -> None:
+    await db.execute("update market_planner set lane = 1")
+    for n in range(4):
+        await _watched(db, f"A-{n}", MID_HOUR, age=(n + 1) * HOUR)
+    await _watched(db, "OLD", MID_HOUR, age=50 * HOUR)
+    await db.execute("update market_units set a = 0.1, b = 4320 where sku = 'OLD'")
+    assert (await _plan(db, MID_HOUR, interval_s=30))[0] == "OLD"
+
+
+async def test_no_watched_unit_waits_longer_than_the_lane_needs_for_one_round(db: Any) -> None:
+    """With a lane of 1 in 4 and one call a pass, six units are all seen within 24 passes."""
+    await db.execute("update market_planner set lane = 0.25, kappa = 0")
+    for n in range(6):
+        await _watched(db, f"A-{n}", MID_HOUR, age=HOUR)
+    await db.execute("update market_units set views = 1e6 where sku = 'A-0'")
+    chance, seen = random.Random(5), set()
+    for n in range(24 * 4):
+        now = MID_HOUR + n * 11 * MINUTE
+        await db.execute("delete from market_budgets")
+        await db.fetchval("select market__plan('stockx', 'default', 36, $1, $2)", now, chance.random())
+        for sku in await _planned(db):
+            seen.add(sku)
+            await db.execute("update market_units set last_fetch_at = $2 where sku = $1", sku, now)
+        await db.execute("delete from market_jobs")
+    assert seen == {f"A-{n}" for n in range(6)}
+
+
+async def test_two_planners_at_once_plan_once(connect: Connect) -> None:
+    one, other = await connect(), await connect()
+    await _watched(one, "A-1", MID_HOUR, age=20 * HOUR)
+    first = one.transaction()
+    await first.start()
+    assert await one.fetchval("select market__plan('stockx', 'default', 60, $1)", MID_HOUR) == 1
+    assert await other.fetchval("select market__plan('stockx', 'default', 60, $1)", MID_HOUR) == 0
+    await first.commit()
+    assert await other.fetchval("select market__plan('stockx', 'default', 60, $1, 0)", MID_HOUR) == 0
+    assert await other.fetchval("select count(*) from market_jobs") == 1
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "America/New_York"])
+async def test_the_share_does_not_depend_on_the_sessions_time_zone(db: Any, zone: str) -> None:
+    """Kolkata's hours begin at :30; New York had 01:00 twice on this day."""
+    await db.execute(f"set timezone = '{zone}'")
+    shares = [
+        await db.fetchval(
+            "select market__plan_share(p, s, 60, $1) from market_providers p, market_settings s"
+            " where provider = 'stockx'",
+            datetime(2026, 11, 1, hour, 20, tzinfo=UTC),
+        )
+        for hour in range(4, 8)
+    ]
+    assert shares == pytest.approx([100 * 60 / 2220] * 4)
+
+
+async def test_a_reserve_that_takes_all_still_leaves_what_is_kept_for_background(db: Any) -> None:
+    await _watched(db, "A-1", MID_HOUR, age=20 * HOUR)
+    await db.execute("update market_providers set reserve = 0.95, quota_hour = 20 where provider = 'stockx'")
+    await db.execute(
+        "insert into market_budgets (provider, window_kind, window_start, window_end, used, quota)"
+        " values ('stockx', 'hour', '2026-11-02 12:00Z', '2026-11-02 13:00Z', 7, 20)"
+    )
+    assert await _plan(db, MID_HOUR, dice=0.999) == ["A-1"]
+
+
+# --- what people see ----------------------------------------------------------------------------------------------
+
+
+async def test_price_status_tells_the_chance_that_a_price_still_holds_and_when_it_will_be_looked_at(
+    db: Any, jobs: JobStore
+) -> None:
+    await _fetched(jobs, db, "100")
+    await _call(db, "market_watch", [_item("A-1")])
+    await db.fetchval("select market__fold()")
+    await db.execute("update market_prices set observed_at = observed_at - interval '12 hours'")
+    await db.fetchval("select market__plan('stockx', 'default', 60)")
+    await db.execute("update market_plans set marginal_value = 1")
+    row = await db.fetchrow("select *, clock_timestamp() as now from market_price_status")
+    assert row["freshness"] == pytest.approx(Rate().still(12), rel=1e-3)
+    assert row["watched"] is True
+    assert row["next_refresh_at"] > row["now"]
+    await _call(db, "market_unwatch", [_item("A-1")])
+    assert await db.fetchval("select next_refresh_at from market_price_status") is None
+
+
+async def test_the_plan_can_be_read_with_values_and_reasons(db: Any) -> None:
+    now = await db.fetchval("select clock_timestamp()")
+    await _watched(db, "A-1", now, age=20 * HOUR)
+    await _watched(db, "B-1", now, age=None)
+    await db.fetch("select * from market_enqueue('stockx', 'C-1', '10')")
+    await db.fetchval("select market__fold()")
+    await db.fetchval("select market__rank_waiting('stockx', 'default', 1, clock_timestamp())")
+    rows = await db.fetch("select * from market_plan('stockx', 10)")
+    assert [row["place"] for row in rows] == [1, 2, 3]
+    assert {row["sku"]: row["why"] for row in rows} == {
+        "A-1": "39 of 100 views would see a wrong price now",
+        "B-1": "never fetched",
+        "C-1": "asked for, and waiting",
+    }
+    with pytest.raises(asyncpg.InvalidParameterValueError, match="market_plan: provider 'zz' is unknown"):
+        await db.fetch("select * from market_plan('zz')")
+
+
+async def test_the_advice_says_what_another_budget_would_bring(db: Any) -> None:
+    for n in range(30):
+        await _watched(db, f"A-{n}", MID_HOUR, age=(n + 1) * HOUR)
+    for n in range(30):
+        await db.fetchval("select market__plan('stockx', 'default', 20, $1)", MID_HOUR + n * MINUTE)
+    row = await db.fetchrow("select * from market_freshness")
+    assert 0 < row["freshness"] < 1
+    assert row["views_per_call"] > 0
+    assert "of 100 views see a right price; 10 calls an hour more would make it about" in row["advice"]
+
+
+async def test_the_store_writes_the_dials_and_plans_every_account(db: Any, database: str) -> None:
+    pool = Database(database, size=2, timeout_s=10)
+    await pool.open()
+    try:
+        plans = PlanStore(pool, lambda: HOUR)
+        await plans.configure(
+            Dials(
+                enabled=True, kappa=0.1, lane=0, memory=14 * 24 * HOUR, size_weight=0.2, prior_a=0.5,
+                prior_b=12 * HOUR, evidence_cap=10, slowest=180 * 24 * HOUR,
+            )
+        )  # fmt: skip
+        now = await db.fetchval("select clock_timestamp()")
+        await _watched(db, "A-1", now, age=20 * HOUR)
+        await _watched(db, "E-1", now, age=20 * HOUR, provider="ebay")
+        await plans.plan()
+    finally:
+        await pool.close()
+    assert await db.fetchval("select memory_h from market_planner") == 336
+    assert sorted(await _planned(db)) == ["A-1", "E-1"]
+
+
+async def test_a_hundred_thousand_units_are_planned_in_one_cheap_scan(db: Any) -> None:
+    await db.execute(
+        "insert into market_units (unit_key, provider, account, sku, currency, sizes, views, views_at, tracked_since,"
+        "   last_fetch_at, a, b)"
+        " select 'u' || n, 'stockx', 'default', 'u' || n, 'GBP', 1 + n % 7, n % 90, now(), now() - interval '9 days',"
+        "   now() - n % 400 * interval '1 hour', 0.5 + n % 9, 1 + n % 200 from generate_series(1, 100000) n"
+    )
+    await db.execute("analyze market_units")
+    plan = "select market__plan('stockx', 'default', 60)"
+    await db.fetchval(plan)
+    # The backend's own processor time, in hundredths: other work on the machine does not count.
+    spent = (
+        "select sum(split_part(pg_read_file('/proc/' || pg_backend_pid() || '/stat'), ' ', n)::int)"
+        " from unnest(array[14, 15]) n"
+    )
+    try:
+        began = await db.fetchval(spent)
+    except asyncpg.PostgresError as error:
+        pytest.skip(f"no /proc to read the processor time from: {error}")
+    for _ in range(4):
+        await db.fetchval(plan)
+    # Four times the figure of a quiet machine (bench/freshness prints it): compiling, joining or spilling costs more.
+    assert (await db.fetchval(spent) - began) * 10 / 4 < 1000

@@ -1,0 +1,49 @@
+"""eBay's own count of the day against ours."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from harness import configured, running, until
+from marketd.sandbox import Limits, Sandbox
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    ebay = Limits(per_day=40, day_zone="America/Los_Angeles")
+    async with Sandbox(seed=5, limits={"*": None, "ebay": ebay}) as server:
+        yield server
+
+
+async def test_a_spent_day_closes_the_lane_until_the_reset_that_ebay_reports(
+    db: asyncpg.Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    # Somebody else used the same keyset: eBay's day is spent although ours is not.
+    sandbox.spend("ebay", 40)
+    stanza = {"budget": {"per_hour": 1000, "per_day": 5000, "day_starts": "00:00 America/Los_Angeles"}}
+    async with running(configured(database, sandbox, tmp_path, providers=("ebay",), stanza=stanza)):
+        await db.fetch("select * from market_enqueue('ebay', 'CP9366', '10.5', 200)")
+
+        async def told() -> asyncpg.Record | None:
+            return await db.fetchrow(
+                "select * from market_providers where provider = 'ebay' and reported_at is not null"
+            )
+
+        lane = await until(told, what="the reconciliation")
+        ends = await db.fetchval(
+            "select window_end from market_budgets where provider = 'ebay' and window_kind = 'day'"
+        )
+        why = await db.fetchrow("select * from market_why('ebay', 'CP9366', '10.5')")
+    assert (lane["circuit"], lane["circuit_reason"], lane["reported_remaining"]) == ("open", "throttled", 0)
+    assert abs((lane["circuit_until"] - ends).total_seconds()) < 2
+    assert lane["reported_drift"] > 0
+    used = await db.fetchval(
+        "select used from market_budgets where provider = 'ebay' and window_kind = 'day'"
+    )
+    assert used == 5000, "the lower of the two remainders holds"
+    assert why["waiting_for"] in ("cooldown", "budget")
+    assert await db.fetchval("select max(attempt) from market_jobs") == 0, "no attempt is burnt"

@@ -1,0 +1,164 @@
+"""Who gets the calls: urgent work first, background its minimum, users in turn, accounts apart."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from harness import configured, running, settings, until
+from marketd import config, wiring
+from marketd.sandbox import Sandbox
+
+WINDOW_S = 8
+QUOTA = 40
+MINIMUM = 4
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    async with Sandbox(seed=9, limits={"*": None}) as server:
+        yield server
+
+
+async def _ask(
+    db: asyncpg.Connection, skus: list[str], priority: int, user: str | None = None
+) -> list[asyncpg.Record]:
+    items = json.dumps([{"provider": "stockx", "sku": sku, "size": "9"} for sku in skus])
+    rows: list[asyncpg.Record] = await db.fetch(
+        "select * from market_enqueue_many($1::jsonb, $2, $3)", items, priority, user
+    )
+    return rows
+
+
+@pytest.mark.timeout(120)
+async def test_urgent_work_takes_all_but_the_background_minimum_and_background_gets_that(
+    db: asyncpg.Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    await _ask(db, [f"BACK-{n}" for n in range(1000)], 100)
+    stanza: dict[str, Any] = {
+        "budget": {"per_hour": QUOTA, "background_min": "10%", "reserve": "0%"},
+        "pace": {"calls": 20, "per": "1s"},
+        "concurrency": 2,
+    }
+    testing = {"hour": f"{WINDOW_S}s", "day": "1h"}
+    began = await db.fetchval("select clock_timestamp()")
+    async with running(configured(database, sandbox, tmp_path, stanza=stanza, testing=testing)):
+        # Begin with a window, so that the first one is whole.
+        await until(lambda: _window_of(db, began), within_s=WINDOW_S + 5, what="a fresh window")
+        await _ask(db, [f"URGENT-{n}" for n in range(3 * QUOTA)], 200)
+
+        async def a_whole_window() -> bool:
+            return len(_by_window(sandbox, began)) >= 3
+
+        await until(a_whole_window, within_s=60, what="a whole window")
+    windows = _by_window(sandbox, began)
+    for window in sorted(windows)[1:2]:
+        count = windows[window]
+        assert sum(count.values()) <= QUOTA, windows
+        assert count["BACK"] >= MINIMUM, f"background was starved: {windows}"
+        assert count["URGENT"] >= QUOTA - 2 * MINIMUM - 4, f"background took urgent work's calls: {windows}"
+
+
+async def _window_of(db: asyncpg.Connection, began: Any) -> bool:
+    return bool(
+        await db.fetchval(
+            "select floor(date_part('epoch', clock_timestamp()) / $2)"
+            " > floor(date_part('epoch', $1::timestamptz) / $2)",
+            began,
+            float(WINDOW_S),
+        )
+    )
+
+
+def _by_window(sandbox: Sandbox, began: Any) -> dict[int, Counter[str]]:
+    found: dict[int, Counter[str]] = {}
+    for request in sandbox.requests:
+        if request.endpoint == "search" and request.wall >= began:
+            window = int(request.wall.timestamp() // WINDOW_S)
+            found.setdefault(window, Counter())[request.query["query"].split("-")[0]] += 1
+    return found
+
+
+async def test_background_is_spread_over_the_window_and_not_burnt_at_its_start(
+    db: asyncpg.Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    await _ask(db, [f"BACK-{n}" for n in range(200)], 100)
+    stanza = {"budget": {"per_hour": 600, "background_min": "0%"}, "pace": {"calls": 50, "per": "1s"}}
+    testing = {"hour": "1h", "day": "1d"}
+    async with running(configured(database, sandbox, tmp_path, stanza=stanza, testing=testing)):
+        # 600 an hour: a tenth may go at once, the rest at the pace that lasts until the hour's end.
+        await until(lambda: _spent(db, 60), what="the first tenth")
+        why = await until(lambda: _held_back(db), what="the wait")
+        assert why["until"] is not None
+        now = await db.fetchval("select clock_timestamp()")
+        assert timedelta(0) < why["until"] - now < timedelta(minutes=60)
+        # Urgent work does not wait for the spread.
+        await _ask(db, ["URGENT-1"], 200)
+        await until(lambda: _done(db, "URGENT-1"), within_s=5)
+    assert sandbox.count("stockx") < 75
+
+
+async def _spent(db: asyncpg.Connection, calls: int) -> bool:
+    used = "select used from market_budget_status where provider = 'stockx' and window_kind = 'hour'"
+    return bool(await db.fetchval(used) >= calls)
+
+
+async def _held_back(db: asyncpg.Connection) -> asyncpg.Record | None:
+    """The head of the queue's answer, once it is that the budget is spread."""
+    return await db.fetchrow(
+        """select w.* from (select id from market_jobs where status = 'pending' order by turn limit 1) j,
+                  market_why(j.id) w where w.waiting_for = 'budget'"""
+    )
+
+
+async def _done(db: asyncpg.Connection, sku: str) -> bool:
+    return await db.fetchval("select status from market_jobs where sku = $1", sku) in ("done", "failed")
+
+
+async def test_one_users_hundred_items_do_not_keep_another_users_one_waiting(
+    db: asyncpg.Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    for priority in (200, 100):
+        await _ask(db, [f"MANY-{priority}-{n}" for n in range(100)], priority, "ann")
+        await _ask(db, [f"ONE-{priority}"], priority, "bob")
+    stanza = {"pace": {"calls": 100, "per": "1s"}}
+    async with running(configured(database, sandbox, tmp_path, stanza=stanza)):
+        await until(lambda: _done(db, "ONE-100"), within_s=30)
+    searched = [request.query["query"] for request in sandbox.requests if request.endpoint == "search"]
+    assert searched.index("ONE-200") <= 3
+    background = [query for query in searched if "-100" in query]
+    assert background.index("ONE-100") <= 3
+
+
+async def test_two_accounts_of_one_provider_are_two_lanes_with_budgets_of_their_own(
+    db: asyncpg.Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    data = settings(database, sandbox, tmp_path, stanza={"budget": {"per_hour": 5, "background_min": "0%"}})
+    data["providers"]["stockx"]["accounts"] = {
+        "second": {
+            "credentials": sandbox.credentials_for("stockx", "second"),
+            "budget": {"per_hour": 3},
+            "users": ["bob"],
+        }
+    }
+    async with running(config.from_mapping(data, wiring.provider_types())):
+        await _ask(db, [f"ANN-{n}" for n in range(8)], 200, "ann")
+        await _ask(db, [f"BOB-{n}" for n in range(8)], 200, "bob")
+
+        async def both_spent() -> bool:
+            rows = await db.fetch(
+                "select account, used from market_budget_status where provider = 'stockx' and window_kind = 'hour'"
+            )
+            return {row["account"]: row["used"] for row in rows} == {"default": 5, "second": 3}
+
+        await until(both_spent)
+    searches = [request for request in sandbox.requests if request.endpoint == "search"]
+    asked = Counter((request.account, request.query["query"].split("-")[0]) for request in searches)
+    assert asked == {("default", "ANN"): 5, ("second", "BOB"): 3}

@@ -1,0 +1,207 @@
+"""Alias: cents, conditions, junk sizes, and whose sizes they are."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from marketd import errors
+from marketd.models import Listing
+from marketd.provider import Ask, Found
+from marketd.providers.alias import Alias, Options, reading
+from provider_kit import GRANTED_AT, Each, Scripted, example, quote_of
+
+
+def item(sku: str = "DD1391 100", *numbers: Any, gender: str = "men", **more: Any) -> dict[str, Any]:
+    return {
+        "catalog_id": f"item-{sku.lower().replace(' ', '-')}",
+        "name": "Dunk",
+        "sku": sku,
+        "brand": "Nike",
+        "gender": gender,
+        "product_type": "sneakers",
+        "size_unit": "SIZE_UNIT_US",
+        "allowed_sizes": [
+            {"display_name": str(size), "value": size, "us_size_equivalent": size}
+            for size in numbers or (10,)
+        ],
+        "main_picture_url": "https://image.goat.com/1.png",
+    } | more
+
+
+def hits(*items: dict[str, Any]) -> dict[str, Any]:
+    return {"catalog_items": list(items), "has_more": True, "next_pagination_token": "x"}
+
+
+def row(size: Any, ask: Any = "9700", bid: Any = "8800", last: Any = "9900", **more: Any) -> dict[str, Any]:
+    return {
+        "size": size,
+        "product_condition": "PRODUCT_CONDITION_NEW",
+        "packaging_condition": "PACKAGING_CONDITION_GOOD_CONDITION",
+        "availability": {
+            "lowest_listing_price_cents": ask,
+            "highest_offer_price_cents": bid,
+            "last_sold_listing_price_cents": last,
+            "global_indicator_price_cents": "0",
+        },
+    } | more
+
+
+async def fetch(
+    http: Scripted,
+    *sizes: str | None,
+    sku: str = "DD1391-100",
+    listing: Listing | None = None,
+    **options: Any,
+) -> Found:
+    ask = Ask(sku=sku, sizes=sizes or ("10",), currency="USD", listing=listing)
+    return await Alias(Options(**options)).fetch(ask, http)
+
+
+async def test_the_documented_answers_are_read() -> None:
+    http = Scripted(
+        search=example("alias_catalog_search"), availabilities=example("alias_pricing_availabilities")
+    )
+    found = await fetch(http, "10", "10.5", None)
+    ten = quote_of(found, "10")
+    assert (ten.lowest_ask, ten.highest_bid, ten.last_sale) == (Decimal(97), Decimal(88), Decimal(99))
+    assert quote_of(found, "10.5").lowest_ask is None
+    assert ten.basis == {"region": "global", "consigned": "any", "condition": "new", "box": "good"}
+    assert ten.observed_at == GRANTED_AT
+    assert {quote.size for quote in found.quotes} == {"9", "9.5", "10", "10.5", "11"}
+    assert found.listing is not None
+    product = found.listing.product
+    assert (product.id, product.style_code) == ("dunk-low-black-white-dd1391-100", "DD1391 100")
+    assert product.image_url is not None
+    assert product.image_url.startswith("https://image.goat.com/")
+
+
+async def test_only_new_pairs_in_a_good_box_count_in_either_spelling() -> None:
+    rows = [
+        row(10, "1", product_condition="PRODUCT_CONDITION_USED"),
+        row(10, "2", packaging_condition="PACKAGING_CONDITION_MISSING_LID"),
+        row(10, "300", product_condition=1, packaging_condition=1),
+        row(0, "4"),
+        row(40, "5"),
+    ]
+    found = await fetch(Scripted(search=hits(item()), availabilities={"variants": rows}))
+    assert [(quote.size, quote.lowest_ask) for quote in found.quotes] == [("10", Decimal(3))]
+
+
+async def test_a_crossed_book_is_taken_as_it_is() -> None:
+    http = Scripted(search=hits(item()), availabilities={"variants": [row(10, "5200", "5500")]})
+    quote = quote_of(await fetch(http), "10")
+    assert (quote.lowest_ask, quote.highest_bid) == (Decimal(52), Decimal(55))
+
+
+@pytest.mark.parametrize(
+    ("cents", "price"), [("0", None), (0, None), (None, None), ("1", "0.01"), (12345, "123.45")]
+)
+async def test_cents_are_divided_once_and_zero_is_none(cents: Any, price: str | None) -> None:
+    http = Scripted(search=hits(item()), availabilities={"variants": [row(10, cents)]})
+    assert quote_of(await fetch(http), "10").lowest_ask == (Decimal(price) if price else None)
+
+
+@pytest.mark.parametrize("cents", ["-1", "97.00", "9999999999", "", True, Decimal("1.5")])
+async def test_cents_that_cannot_be_a_price_refuse_their_size_and_no_other(cents: Any) -> None:
+    rows = [row(10, cents), row(11)]
+    found = await fetch(
+        Scripted(search=hits(item("DD1391 100", 10, 11)), availabilities={"variants": rows}), "10", "11"
+    )
+    assert isinstance(found.answers["10"], errors.BadPayload)
+    assert [quote.size for quote in found.quotes] == ["11"]
+
+
+@pytest.mark.parametrize(
+    ("gender", "size"),
+    [("men", "7.5"), ("unisex", "7.5"), ("women", "7.5W"), ("youth", "7.5Y"), ("infant", "7.5C")],
+)
+async def test_the_items_gender_says_whose_sizes_they_are(gender: str, size: str) -> None:
+    number = Decimal("7.5")
+    http = Scripted(
+        search=hits(item("DD1391 100", number, gender=gender)), availabilities={"variants": [row(number)]}
+    )
+    assert (await fetch(http, size)).answers == {size: size}
+
+
+async def test_a_gender_that_is_unknown_is_refused() -> None:
+    with pytest.raises(errors.Unmatched) as refused:
+        await fetch(Scripted(search=hits(item(gender="robots"))))
+    assert refused.value.error_code == "size_system"
+
+
+async def test_sizes_of_another_unit_are_taken_by_their_us_equivalent() -> None:
+    european = item(
+        allowed_sizes=[{"display_name": "44", "value": 44, "us_size_equivalent": 10}],
+        size_unit="SIZE_UNIT_EU",
+    )
+    found = await fetch(Scripted(search=hits(european), availabilities={"variants": [row(44)]}))
+    assert quote_of(found, "10").lowest_ask == Decimal(97)
+
+
+async def test_an_item_without_sizes_is_a_single_size_item() -> None:
+    http = Scripted(search=hits(item(allowed_sizes=[])), availabilities={"variants": [row(0)]})
+    assert quote_of(await fetch(http, None), None).lowest_ask == Decimal(97)
+
+
+async def test_a_listed_size_that_nobody_trades_has_no_market() -> None:
+    found = await fetch(Scripted(search=hits(item()), availabilities={"variants": []}))
+    quote = quote_of(found, "10")
+    assert (quote.lowest_ask, quote.highest_bid, quote.last_sale) == (None, None, None)
+
+
+async def test_each_half_of_a_joined_code_is_searched_until_one_is_found() -> None:
+    http = Scripted(
+        search=Each((hits(), hits(item("CW2288 112"), item("CW2288 111")))),
+        availabilities={"variants": [row(10)]},
+    )
+    found = await fetch(http, sku="315122-111/CW2288-111")
+    assert [params["query"] for endpoint, _, params in http.asked if endpoint == "search"] == [
+        "315122-111",
+        "CW2288-111",
+    ]
+    assert found.listing is not None
+    assert found.listing.product.style_code == "CW2288 111"
+
+
+async def test_two_items_of_one_code_are_left_to_a_person() -> None:
+    twins = hits(item(), item(catalog_id="item-2"))
+    with pytest.raises(errors.Unmatched, match="id:item-2") as tied:
+        await fetch(Scripted(search=twins))
+    assert tied.value.error_code == "ambiguous_product"
+
+
+async def test_region_and_consignment_are_sent_when_set_and_kept_with_the_price() -> None:
+    http = Scripted(search=hits(item()), availabilities={"variants": [row(10)]})
+    found = await fetch(http, region_id="3", consigned=False)
+    assert http.asked[-1][2] == {"region_id": "3", "consigned": "false"}
+    assert found.quotes[0].basis["region"] == "3"
+    assert found.quotes[0].basis["consigned"] is False
+    plain = Scripted(search=hits(item()), availabilities={"variants": [row(10)]})
+    await fetch(plain)
+    assert plain.asked[-1][2] == {}
+
+
+async def test_recent_sales_are_asked_for_only_when_switched_on() -> None:
+    sales = {
+        "recent_sales": [
+            {"purchased_at": "2026-02-28T18:00:00.701Z", "price_cents": "9500", "size": 10},
+            {"purchased_at": "2026-02-01T18:00:00.000Z", "price_cents": "9100", "size": 10},
+        ]
+    }
+    http = Scripted(search=hits(item()), availabilities={"variants": [row(10)]}, recent_sales=sales)
+    quote = quote_of(await fetch(http, recent_sales=True), "10")
+    assert (quote.last_sale, quote.sales_72h) == (Decimal(95), 1)
+    assert quote.last_sale_at is not None
+    assert quote.last_sale_at.isoformat() == "2026-02-28T18:00:00.701000+00:00"
+    asked = http.asked[-1][2]
+    assert (asked["size"], asked["product_condition"]) == ("10", reading.NEW[0])
+
+
+def test_a_grpc_code_says_more_than_an_odd_status() -> None:
+    assert isinstance(Alias.classify(402, {}, {"code": 14}), errors.Transient)
+    assert isinstance(Alias.classify(400, {}, {"code": 8}), errors.Throttled)
+    assert Alias.classify(404, {}, {"code": 5}) is None
+    assert Alias.classify(500, {}, "text") is None

@@ -1,0 +1,254 @@
+"""eBay: which listings are the real thing, and what the cheapest of them costs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from marketd import errors
+from marketd.provider import Ask, Found, Usage
+from marketd.providers.ebay import EBay, Options
+from marketd.providers.ebay.reading import Wanted, says, stated
+from provider_kit import Each, Scripted, example, quote_of
+
+MENS_TEN = Wanted(
+    currency="USD", marketplace="EBAY_US", conditions=frozenset({"1000"}), code="DD1391-100", number="10"
+)
+
+
+def listing(
+    price: str = "100.00", title: str = "Nike Dunk DD1391-100 Men's Size 10", **more: Any
+) -> dict[str, Any]:
+    return {
+        "itemId": "v1|1|0",
+        "title": title,
+        "price": {"value": price, "currency": "USD"},
+        "conditionId": "1000",
+        "buyingOptions": ["FIXED_PRICE"],
+        "leafCategoryIds": ["15709"],
+        "shippingOptions": [shipping("0.00")],
+        "listingMarketplaceId": "EBAY_US",
+        "image": {"imageUrl": "https://i.ebayimg.com/1.jpg"},
+        "seller": {"username": "somebody"},
+    } | more
+
+
+def shipping(cost: str) -> dict[str, Any]:
+    return {"shippingCostType": "FIXED", "shippingCost": {"value": cost, "currency": "USD"}}
+
+
+def results(*items: dict[str, Any]) -> dict[str, Any]:
+    return {"total": len(items), "limit": 50} | ({"itemSummaries": list(items)} if items else {})
+
+
+async def fetch(http: Scripted, size: str | None = "10", sku: str = "DD1391-100", **more: Any) -> Found:
+    options = Options(**more.pop("options", {}))
+    ask = Ask(sku=sku, sizes=(size,), currency=more.pop("currency", "USD"), **more)
+    return await EBay(options).fetch(ask, http)
+
+
+async def test_the_documented_answer_is_read() -> None:
+    found = await fetch(Scripted(search=example("ebay_item_summary_search")))
+    assert quote_of(found, "10").lowest_ask == Decimal("99.95")
+
+
+async def test_no_listing_is_an_answer_too() -> None:
+    quote = quote_of(await fetch(Scripted(search=example("ebay_item_summary_search_empty"))), "10")
+    assert quote.lowest_ask is None
+    assert quote.basis["listings"] == 0
+
+
+async def test_the_search_is_narrow_sorted_and_from_where_it_is_delivered() -> None:
+    http = Scripted(search=results(listing()))
+    await fetch(http, "7.5W", options={"delivery_zip": "97202"}, reference=Decimal(200))
+    assert http.asked[0][2] == {
+        "q": "DD1391-100",
+        "category_ids": "95672",
+        "aspect_filter": "categoryId:95672,US Shoe Size:{7.5}",
+        "filter": "conditionIds:{1000},buyingOptions:{FIXED_PRICE},deliveryCountry:US,deliveryPostalCode:97202,"
+        "price:[80.00..],priceCurrency:USD",
+        "sort": "price",
+        "limit": "50",
+    }
+
+
+async def test_the_lowest_ask_is_price_plus_known_shipping() -> None:
+    rows = results(
+        listing("90.00", shippingOptions=[{"shippingCostType": "CALCULATED"}]),
+        listing("95.00", shippingOptions=[shipping("9.00"), shipping("6.50")]),
+        listing("100.00", image=None),
+        listing("105.00", shippingOptions=[]),
+    )
+    quote = quote_of(await fetch(Scripted(search=rows)), "10")
+    assert (quote.lowest_ask, quote.basis["shipping"], quote.basis["listings"]) == (
+        Decimal(100),
+        "included",
+        2,
+    )
+    quote = quote_of(await fetch(Scripted(search=rows), options={"include_shipping": False}), "10")
+    assert (quote.lowest_ask, quote.basis["shipping"], quote.basis["listings"]) == (
+        Decimal(90),
+        "excluded",
+        4,
+    )
+
+
+async def test_where_no_shipping_is_known_the_price_alone_says_so() -> None:
+    rows = results(listing("90.00", shippingOptions=[{"shippingCostType": "CALCULATED"}]))
+    quote = quote_of(await fetch(Scripted(search=rows)), "10")
+    assert (quote.lowest_ask, quote.basis["shipping"]) == (Decimal(90), "excluded")
+
+
+@pytest.mark.parametrize(
+    "trap",
+    [
+        {
+            "price": None,
+            "currentBidPrice": {"value": "5.00", "currency": "USD"},
+            "buyingOptions": ["AUCTION"],
+        },
+        {"price": {"value": "5.00", "currency": "GBP"}},
+        {"price": {"value": "0.00", "currency": "USD"}},
+        {"conditionId": "3000"},
+        {"conditionId": None},
+        {"itemGroupType": "SELLER_DEFINED_VARIATIONS"},
+        {"itemGroupHref": "https://api.ebay.com/x"},
+        {"listingMarketplaceId": "EBAY_GB"},
+        {"title": "Nike Dunk DD1391-101 Men's Size 10"},
+        {"title": "Nike Dunk DD1391-1001 Men's Size 10"},
+        {"title": "Nike Dunk Men's Size 10"},
+        {"title": "Nike Dunk DD1391-100 Men's Size 10.5"},
+        {"title": "Nike Dunk DD1391-100 Women's Size 10"},
+        {"title": "Laces for Nike Dunk DD1391-100 Men's Size 10"},
+        {"title": "EMPTY BOX ONLY DD1391-100 size 10"},
+        {"title": None},
+    ],
+)
+async def test_one_wrong_listing_is_never_the_lowest(trap: dict[str, Any]) -> None:
+    rows = results(listing("5.00") | trap, listing("100.00"))
+    assert quote_of(await fetch(Scripted(search=rows)), "10").lowest_ask == 100
+
+
+async def test_what_is_far_below_the_other_providers_is_not_the_real_thing() -> None:
+    rows = results(listing("79.99"), listing("80.00"))
+    assert quote_of(await fetch(Scripted(search=rows), reference=Decimal(200)), "10").lowest_ask == 80
+
+
+async def test_where_the_size_aspect_finds_nothing_titles_are_read_and_the_price_says_so() -> None:
+    untitled = listing("50.00", "Nike Dunk DD1391-100 new")
+    http = Scripted(search=Each((results(), results(untitled, listing("100.00")))))
+    quote = quote_of(await fetch(http), "10")
+    assert (quote.lowest_ask, quote.basis["quality"]) == (Decimal(100), "low")
+    assert "aspect_filter" not in http.asked[1][2]
+    http = Scripted(search=results())
+    assert quote_of(await fetch(http, options={"search_titles": False}), "10").lowest_ask is None
+    assert len(http.asked) == 1
+
+
+async def test_a_graded_card_must_have_its_grade_in_the_title() -> None:
+    def card(price: str, title: str) -> dict[str, Any]:
+        return listing(price, title, conditionId="2750", leafCategoryIds=["261328"])
+
+    rows = results(
+        card("10.00", "Auston Matthews Young Guns #201 PSA 9"),
+        card("20.00", "Auston Matthews Young Guns #201 BGS 10"),
+        card("25.00", "Auston Matthews Young Guns #201 PSA 10 or PSA 9"),
+        card("30.00", "Auston Matthews Young Guns #202 PSA 10"),
+        card("99.00", "Auston Matthews Young Guns #201 PSA10 Rookie"),
+    )
+    http = Scripted(search=rows)
+    found = await fetch(http, "PSA 10", "name:auston matthews young guns #201")
+    assert quote_of(found, "PSA 10").lowest_ask == 99
+    assert http.asked[0][2]["q"] == "auston matthews young guns 201 PSA 10"
+    assert "conditionIds:{2750}" in http.asked[0][2]["filter"]
+
+
+async def test_a_raw_card_is_ungraded_and_a_sealed_box_is_new() -> None:
+    rows = results(
+        listing("5.00", "Pikachu Illustrator PSA 9", conditionId="4000", leafCategoryIds=["183454"]),
+        listing("6.00", "Pikachu Illustrator", conditionId="4000", leafCategoryIds=["1"]),
+        listing("7.00", "Pikachu Illustrator", leafCategoryIds=["183454"]),
+        listing("50.00", "Pikachu Illustrator", conditionId="4000", leafCategoryIds=["183454"]),
+    )
+    assert (
+        quote_of(await fetch(Scripted(search=rows), None, "name:pikachu illustrator"), None).lowest_ask == 50
+    )
+
+
+async def test_a_product_is_asked_for_by_its_id_without_words() -> None:
+    http = Scripted(search=results(listing()))
+    await fetch(http, "10", "id:12345")
+    assert http.asked[0][2]["epid"] == "12345"
+    assert "q" not in http.asked[0][2]
+    with pytest.raises(errors.NotListed):
+        await fetch(Scripted(), "10", "id:abc")
+
+
+async def test_the_product_has_the_title_and_the_picture_but_nothing_of_the_seller() -> None:
+    found = await fetch(Scripted(search=results(listing())))
+    assert found.listing is not None
+    assert found.listing.product.image_url == "https://i.ebayimg.com/1.jpg"
+    assert "somebody" not in repr(found)
+
+
+async def test_a_price_that_is_no_price_is_a_bad_payload() -> None:
+    for text in ("NaN", "-1", "ten", "99999999"):
+        with pytest.raises(errors.BadPayload):
+            await fetch(Scripted(search=results(listing(text))))
+
+
+@pytest.mark.parametrize(
+    ("title", "sizes"),
+    [
+        ("dunk men's size 10", [("10", "")]),
+        ("dunk sz 10.5 new", [("10.5", None)]),
+        ("dunk us 10 uk 9", [("10", None)]),
+        ("men's size 9 / women's size 10.5", [("9", ""), ("10.5", "W")]),
+        ("wmns us w 7.5", [("7.5", "W")]),
+        ("size 5y", [("5", "Y")]),
+        ("toddler 9c", [("9", "C")]),
+        ("air max 97 in box", []),
+        ("dunk low 10 w/ box", []),
+        ("yeezy boost 350 v2", []),
+    ],
+)
+def test_sizes_are_read_from_titles_as_sellers_write_them(
+    title: str, sizes: list[tuple[str, str | None]]
+) -> None:
+    assert stated(title) == sizes
+
+
+@pytest.mark.parametrize(
+    ("title", "right"),
+    [
+        ("Nike Dunk DD1391 100 Size 10", True),
+        ("Nike Dunk dd1391100 new", True),
+        ("Nike Dunk DD1391-100 Men\u2019s 9 / Women's 10.5", False),
+        ("Nike Dunk DD1391-100 Men's 10 / Women's 11.5", True),
+        ("Nike Dunk DD1391-100 size 10 1/2", False),
+        ("Women's Nike Dunk DD1391-100", False),
+    ],
+)
+def test_a_title_is_right_when_code_and_size_agree(title: str, right: bool) -> None:
+    assert says(title, MENS_TEN) is right
+
+
+def test_only_error_2001_means_that_the_day_is_spent() -> None:
+    spent = EBay.classify(429, {}, {"errors": [{"errorId": 2001}]})
+    assert isinstance(spent, errors.Throttled)
+    assert spent.day_spent
+    assert EBay.classify(429, {}, {"errors": [{"errorId": 7}]}) is None
+    assert EBay.classify(500, {}, None) is None
+
+
+async def test_the_days_calls_are_read_from_ebays_own_word() -> None:
+    async def said(body: Any) -> Usage | None:
+        return await EBay(Options()).usage(Scripted(rate_limit=body))
+
+    expected = Usage(remaining=4890, reset=datetime(2026, 1, 3, 8, tzinfo=UTC))
+    assert await said(example("ebay_rate_limit")) == expected
+    assert await said(None) is None
+    assert await said({"rateLimits": [{"resources": []}, 7]}) is None

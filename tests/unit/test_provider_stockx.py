@@ -1,0 +1,225 @@
+"""StockX: which product, which size, which amount; and what is no answer at all."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from marketd import errors
+from marketd.models import Listing
+from marketd.provider import Ask, Found
+from marketd.providers.stockx import Options, StockX, reading
+from provider_kit import GRANTED_AT, Each, Scripted, example, quote_of
+
+SHOE, TWIN = str(UUID(int=1)), str(UUID(int=2))
+
+
+def product(
+    product_id: str = SHOE, style: str | None = "DD1391-100", title: str = "Dunk", **more: Any
+) -> dict[str, Any]:
+    return {
+        "productId": product_id,
+        "styleId": style,
+        "title": title,
+        "brand": "Nike",
+        "productType": "sneakers",
+        "urlKey": "dunk",
+        "productAttributes": {"gender": "men", "retailPrice": 115, "releaseDate": "2021-03-10"},
+    } | more
+
+
+def hits(*products: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "count": len(products),
+        "pageNumber": 1,
+        "pageSize": 20,
+        "hasNextPage": False,
+        "products": list(products),
+    }
+
+
+def variant(value: str | None, **chart: str) -> dict[str, Any]:
+    rows = [{"type": system, "size": size} for system, size in chart.items()]
+    return {
+        "productId": SHOE,
+        "variantId": f"v{value}",
+        "variantValue": value,
+        "sizeChart": {"availableConversions": rows},
+        "gtins": [{"identifier": "0123", "type": "UPC"}],
+    }
+
+
+def market(value: str | None, ask: Any = "104", bid: Any = "88", **more: Any) -> dict[str, Any]:
+    return {
+        "productId": SHOE,
+        "variantId": f"v{value}",
+        "currencyCode": "USD",
+        "lowestAskAmount": ask,
+        "highestBidAmount": bid,
+        "flexLowestAskAmount": "110",
+    } | more
+
+
+async def fetch(
+    http: Scripted, sku: str = "DD1391-100", *sizes: str | None, listing: Listing | None = None
+) -> Found:
+    ask = Ask(sku=sku, sizes=sizes or ("10",), currency="USD", listing=listing)
+    return await StockX(Options()).fetch(ask, http)
+
+
+async def test_the_documented_answers_are_read() -> None:
+    http = Scripted(
+        search=example("stockx_catalog_search"),
+        variants=example("stockx_product_variants"),
+        market_data=example("stockx_product_market_data"),
+    )
+    found = await fetch(http, "DD1391-100", "10", "7", "UK 6", None)
+    quote = quote_of(found, "10")
+    assert (quote.lowest_ask, quote.highest_bid, quote.last_sale) == (Decimal(104), Decimal(88), None)
+    assert (quote.currency, quote.observed_at) == ("USD", GRANTED_AT)
+    assert quote.basis == {"ask": "standard", "flex_ask": "110", "currency": "USD"}
+    refusals = {
+        size: error for size, error in found.answers.items() if isinstance(error, errors.ProviderError)
+    }
+    assert {size: error.error_code for size, error in refusals.items()} == {
+        "7": "bad_payload",  # offered, but the example has no market data for it
+        "UK 6": "ambiguous_size",
+    }
+    assert found.answers[None] is None
+    assert found.listing is not None
+    assert found.listing.product.gender == "men"
+    assert found.listing.product.image_url is None
+    assert found.listing.product.details["retail_price"] == "115"
+
+
+async def test_both_paging_parameters_are_sent_and_country_never() -> None:
+    http = Scripted(search=hits(product()), variants=[variant("10")], market_data=[market("10")])
+    await fetch(http)
+    assert [(endpoint, params) for endpoint, _, params in http.asked] == [
+        ("search", {"query": "DD1391-100", "pageNumber": "1", "pageSize": "20"}),
+        ("variants", {}),
+        ("market_data", {"currencyCode": "USD"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ask", "expected"),
+    [
+        ("104", Decimal(104)),
+        (104, Decimal(104)),
+        (None, None),
+        ("0", None),
+        (0, None),
+        ("1500.50", Decimal("1500.50")),
+    ],
+)
+async def test_an_amount_is_whole_units_and_nothing_is_none(ask: Any, expected: Decimal | None) -> None:
+    http = Scripted(search=hits(product()), variants=[variant("10")], market_data=[market("10", ask)])
+    assert quote_of(await fetch(http), "10").lowest_ask == expected
+
+
+@pytest.mark.parametrize("ask", ["-5", "99999999", "NaN", "ten", "", True, [], Decimal("Infinity")])
+async def test_an_amount_that_cannot_be_a_price_refuses_its_size_and_no_other(ask: Any) -> None:
+    http = Scripted(
+        search=hits(product()),
+        variants=[variant("10"), variant("11")],
+        market_data=[market("10", ask), market("11")],
+    )
+    found = await fetch(http, "DD1391-100", "10", "11")
+    assert isinstance(found.answers["10"], errors.BadPayload)
+    assert [quote.size for quote in found.quotes] == ["11"]
+
+
+async def test_another_currency_than_asked_for_is_never_stored() -> None:
+    http = Scripted(
+        search=hits(product()), variants=[variant("10")], market_data=[market("10", currencyCode="GBP")]
+    )
+    with pytest.raises(errors.BadPayload, match="asked for USD, got GBP"):
+        await fetch(http)
+
+
+@pytest.mark.parametrize("value", [None, "", "One Size", "Single"])
+async def test_a_single_size_item_is_told_in_each_of_its_forms(value: str | None) -> None:
+    row = variant(value) | {"variantId": "only"}
+    prices = [market("", variantId="only")]
+    http = Scripted(search=hits(product()), variants=[row], market_data=prices)
+    found = await fetch(http, "DD1391-100", None)
+    assert quote_of(found, None).lowest_ask == 104
+
+
+async def test_what_cannot_be_told_apart_is_left_out_and_loaded_no_more_than_once() -> None:
+    rows = [variant("10"), variant("Odd Words"), variant("11"), variant("11") | {"variantId": "second"}]
+    prices = [market("10"), market("Odd Words"), market("11"), market("", variantId="second")]
+    http = Scripted(search=hits(product()), variants=rows, market_data=prices)
+    stockx = StockX(Options())
+    ask = Ask(sku="DD1391-100", sizes=("10", "11"), currency="USD")
+    first = await stockx.fetch(ask, http)
+    assert [quote.size for quote in first.quotes] == ["10"]
+    again = await stockx.fetch(Ask(sku=ask.sku, sizes=("10",), currency="USD", listing=first.listing), http)
+    assert [endpoint for endpoint, *_ in http.asked] == ["search", "variants", "market_data", "market_data"]
+    assert again.listing is None
+
+
+async def test_a_product_id_must_be_a_uuid() -> None:
+    http = Scripted()
+    with pytest.raises(errors.NotListed, match="UUID"):
+        await fetch(http, "id:nike-dunk-low")
+    assert http.asked == []
+
+
+async def test_a_product_is_found_by_its_id() -> None:
+    http = Scripted(product=product(), variants=[variant("10")], market_data=[market("10")])
+    assert (await fetch(http, f"id:{SHOE}")).answers == {"10": "10"}
+
+
+@pytest.mark.parametrize(
+    ("name", "titles", "outcome"),
+    [
+        ("pokémon box", ["Pokemon Box", "Pokemon Box Two"], 0),
+        ("box pokemon", ["Pokemon Gold Box", "Pikachu"], 0),
+        ("box pokemon", ["Pokemon Gold Box", "Pokemon Red Box"], "ambiguous_product"),
+        ("box pokemon", ["Pokemon", "Box"], "unknown_sku"),
+        ("same", ["Same", "Same"], "ambiguous_product"),
+    ],
+)
+async def test_a_name_is_the_whole_title_or_the_only_title_with_all_its_words(
+    name: str, titles: list[str], outcome: int | str
+) -> None:
+    listed = [product(str(UUID(int=place)), None, title) for place, title in enumerate(titles)]
+    http = Scripted(
+        search=hits(*listed),
+        variants=[variant(None) | {"variantId": "only"}],
+        market_data=[market("", variantId="only")],
+    )
+    if isinstance(outcome, str):
+        with pytest.raises(errors.ProviderError) as refused:
+            await fetch(http, f"name:{name}", None)
+        assert refused.value.error_code == outcome
+    else:
+        found = await fetch(http, f"name:{name}", None)
+        assert found.listing is not None
+        assert found.listing.product.name == titles[outcome]
+
+
+async def test_among_rivals_the_wanted_size_counts_before_the_words_of_the_title() -> None:
+    pair = hits(product(TWIN, title="Dunk (Sample)"), product(SHOE))
+    both = Each(([variant("9")], [variant("10")]))
+    http = Scripted(search=pair, variants=both, market_data=[market("9")])
+    found = await fetch(http, "DD1391-100", "9")
+    assert found.listing is not None
+    assert found.listing.product.id == TWIN
+    http = Scripted(search=pair, variants=[variant("9")], market_data=[market("9")])
+    found = await fetch(http, "DD1391-100", "9")
+    assert found.listing is not None
+    assert found.listing.product.id == SHOE
+
+
+async def test_a_cached_product_that_is_nowhere_any_more_is_a_broken_mapping() -> None:
+    listing = Listing(product=reading.product(product()), variants=reading.variants([variant("10")]))
+    gone = errors.NotListed("HTTP 404: no", http_status=404)
+    with pytest.raises(errors.NotListed) as broken:
+        await fetch(Scripted(market_data=gone, search=hits()), listing=listing)
+    assert broken.value.error_code == "mapping_broken"
