@@ -50,12 +50,10 @@ fmt: $(VENV)/.installed-dev ## format the code and sort the imports
 	$(VENV)/bin/ruff check --fix .
 
 schema: $(VENV)/.installed-dev ## write sql/schema.sql anew from the migrations
-	$(PY) -m marketd.embedded sh -ec '\
+	@PYTHONPATH=tests $(PY) -m marketd.embedded sh -ec '\
 	  $(PY) -c "import asyncio, os; from marketd.migrate import migrate; asyncio.run(migrate(os.environ[\"MARKETD_DSN\"]))"; \
-	  pg_dump --schema-only --no-owner "$$MARKETD_DSN" > $(VENV)/schema.sql'
-	@{ echo '-- Written by `make schema` from sql/migrations; for reading, never to be applied.'; \
-	  sed -e '/^-- Dumped /d' -e '/^\\restrict /d' -e '/^\\unrestrict /d' $(VENV)/schema.sql | cat -s; } > sql/schema.sql
-	@rm $(VENV)/schema.sql
+	  $(PY) -m schema_text "$$MARKETD_DSN" > $(VENV)/schema.sql'
+	@mv $(VENV)/schema.sql sql/schema.sql
 
 # uv resolves for all platforms and Pythons at once. Its own lock file names registries, so only the export
 # is kept. `build` stands for what pip needs to install marketd itself.

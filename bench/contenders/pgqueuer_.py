@@ -43,7 +43,9 @@ async def drain(options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Nothing: what is measured is the queue."""
 
     began = time.monotonic()
-    working = asyncio.create_task(pgq.qm.run(batch_size=options.get("batch", _BATCH), dequeue_timeout=timedelta(seconds=1)))
+    working = asyncio.create_task(
+        pgq.qm.run(batch_size=options.get("batch", _BATCH), dequeue_timeout=timedelta(seconds=1))
+    )
     done = _DONE.replace("$1", str(options["jobs"]))
     result = await frame.drained(options["dsn"], _LEFT, done, began, options["cap_s"])
     pgq.shutdown.set()

@@ -14,9 +14,13 @@ FRESH_H = 1 / 6
 class Policy(Protocol):
     """Chooses units and is told what happened. Times are hours."""
 
-    async def choose(self, now: float, left: int, used: int, on_demand: float, tick_h: float, dice: float) -> Ints: ...
+    async def choose(
+        self, now: float, left: int, used: int, on_demand: float, tick_h: float, dice: float
+    ) -> Ints: ...
     async def viewed(self, now: float, at: Floats, records: Ints) -> None: ...
-    async def fetched(self, units: Ints, at: Floats, gaps: list[Floats], changed: list[list[bool]]) -> None: ...
+    async def fetched(
+        self, units: Ints, at: Floats, gaps: list[Floats], changed: list[list[bool]]
+    ) -> None: ...
     async def added(self, now: float, records: Ints) -> None: ...
 
 
@@ -44,7 +48,9 @@ class Scored:
     def score(self, age: Floats) -> Floats:
         raise NotImplementedError
 
-    async def choose(self, now: float, left: int, used: int, on_demand: float, tick_h: float, dice: float) -> Ints:
+    async def choose(
+        self, now: float, left: int, used: int, on_demand: float, tick_h: float, dice: float
+    ) -> Ints:
         k = int(share(now, self.world.quota, used, on_demand, tick_h) + dice)
         k = min(k, left)
         if k <= 0:

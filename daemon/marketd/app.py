@@ -92,7 +92,13 @@ class App:
         self._admin = Admin(
             config.http.host, config.http.port, render=self.metrics.render, reasons=self._health.reasons
         )
-        await self._admin.start()
+        try:
+            await self._admin.start()
+        except OSError as error:
+            where = f"{config.http.host}:{config.http.port}"
+            raise errors.CannotListen(
+                f"cannot serve /metrics on {where}: {error.strerror}; is another marketd running? (http.port)"
+            ) from error
         stack.push_async_callback(self._admin.stop)
         self.admin_port = self._admin.port
 
@@ -120,11 +126,15 @@ class App:
     async def _check_schema(self) -> None:
         assert self.dsn is not None
         try:
-            connection = await asyncpg.connect(self.dsn, timeout=10, command_timeout=10)
+            # No cache: behind a transaction pooler a prepared statement may be looked for on another server.
+            connection = await asyncpg.connect(
+                self.dsn, timeout=10, command_timeout=10, statement_cache_size=0
+            )
         except (OSError, asyncpg.PostgresError) as error:
             raise errors.DatabaseUnavailable(f"cannot connect to Postgres: {error}") from error
         try:
-            await migrate.check(connection)
+            async with connection.transaction():
+                await migrate.check(connection)
         finally:
             await connection.close(timeout=2)
 
@@ -325,6 +335,9 @@ def run(config: Config, path: Path | None = None) -> int:
     except errors.DatabaseUnavailable as error:
         log.event("cannot_start", problem=str(error))
         return 75
+    except errors.MarketdError as error:
+        log.event("cannot_start", problem=str(error))
+        return 1
     except BaseExceptionGroup as group:
         for crash in _leaves(group):
             log.event("crashed", error=f"{type(crash).__name__}: {crash}", exc_info=crash)

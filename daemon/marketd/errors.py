@@ -42,6 +42,10 @@ class DatabaseUnavailable(MarketdError):
     """Postgres cannot be reached (or refuses us) right now."""
 
 
+class CannotListen(MarketdError):
+    """The address for /metrics cannot be had; the message says which."""
+
+
 class LeaseLost(MarketdError):
     """Another worker owns the unit by now; nothing was written."""
 
@@ -100,7 +104,10 @@ class Throttled(ProviderError):
 
 
 class Unauthorized(ProviderError):
-    """Credentials are refused: `unauthorized` (401), `forbidden` (403), `invalid_grant` (needs a login)."""
+    """Credentials are refused.
+
+    Codes: `unauthorized` (401), `forbidden` (403), `invalid_grant` (needs a login), `invalid_scope`.
+    """
 
     code = "unauthorized"
 

@@ -148,8 +148,6 @@ def _by_gauge(figures: Mapping[str, Rows]) -> dict[DatabaseGauge, dict[tuple[str
         (row["provider"], row["window_kind"]): float(row["resets_in_s"]) for row in figures["budgets"]
     }
     found["targets"] = {(row["provider"], row["state"]): row["targets"] for row in figures["targets"]}
-    found["viewed_age"] = {(row["provider"],): row["age_s"] for row in figures["viewed"]}
-    found["viewed_right"] = {(row["provider"],): row["right_share"] for row in figures["viewed"]}
     found["price_age"] = {
         (row["provider"], percentile): age
         for row in figures["prices"]

@@ -179,11 +179,14 @@ class Lane:
             raise cancelled
 
     async def _fetch(self, unit: Unit, visit: Visit) -> Found:
-        listing, reference = await self._stores.catalog.known(
-            unit.provider, unit.sku, unit.currency, unit.sizes[0]
-        )
+        known = await self._stores.catalog.known(unit.provider, unit.sku, unit.currency, unit.sizes[0])
         ask = Ask(
-            sku=unit.sku, sizes=unit.sizes, currency=unit.currency, listing=listing, reference=reference
+            sku=unit.sku,
+            sizes=unit.sizes,
+            currency=unit.currency,
+            listing=known.listing,
+            reference=known.reference,
+            elsewhere=known.elsewhere,
         )
         return await visit.fetch(ask)
 

@@ -38,7 +38,7 @@ async def migrate(dsn: str, *, plan: bool = False) -> list[int]:
     Raises SchemaError when the database is newer than this program, holds changed steps, or holds the first
     system's tables.
     """
-    connection = await asyncpg.connect(dsn, timeout=15, command_timeout=_PATIENCE_S)
+    connection = await asyncpg.connect(dsn, timeout=15, command_timeout=_PATIENCE_S, statement_cache_size=0)
     try:
         async with connection.transaction():
             await _lock(connection)

@@ -139,13 +139,16 @@ def _token_request(url: str, form: Mapping[str, str], headers: Mapping[str, str]
 
 
 def _refusal(status: int, _headers: Mapping[str, str], body: Any) -> errors.ProviderError | None:
-    """A token endpoint's 4xx is about credentials, whatever its number; `invalid_grant` needs a person."""
+    """A token endpoint's 4xx is about credentials, whatever its number.
+
+    `invalid_grant` needs a person, `invalid_scope` says that the application may do less than it asks for.
+    """
     if not 400 <= status < 500 or status in (408, 425, 429):
         return None
     reason = body.get("error") if isinstance(body, dict) else None
     detail = body.get("error_description") if isinstance(body, dict) else None
     said = ": ".join(text[:100] for text in (reason, detail) if isinstance(text, str))
-    code = "invalid_grant" if reason == "invalid_grant" else None
+    code = reason if reason in ("invalid_grant", "invalid_scope") else None
     # Never 401: that status makes the caller mint a token again, which is what has just failed.
     return errors.Unauthorized(f"no access token, HTTP {status}: {said or 'no reason given'}", code=code)
 

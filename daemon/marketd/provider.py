@@ -78,6 +78,7 @@ class Ask:
     currency: str
     listing: Listing | None = None  #: what the sku is known to be, if it is
     reference: Decimal | None = None  #: median ask of the other providers for this size, for plausibility
+    elsewhere: Listing | None = None  #: what another provider lists under this sku, for its sizes and chart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,8 +87,10 @@ end $$;
 
 -- May a request of this urgency leave now? reason null: yes. Else what it waits for, and until when. Changes nothing.
 -- In passing it tells the calls left for such work (null: no limit) and how the hour goes on, for those who ask why.
+-- p_goes_on: a further request of a fetch that has begun. Neither the spread holds it back (the whole fetch would be for
+-- nothing; it counts there all the same) nor the half-open circuit, whose probe it belongs to.
 create function market__verdict(p market_providers, s market_settings, p_urgent boolean, p_now timestamptz,
-                                out reason text, out until timestamptz, out calls_left int, out hour_quota int,
+                                p_goes_on boolean default false, out reason text, out until timestamptz, out calls_left int, out hour_quota int,
                                 out hour_ends timestamptz, out spacing_s double precision)
 language plpgsql stable as $$
 declare kind text; h record; allowed timestamptz;
@@ -97,7 +99,7 @@ begin
     reason := 'off';
   elsif p.paused_at is not null then
     reason := 'paused';
-  elsif p.circuit <> 'closed' and p.circuit_until > p_now then
+  elsif p.circuit <> 'closed' and p.circuit_until > p_now and not (p_goes_on and p.circuit = 'half_open') then
     reason := case when p.circuit_reason = 'errors' then 'circuit' else 'cooldown' end;
     until := p.circuit_until;
   end if;
@@ -116,7 +118,7 @@ begin
       allowed := h.ends;
     elsif p_urgent and h.urgent_left <= 0 or not p_urgent and h.background_left <= 0 then
       allowed := h.ends - 0.05 * (h.ends - h.starts);
-    elsif not p_urgent then
+    elsif not p_urgent and not p_goes_on then
       allowed := p.background_tat - make_interval(secs => h.spacing_s * (h.tolerance - 1));
     end if;
     if allowed > p_now and (until is null or allowed > until) then
@@ -178,7 +180,7 @@ end $$;
 -- Charges one request: all windows and the pace, or nothing. One caller at a time per provider account (row lock), so
 -- each sees what the one before it took. A granted request leaves after delay_s and before valid_s are over.
 create function market_take(p_provider text, p_account text, p_priority int, p_meter text default 'calls',
-  out granted boolean, out reason text, out until timestamptz, out granted_at timestamptz,
+  p_goes_on boolean default false, out granted boolean, out reason text, out until timestamptz, out granted_at timestamptz,
   out delay_s double precision, out valid_s double precision, out receipt text)
 language plpgsql as $$
 declare
@@ -197,7 +199,7 @@ begin
   end if;
   kinds := case when p_meter = 'calls' then array['hour', 'day'] else array[p_meter] end;
   if p_meter = 'calls' then
-    select * into v from market__verdict(p, s, urgent, now_at);
+    select * into v from market__verdict(p, s, urgent, now_at, p_goes_on);
     if v.reason is not null then
       reason := v.reason;
       until := v.until;

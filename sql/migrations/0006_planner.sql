@@ -193,7 +193,7 @@ $$;
 
 -- What a price means apart from how much it is: the amounts of two different kinds are not compared.
 create function market__basis_kind(p_basis jsonb) returns jsonb
-language sql immutable parallel safe as $$ select coalesce(p_basis, '{}') - array['flex_ask', 'listings'] $$;
+language sql immutable parallel safe as $$ select coalesce(p_basis, '{}') - array['flex_ask', 'listings', 'sales_90d'] $$;
 
 -- A fetch of a unit ended. p_fetched_at null: it brought no price, and nothing is learned of any rate.
 -- p_gaps_h, p_changed: per size that was known before, the hours between the two looks and whether the price differs.

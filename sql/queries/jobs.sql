@@ -73,69 +73,73 @@ with settings as (
   returning j.*
 )
 select c.unit_key, c.lease_id, c.started_at as claimed_at, c.provider, c.account, c.sku, c.currency, c.id, c.size, c.priority,
-       c.attempt, c.max_attempts, c.rescues, c.run_at as due_at, (select troubled from lane) as troubled,
-       -- what earlier fetches learnt, once a unit: the cached product with its variants (null when the sku was never found),
-       case when c.lead then (
-         select (to_jsonb(p) || jsonb_build_object('variants',
-                  (select coalesce(jsonb_agg(jsonb_build_object('id', v.variant_id, 'size', v.size, 'chart', v.chart,
-                                                                'gtins', v.gtins) order by v.variant_id), '[]')
-                     from market_variants v where v.provider = p.provider and v.product_id = p.product_id)))::text
-           from market_skus k join market_products p using (provider, product_id)
-          where k.provider = c.provider and k.sku = c.sku) end as listing,
-       -- and the median ask of the other providers for the same item and currency, not older than a week
-       case when c.lead then (
-         select percentile_cont(0.5) within group (order by p.lowest_ask)::numeric
-           from market_prices p
-          where p.sku = c.sku and p.provider <> c.provider and p.currency = c.currency and p.lowest_ask is not null
-            and p.observed_at > clock_timestamp() - interval '7 days'
-            and coalesce(p.size, '') = coalesce(c.size, '')) end as reference
+       c.attempt, c.max_attempts, c.rescues, c.run_at as due_at, (select troubled from lane) as troubled
   from claimed c order by c.priority desc, c.rank desc, c.turn, c.run_at, c.id;
 
 -- name: extend
--- Keeps a lease alive while its fetch runs. No row: it is lost, and the fetch must stop.
+-- Keeps the leases of all fetches under way alive, in one statement. A unit that is not returned has lost its lease, and its
+-- fetch must stop. $1 units  $2 their leases  $3 lease (interval)
 -- The jobs follow as far as nobody else holds their rows; the fetch's own row is the lease.
-with held as (
-  update market_fetches set lease_expires_at = clock_timestamp() + $3::interval
-   where unit_key = $1 and lease_id = $2::uuid
-  returning lease_id, lease_expires_at
+with mine as materialized (
+  select f.unit_key, f.lease_id
+    from market_fetches f join unnest($1::text[], $2::uuid[]) x(unit_key, lease_id) using (unit_key, lease_id)
+   where f.unit_key = any ($1::text[])
+   order by f.unit_key for update of f
+), held as (
+  update market_fetches f set lease_expires_at = clock_timestamp() + $3::interval
+    from mine m where f.unit_key = any ($1::text[]) and f.unit_key = m.unit_key and f.lease_id = m.lease_id
+  returning f.unit_key, f.lease_id, f.lease_expires_at
 ), free as (
-  select j.id from market_jobs j join held h on j.lease_id = h.lease_id where j.status = 'running'
+  select j.id from market_jobs j where j.status = 'running' and j.lease_id = any (array(select h.lease_id from held h))
    for update of j skip locked
 ), kept as (
-  update market_jobs j set lease_expires_at = h.lease_expires_at from free f, held h where j.id = f.id
+  update market_jobs j set lease_expires_at = h.lease_expires_at
+    from held h where j.id = any (array(select f.id from free f)) and j.lease_id = h.lease_id
 )
-select lease_expires_at from held;
+select unit_key, lease_id from held;
 
 -- name: settle
--- running -> done | failed | deferred | pending, with prices, history, targets, products: all, or (lease lost) nothing.
--- $1 unit  $2 lease  $3 jobs  $4 quotes  $5 listing or null   (JSON; shapes below)
+-- running -> done | failed | deferred | pending, with prices, history, targets, products, for several fetches at once: of
+-- each all, or (lease lost) nothing. One row for each that was still ours.
+-- $1 units  $2 their leases  $3 jobs  $4 quotes  $5 listings   (JSON; shapes below; u: the unit's place in $1, from 1)
 -- The delete is the fence: a worker whose lease was taken over deletes no row, and everything else joins that row.
 -- A request that came while the job ran is served only if the price was asked for late enough; else the same row goes
 -- back to pending with attempt 0.
-with held as (
-  delete from market_fetches where unit_key = $1 and lease_id = $2::uuid
-  returning unit_key, provider, account, sku, currency, lease_id, claimed_at
+with named as (
+  select x.unit_key, x.lease_id, x.u from unnest($1::text[], $2::uuid[]) with ordinality x(unit_key, lease_id, u)
+), gone as (
+  delete from market_fetches f
+   where f.unit_key = any (array(
+           select l.unit_key from market_fetches l where l.unit_key = any ($1::text[]) order by l.unit_key for update))
+     and f.lease_id = any ($2::uuid[])
+  returning f.*
+), held as materialized (
+  select g.unit_key, g.provider, g.account, g.sku, g.currency, g.lease_id, g.claimed_at, n.u
+    from gone g join named n on n.unit_key = g.unit_key and n.lease_id = g.lease_id
 ), settings as (
   select * from market_settings
 ), given as materialized (
   select g.*, h.lease_id, h.claimed_at
-    from held h, jsonb_to_recordset($3::jsonb) as g(
-      id bigint, kind text, outcome text, price_size text, observed_at timestamptz, error_code text, message text,
+    from jsonb_to_recordset($3::jsonb) as g(
+      u bigint, id bigint, kind text, outcome text, price_size text, observed_at timestamptz, error_code text, message text,
       delay_s double precision, until timestamptz, cooldown_s double precision)
+    join held h using (u)
 ), free as materialized (
-  select j.id from market_jobs j join given g on g.id = j.id and j.lease_id = g.lease_id
-   where j.status = 'running' order by j.id for update of j skip locked
+  select j.id, j.lease_id from market_jobs j
+   where j.id = any (array(select g.id from given g)) and j.status = 'running' and j.lease_id = any ($2::uuid[])
+   order by j.id for update of j skip locked
 ), asked as materialized (
   select r.job_id, max(r.requested_at) as last_at, max(r.priority) as priority
-    from market_job_requests r where r.job_id in (select id from free) and not r.served group by r.job_id
+    from market_job_requests r where r.job_id = any (array(select f.id from free f)) and not r.served group by r.job_id
 ), decided as materialized (
   select g.*, a.priority as asked_priority,
          case
            when g.kind = 'priced' and a.last_at > g.observed_at + s.fresh_for then 'again'
            else g.kind
          end as fate
-    from free f join given g using (id) cross join settings s left join asked a on a.job_id = g.id
-), jobs as (
+    from free f join given g on g.id = f.id and g.lease_id = f.lease_id
+    cross join settings s left join asked a on a.job_id = g.id
+), jobs as materialized (
   update market_jobs j set
     status = case d.fate when 'priced' then 'done' when 'failed' then 'failed' when 'retried' then 'deferred'
                          when 'snoozed' then 'deferred' else 'pending' end,
@@ -149,38 +153,44 @@ with held as (
     priority = greatest(j.priority, coalesce(d.asked_priority, 0)),
     completed_at = case when d.fate in ('priced', 'failed') then clock_timestamp() end,
     updated_at = clock_timestamp(), lease_id = null, lease_expires_at = null, locked_by = null, lead = false
-    from decided d where j.id = d.id
-  returning j.id, j.dedupe_key, j.status, j.size, d.fate
+    from decided d where j.id = any (array(select f.id from free f)) and j.id = d.id
+  returning j.id, j.dedupe_key, j.status, d.fate, d.u
 ), served as (
   update market_job_requests r set served = true
-    from jobs j where r.job_id = j.id and j.status in ('done', 'failed') and not r.served
+   where r.job_id = any (array(select j.id from jobs j where j.status in ('done', 'failed'))) and not r.served
 ), quotes as materialized (
-  -- one quote per size, whatever the provider repeats: a row is upserted once
-  select distinct on (coalesce(q.size, ''), q.currency) q.*, h.provider, h.account, h.sku
-    from held h, jsonb_to_recordset($4::jsonb) as q(
-      size text, currency text, lowest_ask numeric, highest_bid numeric, last_sale numeric, last_sale_at timestamptz,
+  -- one quote per size, whatever the provider repeats or two fetches of one batch bring: a row is upserted once
+  select distinct on (h.provider, h.account, h.sku, coalesce(q.size, ''), q.currency)
+         q.*, h.provider, h.account, h.sku, h.unit_key
+    from jsonb_to_recordset($4::jsonb) as q(
+      u bigint, size text, currency text, lowest_ask numeric, highest_bid numeric, last_sale numeric, last_sale_at timestamptz,
       sales_72h int, basis jsonb, observed_at timestamptz, product_id text, parser int)
-   order by coalesce(q.size, ''), q.currency, q.observed_at desc
+    join held h using (u)
+   order by h.provider, h.account, h.sku, coalesce(q.size, ''), q.currency, q.observed_at desc
 ), before as materialized (
   -- What each size was at the look before, where the two can be compared: same kind of price, read in the same way.
-  select date_part('epoch', q.observed_at - p.observed_at) / 3600 as gap_h,
+  select q.u, q.size, date_part('epoch', q.observed_at - p.observed_at) / 3600 as gap_h,
          (p.lowest_ask, p.highest_bid, p.last_sale) is distinct from (q.lowest_ask, q.highest_bid, q.last_sale) as changed
-    from quotes q join market_prices p on p.provider = q.provider and p.account = q.account and p.sku = q.sku
-         and coalesce(p.size, '') = coalesce(q.size, '') and p.currency = q.currency
+    from quotes q cross join lateral (
+      select p.* from market_prices p where p.provider = q.provider and p.account = q.account and p.sku = q.sku
+         and coalesce(p.size, '') = coalesce(q.size, '') and p.currency = q.currency limit 1) p
    where p.observed_at < q.observed_at and p.parser = coalesce(q.parser, 1)
      and market__basis_kind(p.basis) = market__basis_kind(q.basis)
-   order by q.size
 ), learned as materialized (
-  select market__learn(h.unit_key, h.provider, h.account, h.sku, (select max(q.observed_at) from quotes q),
-           (select array_agg(b.gap_h) from before b), (select array_agg(b.changed) from before b),
-           (select coalesce(bool_or(g.kind in ('failed', 'retried')), false) from given g)) as learned
+  select h.u, market__learn(h.unit_key, h.provider, h.account, h.sku, l.observed_at, b.gaps, b.changed, l.failed)
     from held h
-), prices as (
+    cross join lateral (
+      select (select max(q.observed_at) from quotes q where q.u = h.u) as observed_at,
+             (select coalesce(bool_or(g.kind in ('failed', 'retried')), false) from given g where g.u = h.u) as failed) l
+    left join (select u, array_agg(gap_h order by size) as gaps, array_agg(changed order by size) as changed
+                 from before group by u) b using (u)
+   where b.gaps is not null or exists (select from market_units m where m.unit_key = h.unit_key)
+), prices as materialized (
   -- An older observation never replaces a newer one.
   insert into market_prices as p (provider, account, sku, size, currency, product_id, lowest_ask, highest_bid, last_sale,
                                   last_sale_at, sales_72h, basis, parser, observed_at, changed_at)
   select provider, account, sku, size, currency, product_id, lowest_ask, highest_bid, last_sale, last_sale_at, sales_72h,
-         basis, coalesce(parser, 1), observed_at, observed_at from quotes order by size
+         basis, coalesce(parser, 1), observed_at, observed_at from quotes order by provider, account, sku, size, currency
   on conflict (provider, account, sku, (coalesce(size, '')), currency) do update set
     product_id = coalesce(excluded.product_id, p.product_id), lowest_ask = excluded.lowest_ask, highest_bid = excluded.highest_bid,
     last_sale = excluded.last_sale, last_sale_at = excluded.last_sale_at, sales_72h = excluded.sales_72h,
@@ -189,16 +199,17 @@ with held as (
                            (excluded.lowest_ask, excluded.highest_bid, excluded.last_sale, excluded.basis)
                       then excluded.observed_at else p.changed_at end
     where p.observed_at < excluded.observed_at
-  returning p.*
+  returning p.provider, p.account, p.sku, p.size, p.currency, p.lowest_ask, p.highest_bid, p.last_sale, p.basis, p.observed_at,
+            p.changed_at = p.observed_at as changed
 ), history as (
   insert into market_price_history (provider, account, sku, size, currency, lowest_ask, highest_bid, last_sale, basis, observed_at)
   select provider, account, sku, size, currency, lowest_ask, highest_bid, last_sale, basis, observed_at
-    from prices where changed_at = observed_at
+    from prices where changed
   on conflict do nothing
-), own as (
-  -- What this fetch told of the targets it was asked for.
+), own as materialized (
+  -- What these fetches told of the targets that they were asked for.
   select j.dedupe_key, g.kind, g.outcome, g.price_size, g.observed_at, g.error_code, g.message, g.cooldown_s, g.claimed_at
-    from jobs j join given g using (id)
+    from jobs j join given g using (u, id)
 ), targets_own as (
   update market_targets t set
     last_attempt_at = clock_timestamp(),
@@ -213,49 +224,64 @@ with held as (
                     when o.kind = 'failed' and o.cooldown_s > 0 then clock_timestamp() + make_interval(secs => o.cooldown_s)
                     else t.retry_at end,
     overridden_at = case when o.kind = 'failed' and t.retry_at > o.claimed_at then o.claimed_at else t.overridden_at end
-    from own o where t.dedupe_key = o.dedupe_key and o.kind in ('priced', 'failed', 'retried')
+    from own o
+   where t.dedupe_key = any (array(select x.dedupe_key from own x where x.kind in ('priced', 'failed', 'retried')))
+     and t.dedupe_key = o.dedupe_key
 ), targets_mates as (
-  -- Other known targets of the same product whose size this fetch also brought.
+  -- Other known targets of the same product whose size a fetch also brought.
   update market_targets t set observed_at = greatest(t.observed_at, q.observed_at), last_success_at = clock_timestamp(),
     last_outcome = case when q.lowest_ask is null then 'no_asks' else 'priced' end, price_size = q.size, retry_at = null
-    from quotes q, held h
-   where t.unit_key = h.unit_key and t.currency = q.currency and coalesce(t.price_size, t.size) = q.size
-     and t.dedupe_key not in (select dedupe_key from own)
+    from quotes q
+   where t.unit_key = any (array(select distinct x.unit_key from quotes x))
+     and t.unit_key = q.unit_key and t.currency = q.currency and coalesce(t.price_size, t.size) = q.size
+     and t.dedupe_key <> all (array(select o.dedupe_key from own o))
 ), listing as materialized (
-  select l.*, h.provider, h.sku from held h, jsonb_to_record($5::jsonb) as l(
-    id text, style_code text, name text, brand text, category text, gender text, image_url text, url text,
-    details jsonb, variants jsonb) where $5::jsonb is not null
+  select distinct on (h.provider, l.id) l.*, h.provider, h.sku from jsonb_to_recordset($5::jsonb) as l(
+    u bigint, id text, style_code text, name text, brand text, category text, gender text, image_url text, url text,
+    details jsonb, variants jsonb) join held h using (u)
+   order by h.provider, l.id, h.u desc
 ), product as (
   insert into market_products as p (provider, product_id, style_code, name, brand, category, gender, image_url, url, details)
   select provider, id, style_code, name, brand, category, gender, image_url, url, coalesce(details, '{}') from listing
+   order by provider, id
   on conflict (provider, product_id) do update set
     style_code = coalesce(excluded.style_code, p.style_code), name = coalesce(excluded.name, p.name),
     brand = coalesce(excluded.brand, p.brand), category = coalesce(excluded.category, p.category),
     gender = coalesce(excluded.gender, p.gender), image_url = coalesce(excluded.image_url, p.image_url),
     url = coalesce(excluded.url, p.url), details = p.details || excluded.details, updated_at = clock_timestamp()
 ), mapped as (
-  insert into market_skus (provider, sku, product_id) select provider, sku, id from listing
+  insert into market_skus (provider, sku, product_id)
+  select distinct on (h.provider, h.sku) h.provider, h.sku, l.id
+    from jsonb_to_recordset($5::jsonb) as l(u bigint, id text) join held h using (u) order by h.provider, h.sku, h.u desc
   on conflict (provider, sku) do update set product_id = excluded.product_id, mapped_at = clock_timestamp()
 ), variants as (
   insert into market_variants (provider, product_id, variant_id, size, chart, gtins)
-  select distinct on (v.id) l.provider, l.id, v.id, v.size, coalesce(v.chart, '{}'), coalesce(v.gtins, '{}')
+  select distinct on (l.provider, l.id, v.id) l.provider, l.id, v.id, v.size, coalesce(v.chart, '{}'), coalesce(v.gtins, '{}')
     from listing l, jsonb_to_recordset(l.variants) as v(id text, size text, chart jsonb, gtins text[])
+   order by l.provider, l.id, v.id
   on conflict (provider, product_id, variant_id) do update set
     size = excluded.size, chart = excluded.chart, gtins = excluded.gtins, updated_at = clock_timestamp()
 ), told as (
-  -- Apps hear of changed prices; one message per fetch, in pieces that keep clear of NOTIFY's 8,000 bytes.
+  -- Apps hear of changed prices; one message per product, in pieces that keep clear of NOTIFY's 8,000 bytes.
   select count(pg_notify('market_prices', json_build_object('provider', c.provider, 'sku', c.sku, 'currency', c.currency,
            'prices', c.prices)::text)) as n
     from (select n.provider, n.sku, n.currency, json_agg(json_build_object('size', n.size, 'lowest_ask', n.lowest_ask,
                  'highest_bid', n.highest_bid, 'last_sale', n.last_sale, 'observed_at', n.observed_at) order by n.i) as prices
-            from (select p.*, row_number() over (order by p.size) as i from prices p where p.changed_at = p.observed_at) n
-           group by n.provider, n.sku, n.currency, (n.i - 1) / 30) c
+            from (select p.*, row_number() over (partition by p.provider, p.account, p.sku, p.currency order by p.size) as i
+                    from prices p where p.changed) n
+           group by n.provider, n.account, n.sku, n.currency, (n.i - 1) / 30) c
+), changed as (
+  select q.u, count(*) as n
+    from prices p join quotes q on q.provider = p.provider and q.account = p.account and q.sku = p.sku
+         and coalesce(q.size, '') = coalesce(p.size, '') and q.currency = p.currency
+   where p.changed group by q.u
+), ended as (
+  select u, array_agg(id) as settled, count(*) filter (where fate = 'again') as again from jobs group by u
 )
-select (select count(*) from held) as held,
-       (select count(*) from prices where changed_at = observed_at) as changed,
-       (select coalesce(array_agg(id), '{}') from jobs) as settled,
-       (select coalesce(array_agg(id), '{}') from jobs where fate = 'again') as again,
-       (select n from told) as notified, (select bool_or(learned) from learned) as learned;
+select h.u, coalesce(c.n, 0) as changed, coalesce(e.settled, '{}') as settled, coalesce(e.again, 0) as again,
+       -- the CTEs that write nothing run only because somebody looks at them
+       (select n from told) as notified, (select count(*) from learned) as learned
+  from held h left join changed c using (u) left join ended e using (u);
 
 -- name: rescue
 -- running -> pending: whose lease ran out, its worker is dead or cut off. The job for which the unit was claimed pays a
@@ -314,13 +340,8 @@ with beat as (
 select p.provider, p.account,
        exists (select from market_jobs j where j.provider = p.provider and j.account = p.account and j.status = 'pending')
          or exists (select from promoted q where q.provider = p.provider and q.account = p.account) as ready,
-       (select greatest(0, date_part('epoch', min(x.run_at) - clock_timestamp())) from (
-          select j.run_at from market_jobs j where j.status = 'deferred' and j.run_at > clock_timestamp()
-           order by j.run_at limit 1) x) as next_due_s,
-       (select greatest(0, date_part('epoch', v.until - clock_timestamp()))
-          from market_settings s, market__verdict(p, s, true, clock_timestamp()) v) as urgent_in_s,
-       (select greatest(0, date_part('epoch', v.until - clock_timestamp()))
-          from market_settings s, market__verdict(p, s, false, clock_timestamp()) v) as background_in_s
+       -- null, and not greatest(0, null), which is 0, when nothing is deferred
+       (select date_part('epoch', min(j.run_at) - clock_timestamp()) from market_jobs j where j.status = 'deferred') as next_due_s
   from market_providers p where p.enabled;
 
 -- name: next_chance

@@ -1,7 +1,7 @@
 -- The gate in front of every request: see sql/migrations/0003_limits.sql for the rules.
 
 -- name: take
-select * from market_take($1, $2, $3, $4);
+select * from market_take($1, $2, $3, $4, $5);
 
 -- name: give_back
 select market_give_back($1);

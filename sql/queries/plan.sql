@@ -26,3 +26,20 @@ select provider, coalesce(sum(freshness * view_rate) / nullif(sum(view_rate), 0)
        coalesce(sum(view_age_s * view_rate) / nullif(sum(view_rate), 0), 0)::float8 as view_age,
        max(views_per_call)::float8 as marginal_call, sum(units)::float8 as units_watched, max(took_ms)::float8 / 1000 as plan_time
   from market_freshness group by provider;
+
+-- name: next_units
+-- $1 provider or null: all  $2 rows
+select place, provider_name as provider, account, sku, size, currency, value, why, age_s, still_right, views_per_day,
+       changes_per_day, job_id
+  from market_plan($1::text, $2::int);
+
+-- name: watch
+select * from market_watch($1::jsonb, $2::text);
+
+-- name: unwatch
+select * from market_unwatch($1::jsonb, $2::text);
+
+-- name: advice
+-- What status says of freshness and budgets.
+select provider, account, units, freshness, view_age_s, views_per_call, share, waiting, inserted, planned_at, advice
+  from market_freshness order by 1, 2;

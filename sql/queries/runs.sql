@@ -77,11 +77,6 @@ select coalesce(max(request_id), 0) from market_job_requests;
 select provider, percentile_cont(array[0.5, 0.95, 1]) within group (order by date_part('epoch', clock_timestamp() - observed_at)) as ages_s
   from market_prices group by provider;
 
--- name: viewed_ages
--- What people see: age of prices and share of right ones, each weighted with its expected views. From the last plan.
-select provider, sum(aged_rate) / sum(view_rate) * 3600 as age_s, sum(fresh_rate) / sum(view_rate) as right_share
-  from market_plans group by provider having sum(view_rate) > 0;
-
 -- name: target_states
 select t.provider,
        case when t.retry_at > clock_timestamp() then 'cooling' when t.observed_at is null then 'never'

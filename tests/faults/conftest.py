@@ -16,7 +16,6 @@ from faults.proxy import Proxy
 from marketd.embedded import TEST_SETTINGS, EmbeddedPostgres
 from marketd.migrate import migrate
 
-
 MAX_CONNECTIONS = 40  #: of the server that may be broken
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -43,6 +42,7 @@ class _Line:
     server: asyncio.StreamWriter
     armed: Trap | None = None  #: its statement was parsed; the next Bind runs it
     holding: Trap | None = None  #: its answer is kept back
+    flowing: asyncio.Event = field(default_factory=asyncio.Event)
     started: bool = False
     rest: bytes = b""
 
@@ -63,8 +63,8 @@ class Proxy:
         self._lines: set[_Line] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._traps: list[Trap] = []
-        self._flowing = asyncio.Event()
-        self._flowing.set()
+        self._open = asyncio.Event()
+        self._open.set()
         self._server: asyncio.Server | None = None
         self._port = 0
         self.latency_s = 0.0
@@ -88,9 +88,6 @@ class Proxy:
         """Refuse new connections and reset the open ones."""
         if self._server is not None:
             self._server.close()
-        self._flowing.set()
-        for trap in self._traps:
-            trap.release()
         self.reset()
         for task in list(self._tasks):
             task.cancel()
@@ -106,13 +103,21 @@ class Proxy:
     def connections(self) -> int:
         return len(self._lines)
 
-    def silence(self) -> None:
-        """A black hole: connections stand, nothing passes any more, in either direction."""
-        self._flowing.clear()
+    def silence(self, *, also_new: bool) -> None:
+        """A black hole: connections stand, and nothing passes any more, in either direction.
+
+        With `also_new`, who connects is accepted and hears nothing; else only the present ones are half-open.
+        """
+        for line in self._lines:
+            line.flowing.clear()
+        if also_new:
+            self._open.clear()
 
     def speak(self) -> None:
-        """The end of `silence`; what was swallowed up arrives late."""
-        self._flowing.set()
+        """The end of all `silence`; what was swallowed up arrives late."""
+        self._open.set()
+        for line in self._lines:
+            line.flowing.set()
 
     def reset(self) -> int:
         """Reset all open connections; how many they were."""
@@ -134,12 +139,13 @@ class Proxy:
         task.add_done_callback(self._tasks.discard)
         self.accepted += 1
         try:
-            await self._flowing.wait()
+            await self._open.wait()
             server_reader, server = await self._connect()
         except OSError:
             client.transport.abort()
             return
         line = _Line(client, server)
+        line.flowing.set()
         self._lines.add(line)
         try:
             await asyncio.gather(self._upward(client_reader, line), self._downward(server_reader, line))
@@ -159,7 +165,7 @@ class Proxy:
 
     async def _upward(self, reader: asyncio.StreamReader, line: _Line) -> None:
         while data := await reader.read(65536):
-            await self._weather()
+            await self._weather(line)
             for message in _messages(line, data):
                 await self._hold_if_trapped(line, message)
                 line.server.write(message)
@@ -169,7 +175,7 @@ class Proxy:
     async def _downward(self, reader: asyncio.StreamReader, line: _Line) -> None:
         kept = b""
         while data := await reader.read(65536):
-            await self._weather()
+            await self._weather(line)
             if trap := line.holding:
                 kept += data
                 if kept[-6:-1] != b"Z\x00\x00\x00\x05":  # not ready for the next query: still running
@@ -181,10 +187,10 @@ class Proxy:
             await line.client.drain()
         raise ConnectionResetError
 
-    async def _weather(self) -> None:
+    async def _weather(self, line: _Line) -> None:
         if self.latency_s:
             await asyncio.sleep(self.latency_s)
-        await self._flowing.wait()
+        await line.flowing.wait()
 
     async def _hold_if_trapped(self, line: _Line, message: bytes) -> None:
         if message[0] in (_PARSE, _QUERY):
@@ -211,9 +217,8 @@ def _messages(line: _Line, data: bytes) -> list[bytes]:
     """The whole messages that a client has sent by now; what is left of one is kept for the next time."""
     line.rest += data
     found: list[bytes] = []
-    header: Callable[[], int] = lambda: 1 if line.started else 0
-    while len(line.rest) >= header() + 4:
-        size = header() + int.from_bytes(line.rest[header() : header() + 4], "big")
+    while len(line.rest) >= (at := int(line.started)) + 4:  # all but the first messages begin with a letter
+        size = at + int.from_bytes(line.rest[at : at + 4], "big")
         if len(line.rest) < size:
             break
         message, line.rest = line.rest[:size], line.rest[size:]

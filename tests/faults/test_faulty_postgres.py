@@ -21,7 +21,7 @@ from marketd.sandbox import Sandbox
 from marketd.store.pool import Database
 
 BACK_WITHIN_S = 5.0
-SLOW = {"calls": 20, "per": "1s"}  #: so that a load lasts through the trouble
+SLOW = {"calls": 30, "per": "1s"}  #: so that a load lasts through the trouble
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ async def test_after_postgres_was_away_claims_go_on_within_five_seconds_and_noth
 ) -> None:
     async with running(_configured(own.dsn, sandbox, tmp_path)):
         db = await _connect(own.dsn)
-        ids = await ask_many(db, load(sandbox, 40), 200)
+        ids = await ask_many(db, load(sandbox, 24), 200)
         await _some_done(db)
         db.terminate()
         trouble(own)
@@ -90,7 +90,7 @@ async def test_terminated_backends_cost_no_job_and_no_attempt(
     db: Connection, database: str, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     async with running(_configured(database, sandbox, tmp_path)):
-        ids = await ask_many(db, load(sandbox, 40), 200)
+        ids = await ask_many(db, load(sandbox, 24), 200)
         for _ in range(8):
             await db.fetch("select pg_terminate_backend(pid) from unnest($1::int[]) pid", await _others(db))
             await asyncio.sleep(0.2)
@@ -103,8 +103,8 @@ async def test_a_server_that_turns_read_only_is_left_for_a_new_connection(
     db: Connection, database: str, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     name = await db.fetchval("select current_database()")
-    async with running(_configured(database, sandbox, tmp_path)) as app:
-        ids = await ask_many(db, load(sandbox, 40), 200)
+    async with running(_configured(database, sandbox, tmp_path)):
+        ids = await ask_many(db, load(sandbox, 24), 200)
         await _some_done(db)
         await db.execute(f"alter database {name} set default_transaction_read_only = on")
         former, own_pid = await _others(db), db.get_server_pid()
@@ -124,7 +124,7 @@ async def test_without_a_free_connection_the_daemon_waits_for_one(
 ) -> None:
     async with running(_configured(own.dsn, sandbox, tmp_path)):
         db = await _connect(own.dsn)
-        ids = await ask_many(db, load(sandbox, 40), 200)
+        ids = await ask_many(db, load(sandbox, 24), 200)
         await _some_done(db)
         held = await _take_every_connection(own.dsn, db)
         before = await db.fetchval("select count(*) from market_jobs where status = 'done'")
@@ -214,8 +214,12 @@ async def pool(database: str) -> AsyncIterator[Database]:
 
 
 async def test_the_victim_of_a_deadlock_is_run_again(db: Connection, pool: Database) -> None:
-    await db.execute("create table pair (id int primary key, n int not null); insert into pair values (1, 0), (2, 0)")
-    await db.execute("set deadlock_timeout = '10s'")  # so that the other side is the victim, after its own 1 s
+    await db.execute(
+        "create table pair (id int primary key, n int not null); insert into pair values (1, 0), (2, 0)"
+    )
+    await db.execute(
+        "set deadlock_timeout = '10s'"
+    )  # so that the other side is the victim, after its own 1 s
     turn = db.transaction()
     await turn.start()
     await db.execute("update pair set n = n + 1 where id = 1")
@@ -269,7 +273,9 @@ async def test_a_plan_that_ddl_made_stale_is_made_anew(
 
     async def look() -> asyncpg.Record:
         query = ("select * from shape where a = $1", (1,))
-        rows = await (pool.together([("select 1", ()), query]) if inside_a_transaction else pool.fetch(query[0], 1))
+        rows = await (
+            pool.together([("select 1", ()), query]) if inside_a_transaction else pool.fetch(query[0], 1)
+        )
         return rows[0]
 
     assert list((await look()).keys()) == ["a"]

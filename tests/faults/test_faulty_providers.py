@@ -156,8 +156,10 @@ async def test_a_refused_refresh_token_stops_only_its_own_provider_until_an_oper
         await ended(db, [ids["alias"], ids["ebay"]])
 
         async def told() -> bool:
-            reason = "select circuit_detail like '%marketd auth stockx%' from market_providers where provider = 'stockx'"
-            return bool(await db.fetchval(reason))
+            detail = await db.fetchval(
+                "select circuit_detail from market_providers where provider = 'stockx'"
+            )
+            return "marketd auth stockx" in (detail or "")
 
         await until(told, what="word of the login that is needed")
         mints = sandbox.count("stockx", endpoint="token")

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -14,6 +15,7 @@ from typing import Any, TypeAlias
 
 import asyncpg
 import pytest
+import yaml
 
 from harness import until
 from marketd.cli import main
@@ -283,3 +285,34 @@ async def test_a_live_status_refreshes_until_ctrl_c_and_leaves_no_traceback(env:
     process.send_signal(signal.SIGINT)
     _, err = await asyncio.wait_for(process.communicate(), 10)
     assert (process.returncode, err) == (130, b"")
+
+
+def test_run_on_a_taken_port_fails_with_one_line(env: dict[str, str], tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        config = tmp_path / "config.yaml"
+        config.write_text(f"database: {{dsn: '{env['MARKETD_DSN']}'}}\nhttp: {{port: {port}}}\n")
+        done = subprocess.run(
+            [sys.executable, "-m", "marketd", "run", "--config", str(config)],
+            env=env, capture_output=True, text=True, check=False, timeout=30,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert f"http.port {port}" in done.stderr
+
+
+def test_the_sandbox_prints_the_settings_that_lead_to_it_and_ends_with_sigterm(env: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "marketd", "sandbox", "--port", "0"]
+    with subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[3].rstrip(",")
+        process.terminate()
+        out = process.stdout.read()
+    assert process.returncode == 0
+    told = yaml.safe_load(out)["providers"]
+    assert set(told) >= {"stockx", "alias", "ebay"}
+    assert told["stockx"]["base_url"].startswith(url)

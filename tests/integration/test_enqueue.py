@@ -379,7 +379,8 @@ async def test_columns_that_old_apps_name_are_overwritten(db: Connection) -> Non
     row = await db.fetchrow(
         "insert into market_jobs (provider, sku, size, currency, priority, status, dedupe_key, attempt, rescues,"
         " outcome, lease_id, completed_at, error_code, rank)"
-        " values ('stockx', $1, '10', 'GBP', 100, 'done', 'mine', 7, 7, 'priced', gen_random_uuid(), now(), 'x', 9) returning *",
+        " values ('stockx', $1, '10', 'GBP', 100, 'done', 'mine', 7, 7, 'priced', gen_random_uuid(),"
+        " now(), 'x', 9) returning *",
         SKU,
     )
     assert row is not None

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
+from marketd.cli import main
 from marketd.errors import Transient
 from marketd.models import Quote, Unit
 from marketd.outcome import Failed, Outcome, Priced, Retried
@@ -554,3 +557,43 @@ async def test_a_hundred_thousand_units_are_planned_in_one_cheap_scan(db: Any) -
         await db.fetchval(plan)
     # Four times the figure of a quiet machine (bench/freshness prints it): compiling, joining or spilling costs more.
     assert (await db.fetchval(spent) - began) * 10 / 4 < 1000
+
+
+# --- the command line ---------------------------------------------------------------------------------------------
+
+
+async def test_the_watchlist_and_the_plan_can_be_worked_from_the_command_line(
+    db: Any,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MARKETD_DSN", database)
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+
+    async def told(*arguments: str) -> str:
+        code = await asyncio.to_thread(main, arguments)
+        out, err = capsys.readouterr()
+        return f"{code} {out}{err}".strip()
+
+    assert await told("plan") == (
+        "0 next refreshes in the background: nothing is watched, or all of it is fresh (see `marketd watch`)"
+    )
+    assert (await told("watch", "stockx", "A-1", "10")).startswith(
+        "0 stockx A-1 size 10 is watched from now on; job 1"
+    )
+    assert (await told("watch", "stockx", "A-1", "10")).startswith("0 stockx A-1 size 10 was watched already")
+    assert (await told("watch", "stockx", "A-1", "99")).startswith(
+        "1 marketd: watch: size '99' cannot be read"
+    )
+    await db.execute("delete from market_jobs")
+    await db.fetchval("select market__fold()")
+    [row] = json.loads((await told("plan", "--json"))[2:])
+    assert (row["sku"], row["why"], row["job_id"]) == ("A-1", "never fetched", None)
+    assert "never fetched" in await told("plan", "--provider", "stockx")
+    await db.fetchval("select market__plan('stockx', 'default', 60)")
+    assert "freshness of what is watched" in await told("status")
+    assert await told("unwatch", "stockx", "A-1", "10") == "0 stockx A-1 size 10 is not watched any more"
+    assert await told("unwatch", "stockx", "A-1", "10") == "0 stockx A-1 size 10 was not watched"

@@ -105,6 +105,31 @@ async def test_background_is_spread_over_the_window_and_not_burnt_at_its_start(
     assert sandbox.count("stockx") < 75
 
 
+async def test_a_background_fetch_that_has_begun_is_not_cut_off_by_the_spread(
+    db: asyncpg.Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    # Ten an hour: one background call at once, the next in minutes; a cold StockX product takes three.
+    stanza = {"budget": {"per_hour": 10, "background_min": "0%"}}
+    async with running(configured(database, sandbox, tmp_path, stanza=stanza)):
+        await _ask(db, ["CP9366"], 100)
+        await until(lambda: _done(db, "CP9366"))
+    row = await db.fetchrow("select attempt, outcome from market_jobs where sku = 'CP9366'")
+    assert row is not None
+    assert (row["attempt"], row["outcome"]) == (1, "priced")
+    assert sandbox.count("stockx") == 3
+
+
+async def test_a_cold_product_can_be_the_probe_that_closes_the_circuit(
+    db: asyncpg.Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    sandbox.fault("stockx", "status", times=1, endpoint="search", status=429, retry_after=1)
+    async with running(configured(database, sandbox, tmp_path)):
+        await _ask(db, ["CP9366"], 200)
+        await until(lambda: _done(db, "CP9366"), within_s=10)
+    assert await db.fetchval("select circuit from market_providers where provider = 'stockx'") == "closed"
+    assert sandbox.count("stockx") == 4
+
+
 async def _spent(db: asyncpg.Connection, calls: int) -> bool:
     used = "select used from market_budget_status where provider = 'stockx' and window_kind = 'hour'"
     return bool(await db.fetchval(used) >= calls)

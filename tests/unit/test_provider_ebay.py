@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ebay_kit import listing, results, shipping
 from marketd import errors
 from marketd.provider import Ask, Found, Usage
 from marketd.providers.ebay import EBay, Options
@@ -17,31 +18,6 @@ from provider_kit import Each, Scripted, example, quote_of
 MENS_TEN = Wanted(
     currency="USD", marketplace="EBAY_US", conditions=frozenset({"1000"}), code="DD1391-100", number="10"
 )
-
-
-def listing(
-    price: str = "100.00", title: str = "Nike Dunk DD1391-100 Men's Size 10", **more: Any
-) -> dict[str, Any]:
-    return {
-        "itemId": "v1|1|0",
-        "title": title,
-        "price": {"value": price, "currency": "USD"},
-        "conditionId": "1000",
-        "buyingOptions": ["FIXED_PRICE"],
-        "leafCategoryIds": ["15709"],
-        "shippingOptions": [shipping("0.00")],
-        "listingMarketplaceId": "EBAY_US",
-        "image": {"imageUrl": "https://i.ebayimg.com/1.jpg"},
-        "seller": {"username": "somebody"},
-    } | more
-
-
-def shipping(cost: str) -> dict[str, Any]:
-    return {"shippingCostType": "FIXED", "shippingCost": {"value": cost, "currency": "USD"}}
-
-
-def results(*items: dict[str, Any]) -> dict[str, Any]:
-    return {"total": len(items), "limit": 50} | ({"itemSummaries": list(items)} if items else {})
 
 
 async def fetch(http: Scripted, size: str | None = "10", sku: str = "DD1391-100", **more: Any) -> Found:

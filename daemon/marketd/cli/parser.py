@@ -135,6 +135,10 @@ def _reading(commands: Commands) -> None:
     jobs.add_argument("--older", type=span, metavar="TIME", help="asked for longer ago than this")
     jobs.add_argument("--limit", type=count, default=50, metavar="N", help="default: %(default)s")
     _add_json(jobs)
+    plan = _command(commands, "plan", "planning:plan", words.PLAN)
+    plan.add_argument("--provider", metavar="NAME", help="only this provider's")
+    plan.add_argument("--limit", type=count, default=20, metavar="N", help="default: %(default)s")
+    _add_json(plan)
 
 
 def _acting(commands: Commands) -> None:
@@ -153,6 +157,14 @@ def _acting(commands: Commands) -> None:
     )
     enqueue.add_argument("--user", metavar="ID", help="for whom it is asked")
     _add_json(enqueue)
+    for name, help_text in (("watch", words.WATCH), ("unwatch", words.UNWATCH)):
+        command = _command(commands, name, f"planning:{name}", help_text)
+        command.add_argument("provider", metavar="PROVIDER")
+        command.add_argument("sku", metavar="SKU", help="DD1391-100, id:<product id> or name:<words>")
+        command.add_argument("size", nargs="?", metavar="SIZE", help="none for single-size items")
+        command.add_argument("--currency", metavar="CODE", help="default: the provider's configured one")
+        command.add_argument("--user", metavar="ID", help="whose watchlist")
+        _add_json(command)
     retry = _command(commands, "retry", "acting:retry", words.RETRY)
     retry.add_argument("ids", nargs="*", type=job_id, metavar="ID", help="only these jobs")
     retry.add_argument("--provider", metavar="NAME", help="only this provider's")
@@ -177,6 +189,16 @@ def _setting_up(commands: Commands) -> None:
     check = _command(commands, "check-config", "setup:check_config", words.CHECK_CONFIG)
     check.add_argument("--schema", action="store_true", help="print the file's JSON Schema, for editors")
     _add_json(check)
+    auth = _command(commands, "auth", "auth:auth", words.AUTH)
+    auth.add_argument("provider", choices=("stockx",), metavar="PROVIDER", help="stockx")
+    auth.add_argument("--account", default="default", metavar="NAME", help="one of the provider's `accounts`")
+    auth.add_argument(
+        "--redirect-uri",
+        default="http://localhost:8976/callback",
+        metavar="URI",
+        help="as registered for the application (default: %(default)s)",
+    )
+    auth.add_argument("--paste", action="store_true", help="paste the address that the browser ends at")
     version = _command(commands, "version", "setup:version", words.VERSION)
     _add_json(version)
 

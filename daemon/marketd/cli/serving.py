@@ -18,7 +18,11 @@ def run(arguments: Namespace) -> int:
 
     from marketd import app
 
-    return app.run(config, path)
+    try:
+        return app.run(config, path)
+    except OSError as error:
+        where = f"http.host {config.http.host}, http.port {config.http.port}"
+        raise CommandError(f"cannot start: {error.strerror or error} ({where} in {path})") from error
 
 
 def sandbox(arguments: Namespace) -> int:
@@ -56,7 +60,11 @@ async def _sandbox(arguments: Namespace) -> int:
 
 def _settings(url: str, providers: dict[str, dict[str, Any]]) -> list[str]:
     """A configuration's lines that lead to the stand-ins; credentials and prices are made up."""
-    lines = [f"# stand-ins at {url}, help at {url}/_sandbox/; Ctrl-C ends them", "providers:"]
+    lines = [
+        f"# stand-ins at {url}, help at {url}/_sandbox/; Ctrl-C ends them",
+        "# a configuration leads to them by these keys:",
+        "providers:",
+    ]
     for name, settings in providers.items():
         lines += [f"  {name}:", f"    base_url: {settings['base_url']}"]
         if settings["token_url"]:

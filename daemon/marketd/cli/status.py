@@ -22,6 +22,7 @@ async def read(db: Database) -> dict[str, Any]:
     found: dict[str, Any] = dict((await db.fetch(named["clock"]))[0])
     for name in ("daemons", "lanes", "queue", "budgets", "errors"):
         found[name] = [dict(row) for row in await db.fetch(named[name])]
+    found["freshness"] = [dict(row) for row in await db.fetch(queries("plan")["advice"])]
     found["runs"] = [dict(row) for row in await db.fetch(queries("runs")["last_runs"], _RUNS)]
     return found
 
@@ -35,6 +36,7 @@ def blocks(found: Mapping[str, Any]) -> Sequence[Block]:
         _lanes(found["lanes"], now),
         _queue(found["queue"]),
         _budgets(found["budgets"], now),
+        _freshness(found["freshness"]),
         _runs(found["runs"], now),
         _errors(found["errors"], now),
     )
@@ -115,6 +117,19 @@ def _budgets(rows: Sequence[Row], now: datetime) -> Table:
                 *(str(row[key]) for key in ("used", "quota", "remaining", "urgent_left", "background_left")),
                 moment(row["resets_at"], now),
             )
+            for row in rows
+        ],
+    )
+
+
+def _freshness(rows: Sequence[Row]) -> Table:
+    return Table(
+        title="freshness of what is watched",
+        columns=("lane", "units", "age at view", "advice"),
+        right=frozenset({"units", "age at view"}),
+        empty="nothing is watched (see `marketd watch`)",
+        rows=[
+            (lane(row["provider"], row["account"]), str(row["units"]), age(row["view_age_s"]), row["advice"])
             for row in rows
         ],
     )

@@ -54,7 +54,7 @@ SANDBOX = """
 """
 
 STATUS = """
-    Show the queue, the budgets, the lanes and why they do not run, last runs, top errors, live daemons.
+    Show the queue, the budgets, how fresh prices are, the lanes and why they do not run, last runs, errors.
 
     A lane is one provider account. `urgent` and `background` say whether such a call may leave now, or what
     it waits for. The bands of the queue are manual (priority 200 and more), hot (150), background (below).
@@ -105,6 +105,39 @@ ENQUEUE = """
       marketd enqueue stockx 'name:Bearbrick Mandalorian 1000%'
 """
 
+PLAN = """
+    Show what is refreshed next in the background, and why.
+
+    A call's value is how many views it is expected to turn from a wrong price to the right one, from how
+    often an item is viewed, how often its price changes, and how old it is. `holds` is the chance that the
+    stored price is still right. Only watched items are planned; what apps ask for stands among them.
+
+    Examples:
+      marketd plan
+      marketd plan --provider stockx --limit 100 --json
+"""
+
+WATCH = """
+    Keep the price of an item fresh from now on, as well as the budget allows.
+
+    Items that are viewed more, or whose prices move more, are refreshed more often; apps tell of views with
+    market_viewed. The first price is asked for at once. An item stays watched until each user who watches
+    it has stopped.
+
+    Examples:
+      marketd watch stockx DD1391-100 10
+      marketd watch ebay 'name:Charizard Base Set' 'PSA 9' --user anna
+"""
+
+UNWATCH = """
+    Stop keeping the price of an item fresh.
+
+    The stored price stays. Without --user it ends the watch that was begun without one.
+
+    Examples:
+      marketd unwatch stockx DD1391-100 10
+"""
+
 RETRY = """
     Put failed jobs back into the queue, and say how many.
 
@@ -153,6 +186,21 @@ CHECK_CONFIG = """
     Examples:
       marketd check-config --config new.yaml && systemctl reload marketd
       marketd check-config --schema > config.schema.json
+"""
+
+AUTH = """
+    Log in at StockX once, and keep the refresh token for the daemon.
+
+    StockX gives no token to a program alone. The address to open in a browser is printed; after the login the
+    browser is sent to the redirect URI. On this machine (localhost) marketd listens there itself; elsewhere,
+    or with --paste, the address that the browser ends at is pasted here, even if that page does not load.
+    client_id and client_secret come from the configuration. The token is kept under state_dir, mode 0600, and
+    used where the configuration sets no refresh_token. Do it again when the daemon reports invalid_grant.
+
+    Examples:
+      marketd auth stockx
+      marketd auth stockx --redirect-uri https://shop.example/callback
+      ssh server marketd auth stockx --paste
 """
 
 VERSION = """

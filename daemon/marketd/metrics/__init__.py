@@ -30,8 +30,6 @@ DatabaseGauge = Literal[
     "oldest_ready",
     "targets",
     "price_age",
-    "viewed_age",
-    "viewed_right",
     "budget_quota",
     "budget_used",
     "budget_remaining",
@@ -54,8 +52,6 @@ class Metrics(Families):
             "oldest_ready": self._oldest_ready,  # provider, band
             "targets": self._targets,  # provider, state
             "price_age": self._price_age,  # provider, percentile
-            "viewed_age": self._viewed_age,  # provider
-            "viewed_right": self._viewed_right,  # provider
             "budget_quota": self._quota,  # provider, window
             "budget_used": self._used,
             "budget_remaining": self._remaining,

@@ -73,13 +73,6 @@ class Families:
         self._price_age = self._gauge(
             "price_age_seconds", "Age of stored prices at a percentile", percentile=AGE_PERCENTILES
         )
-        self._viewed_age = self._gauge(
-            "viewed_price_age_seconds", "Age of watched prices, weighted with their expected views"
-        )
-        self._viewed_right = self._gauge(
-            "viewed_right_ratio",
-            "Share of expected views that see the present price, as the planner believes",
-        )
         self._lease_lost = self._counter("lease_lost", "Fetches whose lease went to another worker")
         self._rescued = self._counter("jobs_rescued", "Jobs taken back from a dead worker")
         self._stale = self._counter("stale_completions", "Completions that the fence refused")

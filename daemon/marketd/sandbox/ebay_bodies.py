@@ -122,14 +122,13 @@ def refinement(rows: Sequence[Listing]) -> dict[str, Any]:
 
 def sold(row: Listing, base: str) -> dict[str, Any]:
     """A listing as if it had sold for 2 % less, at some hour of the last 90 days."""
-    price = ((row.price or Decimal(1)) * Decimal("0.98")).quantize(Decimal("0.01"))
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
-    at = hour - timedelta(hours=row.number % 2000)
+    at = hour - timedelta(hours=_sold_ago_h(row))
     return {
         "itemId": row.item_id,
         "title": row.title,
         "lastSoldDate": _instant(at),
-        "lastSoldPrice": money(price, row.currency),
+        "lastSoldPrice": money(_sold_for(row), row.currency),
         "totalSoldQuantity": 1,
         "condition": CONDITIONS[row.condition],
         "conditionId": row.condition,
@@ -142,6 +141,20 @@ def sold(row: Listing, base: str) -> dict[str, Any]:
         "seller": _SELLER,
         "adultOnly": False,
     }
+
+
+def latest_sale(rows: Sequence[Listing]) -> Decimal | None:
+    """What the last of these to be sold went for."""
+    priced = [row for row in rows if row.price is not None]
+    return _sold_for(min(priced, key=_sold_ago_h)) if priced else None
+
+
+def _sold_ago_h(row: Listing) -> int:
+    return row.number % 2000
+
+
+def _sold_for(row: Listing) -> Decimal:
+    return ((row.price or Decimal(1)) * Decimal("0.98")).quantize(Decimal("0.01"))
 
 
 def rate_limits(*, used: int, allowed: int, resets_at: datetime) -> dict[str, Any]:

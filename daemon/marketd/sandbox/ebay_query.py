@@ -122,6 +122,12 @@ def keywords(text: str) -> list[list[str]]:
     return groups
 
 
+def either(text: str) -> str:
+    """Keywords of Marketplace Insights, where a comma means AND and a space OR, as Browse writes them."""
+    groups = [", ".join(group.split()) for group in text.split(",")]
+    return " ".join(f"({group})" for group in groups if group)
+
+
 def split(text: str) -> list[tuple[str, str]]:
     """`name:value` pairs of a filter; commas inside brackets do not part them."""
     parts = re.findall(r"([A-Za-z ]+):(\{[^}]*\}|\[[^\]]*\]|[^,]*)(?:,|$)", text)

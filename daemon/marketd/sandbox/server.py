@@ -160,8 +160,8 @@ class Sandbox:
 
         StockX: standard ask (`flex=True`: the flex ask) and bid. Alias: the global view of new pairs in a
         good box (`region`, `consigned` narrow it). eBay: the cheapest right listing with its known shipping
-        (`shipping=False`: by price alone). `product` is a style code, key, provider's id or title.
-        LookupError when the provider does not have it, or the code is ambiguous.
+        (`shipping=False`: by price alone; `sold=True`: the last sale as well). `product` is a style code, key,
+        provider's id or title. LookupError when the provider does not have it, or the code is ambiguous.
         """
         found = self.world.find(product)
         moment = self.tick if tick is None else tick

@@ -32,12 +32,16 @@ class PgGate:
         self._provider = provider
         self._account = account
         self._priority = priority
+        self._begun = False  #: whether this fetch has sent a request
 
     async def take(self, endpoint: str, *, meter: str = "calls") -> Grant:
         """Charge one request to all its windows. Raises NotGranted, DatabaseUnavailable."""
-        row = await self._db.fetchrow(self._sql["take"], self._provider, self._account, self._priority, meter)
+        row = await self._db.fetchrow(
+            self._sql["take"], self._provider, self._account, self._priority, meter, self._begun
+        )
         if row is None or not row["granted"]:
             raise NotGranted(row["reason"] if row else "off", row["until"] if row else None)
+        self._begun = self._begun or meter == "calls"
         return Grant(
             granted_at=row["granted_at"],
             delay_s=row["delay_s"],

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 from marketd.models import Listing, Product, Variant
 from marketd.store.pool import Database
 from marketd.store.sqlfile import queries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What is known of a sku before it is fetched."""
+
+    listing: Listing | None  #: what it was found to be here
+    elsewhere: Listing | None  #: what another provider lists under it, preferably one with size charts
+    reference: Decimal | None  #: the median ask of the other providers for this size and currency
 
 
 class CatalogStore:
@@ -18,15 +28,16 @@ class CatalogStore:
         self._db = db
         self._sql = queries("catalog")
 
-    async def known(
-        self, provider: str, sku: str, currency: str, size: str | None
-    ) -> tuple[Listing | None, Decimal | None]:
-        """The cached listing of a sku, and the median ask of the other providers for this item."""
+    async def known(self, provider: str, sku: str, currency: str, size: str | None) -> Known:
+        """What earlier fetches learnt that helps the next one."""
         row = await self._db.fetchrow(self._sql["known"], provider, sku, currency, size)
         if row is None:
-            return None, None
-        listing = None if row["listing"] is None else _listing(json.loads(row["listing"]))
-        return listing, row["reference"]
+            return Known(listing=None, elsewhere=None, reference=None)
+        return Known(
+            listing=_listing(row["listing"]),
+            elsewhere=_listing(row["elsewhere"]),
+            reference=row["reference"],
+        )
 
     async def enrich(self, at_most: int) -> int:
         """Queue fetches that bring an image for products without one. Returns how many."""
@@ -34,7 +45,10 @@ class CatalogStore:
         return queued
 
 
-def _listing(row: dict[str, Any]) -> Listing:
+def _listing(text: str | None) -> Listing | None:
+    if text is None:
+        return None
+    row: dict[str, Any] = json.loads(text)
     words = ("style_code", "name", "brand", "category", "gender", "image_url", "url", "details")
     return Listing(
         product=Product(id=row["product_id"], **{word: row[word] for word in words}),

@@ -16,8 +16,12 @@ import asyncpg
 from marketd.errors import LeaseLost
 from marketd.models import Job, JobId, Listing, Quote, Unit
 from marketd.outcome import Failed, Outcome, Priced, Released, Retried, Snoozed
+from marketd.store.batching import Batcher
 from marketd.store.pool import Database
 from marketd.store.sqlfile import queries
+
+_SETTLED_AT_ONCE = 256  #: fetches; longer statements hold their locks for longer and save nothing more
+_PROBE_S = 8.0  #: the poll also finds out whether the server is still there, within 15 s of a poll every 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,16 @@ class Rescued:
     poisoned: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    """One fetch to be settled."""
+
+    unit: Unit
+    outcomes: Sequence[tuple[Job, Outcome]]
+    quotes: Sequence[Quote]
+    listing: Listing | None
+
+
 class JobStore:
     """The queue as one daemon sees it."""
 
@@ -53,6 +67,7 @@ class JobStore:
         self._db = db
         self._daemon_id = daemon_id
         self._sql = queries("jobs")
+        self._settles = Batcher(self._settle_batch, at_most=_SETTLED_AT_ONCE)
 
     async def claim(self, provider: str, account: str, *, units: int, lease: timedelta) -> list[Unit]:
         """Take up to `units` units, the most urgent first, each under a fresh lease."""
@@ -67,8 +82,15 @@ class JobStore:
 
     async def extend(self, unit: Unit, *, lease: timedelta) -> None:
         """Keep the lease for another `lease`. Raises LeaseLost."""
-        if await self._db.fetchval(self._sql["extend"], unit.key, unit.lease_id, lease) is None:
+        if await self.extend_all([unit], lease=lease):
             raise LeaseLost(f"the lease of {unit.key} was taken over")
+
+    async def extend_all(self, units: Sequence[Unit], *, lease: timedelta) -> list[Unit]:
+        """Keep all these leases for another `lease`, in one statement. Returns those that are lost."""
+        keys, leases = [unit.key for unit in units], [unit.lease_id for unit in units]
+        rows = await self._db.fetch(self._sql["extend"], keys, leases, lease)
+        kept = {row["lease_id"] for row in rows}
+        return [unit for unit in units if unit.lease_id not in kept]
 
     async def settle(
         self,
@@ -77,26 +99,43 @@ class JobStore:
         quotes: Sequence[Quote] = (),
         listing: Listing | None = None,
     ) -> Settled:
-        """Write everything a fetch brought, or (LeaseLost) nothing."""
-        jobs = [_outcome_row(job, outcome, quotes) for job, outcome in outcomes]
-        product_id = listing.product.id if listing else None
-        row = await self._db.fetchrow(
+        """Write everything a fetch brought, or (LeaseLost) nothing; together with what others settle meanwhile."""
+        return await self._settles(_Fetched(unit, outcomes, quotes, listing))
+
+    async def _settle_batch(self, batch: Sequence[_Fetched]) -> list[Settled | Exception]:
+        try:
+            return await self._settle_together(batch)
+        except asyncpg.PostgresError as error:
+            if len(batch) == 1:
+                return [error]
+        # One of them holds what Postgres refuses; the others shall not suffer for it.
+        return [answer for fetched in batch for answer in await self._settle_batch([fetched])]
+
+    async def _settle_together(self, batch: Sequence[_Fetched]) -> list[Settled | Exception]:
+        jobs: list[Mapping[str, Any]] = []
+        quotes: list[Mapping[str, Any]] = []
+        listings: list[Mapping[str, Any]] = []
+        for u, fetched in enumerate(batch, 1):
+            listing = fetched.listing
+            product_id = listing.product.id if listing else None
+            jobs += [_outcome_row(u, job, outcome, fetched.quotes) for job, outcome in fetched.outcomes]
+            quotes += [_quote_row(u, quote, product_id) for quote in fetched.quotes]
+            listings += [_listing_row(u, listing)] if listing else []
+        rows = await self._db.fetch(
             self._sql["settle"],
-            unit.key,
-            unit.lease_id,
+            [fetched.unit.key for fetched in batch],
+            [fetched.unit.lease_id for fetched in batch],
             _json(jobs),
-            _json([_quote_row(quote, product_id) for quote in quotes]),
-            None if listing is None else _json(_listing_row(listing)),
+            _json(quotes),
+            _json(listings),
         )
-        if row is None or not row["held"]:
-            raise LeaseLost(f"the lease of {unit.key} was taken over; its result is dropped")
-        skipped = tuple(int(job.id) for job, _ in outcomes if job.id not in set(row["settled"]))
-        return Settled(changed=row["changed"], again=len(row["again"]), skipped=skipped)
+        held = {row["u"]: row for row in rows}
+        return [_settled(fetched, held.get(u)) for u, fetched in enumerate(batch, 1)]
 
     async def poll(self, alive_for: timedelta) -> list[LaneState]:
         """Say that this daemon lives, promote what became due, and tell the lanes' states."""
         await self._db.fetch(self._sql["fold"])
-        rows = await self._db.fetch(self._sql["poll"], self._daemon_id, alive_for)
+        rows = await self._db.fetch(self._sql["poll"], self._daemon_id, alive_for, patience_s=_PROBE_S)
         return [
             LaneState(
                 provider=row["provider"],
@@ -158,13 +197,24 @@ def _job(row: asyncpg.Record) -> Job:
     )
 
 
-def _outcome_row(job: Job, outcome: Outcome, quotes: Sequence[Quote]) -> Mapping[str, Any]:
+def _settled(fetched: _Fetched, row: asyncpg.Record | None) -> Settled | Exception:
+    if row is None:
+        return LeaseLost(f"the lease of {fetched.unit.key} was taken over; its result is dropped")
+    settled = set(row["settled"])
+    skipped = tuple(int(job.id) for job, _ in fetched.outcomes if job.id not in settled)
+    return Settled(changed=row["changed"], again=row["again"], skipped=skipped)
+
+
+def _outcome_row(u: int, job: Job, outcome: Outcome, quotes: Sequence[Quote]) -> Mapping[str, Any]:
+    return {"u": u, "id": job.id, **_outcome_fields(outcome, quotes)}
+
+
+def _outcome_fields(outcome: Outcome, quotes: Sequence[Quote]) -> Mapping[str, Any]:
     match outcome:
         case Priced(size=size, reason=reason):
             # All quotes of one fetch come of requests granted moments apart; the oldest is the honest one.
             observed = [q.observed_at for q in quotes if q.size == size or reason == "all_sizes"]
             return {
-                "id": job.id,
                 "kind": "priced",
                 "outcome": reason,
                 "price_size": size,
@@ -172,19 +222,17 @@ def _outcome_row(job: Job, outcome: Outcome, quotes: Sequence[Quote]) -> Mapping
             }
         case Retried(delay=delay, error_code=code, message=message):
             return {
-                "id": job.id,
                 "kind": "retried",
                 "delay_s": delay.total_seconds(),
                 "error_code": code,
                 "message": message,
             }
         case Snoozed(until=until):
-            return {"id": job.id, "kind": "snoozed", "until": until}
+            return {"kind": "snoozed", "until": until}
         case Released():
-            return {"id": job.id, "kind": "released"}
+            return {"kind": "released"}
         case Failed(error_code=code, message=message, cooldown=cooldown):
             return {
-                "id": job.id,
                 "kind": "failed",
                 "error_code": code,
                 "message": message,
@@ -192,8 +240,9 @@ def _outcome_row(job: Job, outcome: Outcome, quotes: Sequence[Quote]) -> Mapping
             }
 
 
-def _quote_row(quote: Quote, product_id: str | None) -> Mapping[str, Any]:
+def _quote_row(u: int, quote: Quote, product_id: str | None) -> Mapping[str, Any]:
     return {
+        "u": u,
         "size": quote.size,
         "currency": quote.currency,
         "lowest_ask": quote.lowest_ask,
@@ -208,9 +257,10 @@ def _quote_row(quote: Quote, product_id: str | None) -> Mapping[str, Any]:
     }
 
 
-def _listing_row(listing: Listing) -> Mapping[str, Any]:
+def _listing_row(u: int, listing: Listing) -> Mapping[str, Any]:
     product = listing.product
     return {
+        "u": u,
         "id": product.id,
         "style_code": product.style_code,
         "name": product.name,

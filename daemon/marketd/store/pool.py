@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 
@@ -32,6 +32,10 @@ _GONE = (
     asyncpg.InternalClientError,
 )
 _TRIES = 5
+_SLACK_S = 0.5  #: a server that is still there has ended the statement by itself before we give it up
+
+
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 
 class _Connection(asyncpg.Connection):  # generic in the type stubs only
@@ -46,7 +50,11 @@ class Database:
     def __init__(
         self, dsn: str, *, size: int, timeout_s: float, pooled: bool = False, application: str = "marketd"
     ) -> None:
-        """`pooled`: the DSN leads through a transaction pooler, so no prepared statement outlives its call."""
+        """`timeout_s`: no statement runs longer, on the server's side too.
+
+        `pooled`: the DSN leads through a transaction pooler. There no session setting can be made, and two messages
+        of one statement may reach two servers unless a transaction holds them together.
+        """
         self._dsn = dsn
         self._size = size
         self._timeout_s = timeout_s
@@ -62,14 +70,23 @@ class Database:
                 min_size=1,
                 max_size=self._size,
                 timeout=10,
-                command_timeout=self._timeout_s,
+                command_timeout=self._timeout_s + _SLACK_S,
                 max_inactive_connection_lifetime=60,
                 connection_class=_Connection,
                 statement_cache_size=0 if self._pooled else 200,
-                server_settings=None if self._pooled else {"application_name": self._application},
+                server_settings=None if self._pooled else self._session(),
             )
         except (*_GONE, asyncpg.PostgresError) as error:
             raise DatabaseUnavailable(f"cannot connect to Postgres: {_words(error)}") from error
+
+    def _session(self) -> dict[str, str]:
+        # So that the locks of a daemon that was cut off are not held until the server's TCP gives up, hours later.
+        limit_ms = str(round(self._timeout_s * 1000))
+        return {
+            "application_name": self._application,
+            "statement_timeout": limit_ms,
+            "idle_in_transaction_session_timeout": limit_ms,
+        }
 
     async def close(self) -> None:
         """Close all connections, by force when they do not go within 5 s."""
@@ -85,9 +102,12 @@ class Database:
         """(open connections, idle ones)."""
         return (0, 0) if self._pool is None else (self._pool.get_size(), self._pool.get_idle_size())
 
-    async def fetch(self, sql: str, *args: Any) -> list[asyncpg.Record]:
-        """Run one statement in a transaction of its own. Raises DatabaseUnavailable."""
-        return await self._run([(sql, args)])
+    async def fetch(self, sql: str, *args: Any, patience_s: float | None = None) -> list[asyncpg.Record]:
+        """Run one statement in a transaction of its own. Raises DatabaseUnavailable.
+
+        `patience_s`, where it is shorter than the usual timeout: for statements that double as a probe.
+        """
+        return await self._run([(sql, args)], patience_s)
 
     async def fetchrow(self, sql: str, *args: Any) -> asyncpg.Record | None:
         rows = await self.fetch(sql, *args)
@@ -101,33 +121,59 @@ class Database:
         """Run several statements in one transaction; the rows of the last. Raises DatabaseUnavailable."""
         return await self._run(statements)
 
-    async def _run(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[asyncpg.Record]:
+    async def _run(
+        self, statements: Sequence[tuple[str, Sequence[Any]]], patience_s: float | None = None
+    ) -> list[asyncpg.Record]:
         for attempt in range(1, _TRIES + 1):
             try:
-                return await self._once(statements)
+                return await self._once(statements, patience_s)
             except _AGAIN as error:
                 if attempt == _TRIES:
                     raise DatabaseUnavailable(f"gave up after {_TRIES} tries: {_words(error)}") from error
                 await asyncio.sleep(full_jitter(attempt, base_s=0.02, cap_s=0.5))
             except _GONE as error:
-                if isinstance(error, asyncpg.ReadOnlySQLTransactionError) and self._pool is not None:
-                    # The server became a standby under us: new connections may find the new primary.
+                if (
+                    isinstance(error, asyncpg.ReadOnlySQLTransactionError | TimeoutError)
+                    and self._pool is not None
+                ):
+                    # A standby now, or cut off: whatever befell one connection befell those that idle, too.
                     await self._pool.expire_connections()
                 raise DatabaseUnavailable(_words(error)) from error
         raise AssertionError("unreachable: the last try returns or raises")
 
-    async def _once(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[asyncpg.Record]:
+    async def _once(
+        self, statements: Sequence[tuple[str, Sequence[Any]]], patience_s: float | None
+    ) -> list[asyncpg.Record]:
         if self._pool is None:
             raise DatabaseUnavailable("the pool is not open")
         async with self._pool.acquire(timeout=self._timeout_s) as connection:
-            if len(statements) == 1:
-                sql, args = statements[0]
-                return await connection.fetch(sql, *args)
-            rows: list[asyncpg.Record] = []
-            async with connection.transaction():
-                for sql, args in statements:
-                    rows = await connection.fetch(sql, *args)
-            return rows
+            try:
+                if len(statements) == 1 and not self._pooled:
+                    sql, args = statements[0]
+                    return await connection.fetch(sql, *args, timeout=patience_s)
+                return await _in_transaction(connection, statements, patience_s)
+            except TimeoutError:
+                # Nobody is there who would hear a polite cancel; waiting for its answer would double the time.
+                connection.terminate()
+                raise
+
+
+async def _in_transaction(
+    connection: Connection, statements: Sequence[tuple[str, Sequence[Any]]], patience_s: float | None
+) -> list[asyncpg.Record]:
+    transaction = connection.transaction()
+    await transaction.start()
+    rows: list[asyncpg.Record] = []
+    try:
+        for sql, args in statements:
+            rows = await connection.fetch(sql, *args, timeout=patience_s)
+    except TimeoutError:
+        raise  # the connection is given up, and a rollback would wait on it
+    except BaseException:
+        await transaction.rollback()
+        raise
+    await transaction.commit()
+    return rows
 
 
 def _words(error: BaseException) -> str:

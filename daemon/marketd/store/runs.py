@@ -61,7 +61,6 @@ class RunStore:
             "budgets": queries("limits")["budget_gauges"],
             "lanes": queries("limits")["lane_states"],
             "prices": self._sql["price_ages"],
-            "viewed": self._sql["viewed_ages"],
             "targets": self._sql["target_states"],
             "freshness": queries("plan")["freshness"],
             "xmin": self._sql["oldest_xmin"],

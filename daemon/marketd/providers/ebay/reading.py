@@ -45,6 +45,7 @@ class Wanted:
     grade: str = ""  #: PSA 10
     stated: bool = False  #: the title must state the size, for no aspect vouches for it
     floor: Decimal | None = None  #: cheaper than this cannot be the real thing
+    ceiling: Decimal | None = None  #: nor what is dearer than this
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,18 +66,24 @@ def offers(body: Any, wanted: Wanted) -> list[Offer]:
     rows = body.get("itemSummaries", [])
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise errors.BadPayload("search: itemSummaries is not a list of items")
-    return [offer for row in rows if _right(row, wanted) and (offer := _offer(row, wanted)) is not None]
+    return [offer for row in rows if _for_sale(row) and (offer := _offer(row, wanted)) is not None]
 
 
-def _right(row: Mapping[str, Any], wanted: Wanted) -> bool:
+def _for_sale(row: Mapping[str, Any]) -> bool:
+    options = row.get("buyingOptions")
+    return isinstance(options, list) and "FIXED_PRICE" in options
+
+
+def is_wanted(row: Mapping[str, Any], wanted: Wanted) -> bool:
+    """Whether a listing, live or sold, is the wanted thing in the wanted condition."""
     leaves = row.get("leafCategoryIds")
     card = isinstance(leaves, list) and not CARD_CATEGORIES.isdisjoint(map(str, leaves))
     condition = row.get("conditionId")
     return (
-        condition in wanted.conditions
+        isinstance(condition, str)
+        and condition in wanted.conditions
         and (condition != UNGRADED or card)
         and (condition != NEW or not card)
-        and "FIXED_PRICE" in (row.get("buyingOptions") or ())
         and not row.get("itemGroupType")
         and not row.get("itemGroupHref")
         and row.get("listingMarketplaceId", wanted.marketplace) == wanted.marketplace
@@ -143,8 +150,8 @@ def stated(title: str) -> Sequence[tuple[str, str | None]]:
 
 
 def _offer(row: Mapping[str, Any], wanted: Wanted) -> Offer | None:
-    price = _money(row.get("price"), wanted.currency)
-    if not price or (wanted.floor is not None and price < wanted.floor):
+    price = plausible(row.get("price"), wanted) if is_wanted(row, wanted) else None
+    if price is None:
         return None
     image = row.get("image")
     picture = image.get("imageUrl") if isinstance(image, dict) else None
@@ -156,6 +163,14 @@ def _offer(row: Mapping[str, Any], wanted: Wanted) -> Offer | None:
         image_url=picture if isinstance(picture, str) else None,
         url=url if isinstance(url, str) else None,
     )
+
+
+def plausible(given: Any, wanted: Wanted) -> Decimal | None:
+    """An amount in the wanted currency and within the wanted bounds, else None; free is no price."""
+    price = _money(given, wanted.currency)
+    if not price or (wanted.floor is not None and price < wanted.floor):
+        return None
+    return price if wanted.ceiling is None or price <= wanted.ceiling else None
 
 
 def _shipping(given: Any, currency: str) -> Decimal | None:

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from marketd.sandbox import ebay_bodies as bodies
 from marketd.sandbox.barcodes import by_gtin
-from marketd.sandbox.ebay_query import BadQuery, Search, parse
+from marketd.sandbox.ebay_query import BadQuery, Search, either, parse
 from marketd.sandbox.face import Face, Refused, Route, Truth, Usage, amounts, bearer, json_response
 from marketd.sandbox.limits import Breach, Limits
 from marketd.sandbox.listings import MARKETS, Listing, by_item, of_size
@@ -125,7 +125,7 @@ class EBay(Face):
 
     async def search(self, request: web.Request) -> web.Response:
         self._admit(request)
-        search = _parsed(request)
+        search = _parsed(request.query)
         market, tick = _market(request), self.world.tick
         rows = [row for row in self._candidates(request.query, market, tick) if search.meets(row)]
         rows = search.ordered(rows, lambda row: self.world.prices.unit("best match", row.number))
@@ -211,13 +211,14 @@ class EBay(Face):
     async def insights(self, request: web.Request) -> web.Response:
         """Sales of the last 90 days, where the keyset has the scope. `category_ids` is required."""
         self._admit(request, _INSIGHTS)
-        search = _parsed(request)
-        if not request.query.get("category_ids"):
+        query = {**request.query, "q": either(request.query.get("q", ""))}
+        search = _parsed(query)
+        if not query.get("category_ids"):
             raise Refused(self.error(400, "The call needs a 'category_ids' query parameter."))
         rows = [
             row
-            for row in self._candidates(request.query, _market(request), self.world.tick)
-            if row.honest and search.meets(row) and row.price is not None
+            for row in self._candidates(query, _market(request), self.world.tick)
+            if search.meets(row) and row.price is not None
         ]
         body = _page(request, search, len(rows))
         shown = rows[search.offset : search.offset + search.limit]
@@ -235,7 +236,7 @@ class EBay(Face):
         return json_response(bodies.rate_limits(used=used, allowed=allowed, resets_at=resets_at))
 
     def truth(self, product: Product, size: str | None, currency: str, tick: int, **basis: Any) -> Truth:
-        """The cheapest honest listing; there are no bids, and no sales.
+        """The cheapest honest listing; there are no bids, and sales only with `sold=True`.
 
         By default among those whose shipping cost is known, shipping included. With `shipping=False` it is
         the lowest price alone, which may be that of a listing with unknown shipping.
@@ -248,12 +249,13 @@ class EBay(Face):
             totals = [row.total() for row in rows if row.shipping is not None]
         else:
             totals = [row.price for row in rows if row.price is not None]
-        return Truth(ask=min(totals, default=None), bid=None, last_sale=None)
+        sale = bodies.latest_sale(rows) if basis.get("sold") else None
+        return Truth(ask=min(totals, default=None), bid=None, last_sale=sale)
 
 
-def _parsed(request: web.Request) -> Search:
+def _parsed(query: Mapping[str, str]) -> Search:
     try:
-        return parse(request.query)
+        return parse(query)
     except BadQuery as bad:
         raise Refused(json_response(bodies.bad_request(bad.error_id, str(bad)), 400)) from bad
 

@@ -1,0 +1,42 @@
+"""What an operator can choose about eBay, and the keyset that it takes."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from marketd import provider
+
+
+class Credentials(provider.Credentials):
+    """The keyset of an application; it must be enabled for production."""
+
+    client_id: str = ""
+    client_secret: SecretStr = SecretStr("")
+
+
+class Band(BaseModel):
+    """Shares of the other providers' median ask between which a price can be the real thing; null = no bound."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lowest: Decimal | None = Field(default=Decimal("0.4"), ge=0, lt=1)
+    highest: Decimal | None = Field(default=None, gt=1, le=1000)
+
+
+class Options(provider.Options):
+    """Which eBay, and what counts as an ask there. Category ids differ from one marketplace to another."""
+
+    marketplace: Literal["EBAY_US", "EBAY_CA", "EBAY_AU", "EBAY_GB", "EBAY_DE"] = "EBAY_US"
+    delivery_country: str = Field(default="US", pattern=r"^[A-Z]{2}$")
+    delivery_zip: str | None = Field(default=None, pattern=r"^[A-Za-z0-9 -]{2,10}$")
+    category_men: str | None = Field(default="15709", pattern=r"^[0-9]+$")
+    category_women: str | None = Field(default="95672", pattern=r"^[0-9]+$")
+    category_youth: str | None = Field(default=None, pattern=r"^[0-9]+$")  # None = sizes are read from titles
+    size_aspect: str = Field(default="US Shoe Size", pattern=r"^[A-Za-z ]+$")
+    include_shipping: bool = True  # false = price alone, also of listings whose shipping is unknown
+    band: Band = Band()
+    search_titles: bool = True  # a second request without the size aspect when the first finds nothing
+    insights: bool = False  # one more request per size, for sold prices; the keyset needs the scope

@@ -1,0 +1,136 @@
+"""From an ask to eBay's query parameters, and to what every result must then be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from urllib.parse import quote
+
+from marketd import errors, sizes, skus
+from marketd.provider import Ask
+from marketd.providers.ebay.options import Options
+from marketd.providers.ebay.reading import GRADED, NEW, UNGRADED, Wanted
+
+PAGE, LONG_PAGE = 50, 200  #: results asked for; many when no aspect narrows them to one size
+
+
+def us_size(ask: Ask, size: str | None) -> str | None:
+    """The size as eBay is asked for it: a US size, a grade, or none.
+
+    UK, EU, CM and KR sizes go by the chart of another provider's listing. Raises Unmatched (`size_system`,
+    `ambiguous_size`) for what cannot be told for certain.
+    """
+    parsed = sizes.Size.parse(size) if size else None
+    if parsed is None or parsed.system == "grade":
+        return size
+    chart = ask.elsewhere
+    if chart is None:
+        if parsed.system == "us":
+            return size
+        raise errors.Unmatched(
+            f"eBay is asked by US size or grade, and no other provider's chart of {ask.sku} is known to tell "
+            f"which one {size} is",
+            code="size_system",
+        )
+    try:
+        return sizes.match(size, chart.variants, brand=chart.product.brand, gender=chart.product.gender).size
+    except errors.Unmatched as error:
+        # That another provider does not trade a US size says nothing about eBay; a size of the wrong group does.
+        if parsed.system == "us" and error.error_code != "size_system":
+            return size
+        code = "ambiguous_size" if error.error_code == "ambiguous_size" else "size_system"
+        raise errors.Unmatched(f"by another provider's chart: {error}", code=code) from error
+
+
+def wanted(ask: Ask, size: str | None, options: Options) -> Wanted:
+    """What listings must be, for a size as `us_size` gives it. Raises Unmatched (`size_required`)."""
+    kind, _, rest = ask.sku.partition(":")
+    code = "" if kind in ("id", "name") else ask.sku
+    parsed = sizes.Size.parse(size) if size else None
+    if parsed is None and code:
+        raise errors.Unmatched("each size costs a call: name one", code="size_required")
+    shoe = parsed is not None and parsed.system == "us"
+    conditions = {NEW} if shoe else {GRADED} if parsed else {NEW, UNGRADED}
+    low, high = options.band.lowest, options.band.highest
+    reference = ask.reference
+    return Wanted(
+        currency=ask.currency,
+        marketplace=options.marketplace,
+        conditions=frozenset(conditions),
+        code=code,
+        words=tuple(re.findall(r"[^\W_]+", rest)) if kind == "name" else (),
+        number=parsed.text.rstrip("WYC") if parsed and shoe else "",
+        group=parsed.group if parsed else "",
+        grade=parsed.text if parsed and not shoe else "",
+        floor=None if reference is None or low is None else reference * low,
+        ceiling=None if reference is None or high is None else reference * high,
+    )
+
+
+def by_title(wish: Wanted) -> Wanted:
+    """The same, with nothing but the title to vouch for the size."""
+    return replace(wish, stated=bool(wish.number))
+
+
+def aspect(wish: Wanted, options: Options) -> dict[str, str]:
+    """Category and size aspect, which only work together; empty where no category is known."""
+    by_group = {"": options.category_men, "W": options.category_women, "Y": options.category_youth}
+    category = by_group.get(wish.group) if wish.number else None
+    if category is None:
+        return {}
+    narrowed = f"categoryId:{category},{options.size_aspect}:{{{wish.number}}}"
+    return {"category_ids": category, "aspect_filter": narrowed}
+
+
+def live(sku: str, wish: Wanted, narrowed: Mapping[str, str], options: Options) -> dict[str, str]:
+    """Parameters of a Browse search, cheapest first. Raises NotListed for an `id:` that eBay cannot have."""
+    filters = [f"conditionIds:{{{'|'.join(sorted(wish.conditions))}}}", "buyingOptions:{FIXED_PRICE}"]
+    if options.delivery_zip:
+        filters.append(f"deliveryCountry:{options.delivery_country}")
+        filters.append(f"deliveryPostalCode:{options.delivery_zip}")
+    if wish.floor or wish.ceiling:
+        low = f"{wish.floor:.2f}" if wish.floor else ""
+        high = f"{wish.ceiling:.2f}" if wish.ceiling else ""
+        filters.append(f"price:[{low}..{high}],priceCurrency:{wish.currency}")
+    codes = skus.parts(wish.code) if wish.code else ()
+    code = f"({', '.join(codes)})" if len(codes) > 1 else wish.code
+    words = " ".join(filter(None, (code, *wish.words, wish.grade)))[:100]
+    return {
+        **(_product(sku) or {"q": words}),
+        **narrowed,
+        "filter": ",".join(filters),
+        "sort": "price",
+        "limit": str(PAGE if narrowed else LONG_PAGE),
+    }
+
+
+def sold(sku: str, wish: Wanted, narrowed: Mapping[str, str]) -> dict[str, str]:
+    """Parameters of a Marketplace Insights search, where a space means OR (fact sheet 4.4)."""
+    return {
+        **(_product(sku) or {"q": " ".join(skus.parts(wish.code))[:100]}),
+        **narrowed,
+        "filter": f"conditionIds:{{{'|'.join(sorted(wish.conditions))}}}",
+        "limit": str(LONG_PAGE),
+    }
+
+
+def _product(sku: str) -> dict[str, str]:
+    """eBay's own product id, where the sku is one; else empty. Raises NotListed when it cannot be one."""
+    kind, _, rest = sku.partition(":")
+    if kind != "id":
+        return {}
+    if not re.fullmatch(r"[0-9]{1,20}", rest):
+        raise errors.NotListed(f"{rest[:40]!r} is not an eBay product id (digits)")
+    return {"epid": rest}
+
+
+def headers(options: Options) -> dict[str, str]:
+    """The marketplace that is meant, and where it is delivered to, which shipping depends on."""
+    place = f"country={options.delivery_country}"
+    if options.delivery_zip:
+        place += f",zip={options.delivery_zip}"
+    return {
+        "X-EBAY-C-MARKETPLACE-ID": options.marketplace,
+        "X-EBAY-C-ENDUSERCTX": f"contextualLocation={quote(place, safe='')}",
+    }

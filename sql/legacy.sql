@@ -1,0 +1,122 @@
+-- Takes over a database of the first system. Run it before `marketd migrate`, and once more after it, as the owner of
+-- the tables, with every daemon and app of the old system stopped:
+--
+--   psql "$MARKETD_DSN" -v ON_ERROR_STOP=1 -f sql/legacy.sql && marketd migrate && psql ... -f sql/legacy.sql
+--
+-- First half (no market_schema yet): the old tables, views and functions move to the schema market_legacy, as they are.
+-- Second half (the new schema is there): the last known StockX prices and the requests that were still open are copied.
+-- Old columns are read by name through jsonb, so columns that a database does not have count as null. Nothing is
+-- deleted, and a half that was done is not done again; market_legacy is yours to drop.
+
+create or replace function pg_temp.move_old() returns text language plpgsql as $$
+declare o record; moved int := 0;
+begin
+  create schema if not exists market_legacy;
+  for o in
+    select c.oid::regclass as name, case c.relkind when 'v' then 'view' when 'm' then 'materialized view' else 'table' end as kind
+      from pg_class c
+     where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p', 'v', 'm') and not c.relispartition
+       and (c.relname like 'market\_%' or c.relname = 'stockx_market_prices')
+     order by c.relname
+  loop
+    execute format('alter %s %s set schema market_legacy', o.kind, o.name);
+    moved := moved + 1;
+  end loop;
+  for o in
+    select p.oid::regprocedure as name, case p.prokind when 'p' then 'procedure' else 'function' end as kind
+      from pg_proc p
+     where p.pronamespace = 'public'::regnamespace and p.proname like 'market\_%' and p.prokind in ('f', 'p')
+       and not exists (select from pg_depend d where d.objid = p.oid and d.classid = 'pg_proc'::regclass and d.deptype = 'e')
+  loop
+    execute format('alter %s %s set schema market_legacy', o.kind, o.name);
+    moved := moved + 1;
+  end loop;
+  return format('%s tables, views and functions are in market_legacy now; next: marketd migrate, then this script again', moved);
+end $$;
+
+-- Only what the old system knew for certain: a price of an item that can be read, with 0 and less as "none".
+create or replace function pg_temp.copy_prices() returns text language plpgsql as $$
+declare o jsonb; w record; seen timestamptz; ask numeric; bid numeric; sale numeric; copied int := 0; skipped int := 0;
+begin
+  if to_regclass('market_legacy.stockx_market_prices') is null then
+    return 'no old prices';
+  end if;
+  for o in execute 'select to_jsonb(x) from market_legacy.stockx_market_prices x' loop
+    select x.* into w from market__wish('stockx', o ->> 'sku', o ->> 'size', o ->> 'currency', 100, null, null) x;
+    begin
+      seen := least(now(), coalesce((o ->> 'observed_at')::timestamptz, (o ->> 'fetched_at')::timestamptz,
+                                    (o ->> 'updated_at')::timestamptz, (o ->> 'created_at')::timestamptz, now() - interval '30 days'));
+      ask := nullif(greatest((o ->> 'lowest_ask')::numeric, 0), 0);
+      bid := nullif(greatest((o ->> 'highest_bid')::numeric, 0), 0);
+      sale := nullif(greatest((o ->> 'last_sale')::numeric, 0), 0);
+    exception when data_exception then
+      w.problem := 'unreadable';
+    end;
+    -- A price is kept under the provider's own US size, which another system's size does not tell.
+    if w.problem is not null or w.size like '% %' or num_nulls(ask, bid, sale) = 3
+       or exists (select from market_prices p where p.provider = w.provider and p.account = w.account and p.sku = w.sku
+                  and coalesce(p.size, '') = coalesce(w.size, '') and p.currency = w.currency and p.observed_at >= seen) then
+      skipped := skipped + 1;
+      continue;
+    end if;
+    insert into market_prices as p (provider, account, sku, size, currency, lowest_ask, highest_bid, last_sale, observed_at, changed_at)
+    values (w.provider, w.account, w.sku, w.size, w.currency, ask, bid, sale, seen, seen)
+    on conflict (provider, account, sku, coalesce(size, ''), currency) do update set
+      lowest_ask = excluded.lowest_ask, highest_bid = excluded.highest_bid, last_sale = excluded.last_sale,
+      observed_at = excluded.observed_at, changed_at = excluded.changed_at
+    where p.observed_at < excluded.observed_at;
+    insert into market_price_history (provider, account, sku, size, currency, lowest_ask, highest_bid, last_sale, observed_at)
+    values (w.provider, w.account, w.sku, w.size, w.currency, ask, bid, sale, seen) on conflict do nothing;
+    insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key, price_size, last_outcome,
+                                observed_at, last_success_at)
+    values (w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, w.size,
+            case when ask is null then 'no_asks' else 'priced' end, seen, seen)
+    on conflict (dedupe_key) do nothing;
+    copied := copied + 1;
+  end loop;
+  return format('%s prices copied, %s left out (unreadable, empty, or known better)', copied, skipped);
+end $$;
+
+-- What was asked for and not answered. Old words for "still open" are taken generously; urgency and owner are kept.
+create or replace function pg_temp.copy_jobs() returns text language plpgsql as $$
+declare o jsonb; copied int := 0; skipped int := 0;
+begin
+  if to_regclass('market_legacy.market_jobs') is null then
+    return 'no old requests';
+  end if;
+  for o in execute 'select to_jsonb(x) from market_legacy.market_jobs x' loop
+    continue when lower(coalesce(o ->> 'status', 'pending')) not in
+      ('pending', 'queued', 'waiting', 'scheduled', 'retrying', 'deferred', 'running', 'processing', 'in_progress', 'claimed');
+    begin
+      perform market_enqueue(coalesce(o ->> 'provider', 'stockx'), o ->> 'sku', o ->> 'size',
+        least(1000, greatest(0, coalesce((o ->> 'priority')::numeric, 100)))::int, o ->> 'user_id',
+        nullif((o ->> 'not_before')::timestamptz, 'infinity'), o ->> 'currency');
+      copied := copied + 1;
+    exception when data_exception then  -- 22023 of market_enqueue, or a value that is no number or time
+      raise notice 'left out request % for % %: %', o ->> 'id', o ->> 'sku', o ->> 'size', sqlerrm;
+      skipped := skipped + 1;
+    end;
+  end loop;
+  return format('%s open requests copied, %s left out', copied, skipped);
+end $$;
+
+do $$
+begin
+  if to_regclass('public.market_schema') is null then
+    if to_regclass('public.market_jobs') is null and to_regclass('public.stockx_market_prices') is null then
+      raise notice 'there is nothing of the first system here; run: marketd migrate';
+    else
+      raise notice '%', pg_temp.move_old();
+    end if;
+  elsif to_regnamespace('market_legacy') is null then
+    raise notice 'there is no market_legacy to copy from';
+  elsif to_regclass('market_legacy.copied') is not null then
+    raise notice 'it was copied before; drop schema market_legacy cascade when you need it no longer';
+  else
+    raise notice '%', pg_temp.copy_prices();
+    raise notice '%', pg_temp.copy_jobs();
+    create table market_legacy.copied as select now() as at;
+  end if;
+end $$;
+
+drop function pg_temp.move_old(), pg_temp.copy_prices(), pg_temp.copy_jobs();

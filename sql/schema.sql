@@ -1,0 +1,2520 @@
+-- Written by `make schema` from sql/migrations; for reading, never to be applied.
+
+create type market__lane as (
+  provider text,
+  account text,
+  urgent boolean,
+  wake_priority integer,
+  alive boolean,
+  reason text,
+  words text,
+  until timestamp with time zone,
+  calls_left integer,
+  hour_quota integer,
+  hour_ends timestamp with time zone,
+  hour_s double precision,
+  step_s double precision,
+  next_step_s double precision
+);
+
+create type market__wish as (
+  provider text,
+  account text,
+  sku text,
+  size text,
+  currency text,
+  dedupe_key text,
+  unit_key text,
+  priority integer,
+  not_before timestamp with time zone,
+  user_id text,
+  problem text
+);
+
+create table market_account_users (
+  provider text not null,
+  user_id text not null,
+  account text not null,
+  constraint market_account_users_pkey PRIMARY KEY (provider, user_id)
+);
+comment on table market_account_users is 'Whose jobs go through which account; anyone else uses ''default''.';
+
+create table market_budgets (
+  provider text not null,
+  account text default 'default'::text not null,
+  window_kind text not null,
+  window_start timestamp with time zone not null,
+  window_end timestamp with time zone not null,
+  used integer default 0 not null,
+  used_background integer default 0 not null,
+  given_back integer default 0 not null,
+  refused integer default 0 not null,
+  quota integer,
+  constraint market_budgets_pkey PRIMARY KEY (provider, account, window_kind, window_start),
+  constraint market_budgets_used_background_check CHECK (used_background >= 0),
+  constraint market_budgets_used_check CHECK (used >= 0),
+  constraint market_budgets_window_kind_check CHECK (window_kind = ANY (ARRAY['hour'::text, 'day'::text, 'mints'::text, 'reports'::text]))
+) with (fillfactor=50);
+comment on table market_budgets is 'Calls charged per window, each before it was sent.';
+
+create table market_daemons (
+  daemon_id uuid not null,
+  host text not null,
+  pid integer not null,
+  version text not null,
+  config_hash text not null,
+  quotas jsonb default '{}'::jsonb not null,
+  started_at timestamp with time zone default clock_timestamp() not null,
+  alive_until timestamp with time zone not null,
+  constraint market_daemons_pkey PRIMARY KEY (daemon_id)
+);
+comment on table market_daemons is 'Live daemons. A row whose alive_until is past is dead.';
+
+create table market_fetches (
+  unit_key text not null,
+  provider text not null,
+  account text not null,
+  sku text not null,
+  currency text not null,
+  lease_id uuid not null,
+  lease_expires_at timestamp with time zone not null,
+  locked_by uuid not null,
+  claimed_at timestamp with time zone not null,
+  constraint market_fetches_pkey PRIMARY KEY (unit_key)
+) with (fillfactor=50);
+comment on table market_fetches is 'Units being fetched: one row each, so that at most one fetch is in flight per unit over all daemons.';
+
+create table market_grants (
+  provider text not null,
+  account text not null,
+  send_at timestamp with time zone not null,
+  grant_id bigint generated always as identity not null,
+  constraint market_grants_pkey PRIMARY KEY (grant_id)
+);
+comment on table market_grants is 'One row per call of the last hour, for providers with a rolling window only.';
+CREATE INDEX market_grants_rolling ON market_grants USING btree (provider, account, send_at);
+
+create table market_job_requests (
+  request_id bigint generated always as identity not null,
+  job_id bigint not null,
+  user_id text,
+  priority integer not null,
+  not_before timestamp with time zone,
+  requested_at timestamp with time zone default clock_timestamp() not null,
+  folded boolean default true not null,
+  served boolean default false not null,
+  constraint market_job_requests_pkey PRIMARY KEY (request_id)
+) with (fillfactor=80);
+comment on table market_job_requests is 'Who asked for a job and when. A merge writes here and leaves a running job''s own row alone; no foreign key, which would lock it.';
+CREATE INDEX market_job_requests_job ON market_job_requests USING btree (job_id, requested_at);
+CREATE INDEX market_job_requests_open ON market_job_requests USING btree (requested_at) WHERE (NOT served);
+CREATE INDEX market_job_requests_unfolded ON market_job_requests USING btree (request_id) WHERE (NOT folded);
+
+create table market_job_runs (
+  run_id bigint generated always as identity not null,
+  trigger text default 'timer'::text not null,
+  started_at timestamp with time zone default clock_timestamp() not null,
+  completed_at timestamp with time zone,
+  jobs_selected integer default 0 not null,
+  jobs_succeeded integer default 0 not null,
+  jobs_failed integer default 0 not null,
+  jobs_deferred integer default 0 not null,
+  error text,
+  constraint market_job_runs_pkey PRIMARY KEY (run_id)
+);
+comment on table market_job_runs is 'One row per pass of the scheduler; the job counts are of the time since the pass before.';
+CREATE INDEX market_job_runs_started ON market_job_runs USING btree (started_at DESC);
+
+create table market_jobs (
+  id bigint generated always as identity not null,
+  provider text not null,
+  account text default 'default'::text not null,
+  sku text not null,
+  size text,
+  currency text not null,
+  priority integer default 100 not null,
+  status text default 'pending'::text not null,
+  not_before timestamp with time zone,
+  retry_at timestamp with time zone,
+  run_at timestamp with time zone default now() not null,
+  rank double precision default 0 not null,
+  turn bigint default 0 not null,
+  attempt integer default 0 not null,
+  max_attempts integer default 5 not null,
+  rescues integer default 0 not null,
+  lead boolean default false not null,
+  lease_id uuid,
+  lease_expires_at timestamp with time zone,
+  locked_by uuid,
+  user_id text,
+  error_code text,
+  error_message text,
+  outcome text,
+  overridden_at timestamp with time zone,
+  created_at timestamp with time zone default clock_timestamp() not null,
+  started_at timestamp with time zone,
+  completed_at timestamp with time zone,
+  updated_at timestamp with time zone default clock_timestamp() not null,
+  dedupe_key text not null,
+  unit_key text not null,
+  constraint market_jobs_pkey PRIMARY KEY (id),
+  constraint done_has_outcome CHECK (status <> 'done'::text OR outcome IS NOT NULL),
+  constraint failed_has_reason CHECK (status <> 'failed'::text OR error_code IS NOT NULL),
+  constraint finished_iff_final CHECK ((status = ANY (ARRAY['done'::text, 'failed'::text])) = (completed_at IS NOT NULL)),
+  constraint lease_iff_running CHECK ((status = 'running'::text) = (lease_id IS NOT NULL AND lease_expires_at IS NOT NULL)),
+  constraint priority_range CHECK (priority >= 0 AND priority <= 1000),
+  constraint status_known CHECK (status = ANY (ARRAY['pending'::text, 'running'::text, 'deferred'::text, 'done'::text, 'failed'::text]))
+) with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=200, autovacuum_analyze_scale_factor=0.02, autovacuum_analyze_threshold=200, autovacuum_vacuum_cost_delay=1);
+comment on table market_jobs is 'One request to refresh a target: pending -> running -> done | failed, and deferred (waiting for a time).';
+CREATE INDEX market_jobs_due ON market_jobs USING btree (run_at) WHERE (status = 'deferred'::text);
+CREATE INDEX market_jobs_failed ON market_jobs USING btree (provider, error_code) WHERE (status = 'failed'::text);
+CREATE INDEX market_jobs_finished ON market_jobs USING btree (completed_at) WHERE (status = ANY (ARRAY['done'::text, 'failed'::text]));
+CREATE INDEX market_jobs_history ON market_jobs USING btree (dedupe_key, id DESC);
+CREATE INDEX market_jobs_leases ON market_jobs USING btree (lease_expires_at) WHERE (status = 'running'::text);
+CREATE INDEX market_jobs_mates ON market_jobs USING btree (unit_key) WHERE (status = 'pending'::text);
+CREATE UNIQUE INDEX market_jobs_open ON market_jobs USING btree (dedupe_key) WHERE (status = ANY (ARRAY['pending'::text, 'running'::text, 'deferred'::text]));
+CREATE INDEX market_jobs_ready ON market_jobs USING btree (provider, account, priority DESC, rank DESC, turn, run_at, id) WHERE (status = 'pending'::text);
+CREATE INDEX market_jobs_turns ON market_jobs USING btree (provider, account, priority, COALESCE(user_id, ''::text), turn DESC) WHERE (status = 'pending'::text);
+CREATE TRIGGER plain_insert BEFORE INSERT ON market_jobs FOR EACH ROW WHEN (new.unit_key IS NULL) EXECUTE FUNCTION market__plain_insert();
+CREATE TRIGGER wake AFTER INSERT ON market_jobs REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION market__wake();
+
+create table market_planner (
+  only_row boolean default true not null,
+  enabled boolean default true not null,
+  kappa double precision default 0.05 not null,
+  lane double precision default 0.02 not null,
+  memory_h double precision default 168 not null,
+  size_weight double precision default 0.2 not null,
+  prior_a double precision default 0.5 not null,
+  prior_b_h double precision default 12 not null,
+  evidence_cap double precision default 10 not null,
+  slowest_h double precision default 4320 not null,
+  constraint market_planner_pkey PRIMARY KEY (only_row),
+  constraint market_planner_only_row_check CHECK (only_row)
+);
+comment on table market_planner is 'The dials of config.yaml''s planner section; written by the daemon at start and SIGHUP.';
+
+create table market_plans (
+  provider text not null,
+  account text not null,
+  planned_at timestamp with time zone not null,
+  share double precision not null,
+  waiting integer default 0 not null,
+  inserted integer default 0 not null,
+  view_rate double precision default 0 not null,
+  fresh_rate double precision default 0 not null,
+  aged_rate double precision default 0 not null,
+  typical_view_rate double precision default (1.0 / (24)::numeric) not null,
+  marginal_gain double precision default 0 not null,
+  marginal_value double precision default 0 not null,
+  units integer default 0 not null,
+  took_ms double precision default 0 not null,
+  constraint market_plans_pkey PRIMARY KEY (provider, account)
+);
+comment on table market_plans is 'The planner''s last pass per provider account.';
+
+create table market_price_history (
+  provider text not null,
+  account text default 'default'::text not null,
+  sku text not null,
+  size text,
+  currency text not null,
+  lowest_ask numeric,
+  highest_bid numeric,
+  last_sale numeric,
+  basis jsonb default '{}'::jsonb not null,
+  observed_at timestamp with time zone not null
+);
+comment on table market_price_history is 'A row per change.';
+CREATE INDEX market_price_history_age ON market_price_history USING btree (observed_at);
+CREATE UNIQUE INDEX market_price_history_key ON market_price_history USING btree (provider, account, sku, COALESCE(size, ''::text), currency, observed_at);
+
+create table market_prices (
+  provider text not null,
+  account text default 'default'::text not null,
+  sku text not null,
+  size text,
+  currency text not null,
+  product_id text,
+  lowest_ask numeric,
+  highest_bid numeric,
+  last_sale numeric,
+  last_sale_at timestamp with time zone,
+  sales_72h integer,
+  basis jsonb default '{}'::jsonb not null,
+  observed_at timestamp with time zone not null,
+  changed_at timestamp with time zone not null,
+  updated_at timestamp with time zone default clock_timestamp() not null,
+  parser integer default 1 not null,
+  constraint market_prices_highest_bid_check CHECK (highest_bid > 0::numeric),
+  constraint market_prices_last_sale_check CHECK (last_sale > 0::numeric),
+  constraint market_prices_lowest_ask_check CHECK (lowest_ask > 0::numeric)
+) with (fillfactor=80);
+comment on table market_prices is 'The present price of each size. NULL = the provider says there is none.';
+CREATE UNIQUE INDEX market_prices_key ON market_prices USING btree (provider, account, sku, COALESCE(size, ''::text), currency);
+CREATE INDEX market_prices_sku ON market_prices USING btree (sku, currency);
+
+create table market_products (
+  provider text not null,
+  product_id text not null,
+  style_code text,
+  name text,
+  brand text,
+  category text,
+  gender text,
+  image_url text,
+  url text,
+  details jsonb default '{}'::jsonb not null,
+  first_seen_at timestamp with time zone default clock_timestamp() not null,
+  updated_at timestamp with time zone default clock_timestamp() not null,
+  constraint market_products_pkey PRIMARY KEY (provider, product_id)
+);
+
+create table market_provider_metrics (
+  provider text not null,
+  account text default 'default'::text not null,
+  window_start timestamp with time zone not null,
+  requests integer default 0 not null,
+  succeeded integer default 0 not null,
+  throttled integer default 0 not null,
+  failed integer default 0 not null,
+  took_s double precision default 0 not null,
+  prices integer default 0 not null,
+  prices_changed integer default 0 not null,
+  constraint market_provider_metrics_pkey PRIMARY KEY (provider, account, window_start)
+);
+comment on table market_provider_metrics is 'Requests and prices per provider and hour.';
+
+create table market_providers (
+  provider text not null,
+  account text default 'default'::text not null,
+  enabled boolean default true not null,
+  off_reason text,
+  all_sizes boolean default true not null,
+  images boolean default false not null,
+  currency text default 'USD'::text not null,
+  currencies text[] default '{}'::text[] not null,
+  quota_hour integer,
+  quota_day integer,
+  day_zone text default 'UTC'::text not null,
+  day_start time without time zone default '00:00:00'::time without time zone not null,
+  rolling boolean default false not null,
+  reserve double precision,
+  background_min double precision default 0.05 not null,
+  pace_s double precision default 1 not null,
+  on_demand_per_h double precision default 0 not null,
+  circuit_after integer default 5 not null,
+  circuit_open_s double precision default 30 not null,
+  paused_at timestamp with time zone,
+  paused_reason text,
+  circuit text default 'closed'::text not null,
+  circuit_reason text,
+  circuit_until timestamp with time zone,
+  circuit_detail text,
+  circuit_failures integer default 0 not null,
+  circuit_opens integer default 0 not null,
+  next_request_at timestamp with time zone default '-infinity'::timestamp with time zone not null,
+  background_tat timestamp with time zone default '-infinity'::timestamp with time zone not null,
+  reported_remaining integer,
+  reported_at timestamp with time zone,
+  reported_drift integer,
+  constraint market_providers_pkey PRIMARY KEY (provider, account),
+  constraint circuit_reason_iff_not_closed CHECK ((circuit = 'closed'::text) = (circuit_reason IS NULL)),
+  constraint market_providers_background_min_check CHECK (background_min >= 0::double precision AND background_min <= 1::double precision),
+  constraint market_providers_circuit_check CHECK (circuit = ANY (ARRAY['closed'::text, 'open'::text, 'half_open'::text])),
+  constraint market_providers_circuit_reason_check CHECK (circuit_reason = ANY (ARRAY['throttled'::text, 'unauthorized'::text, 'errors'::text])),
+  constraint market_providers_currency_check CHECK (currency ~ '^[A-Z]{3}$'::text),
+  constraint market_providers_pace_s_check CHECK (pace_s >= 0::double precision),
+  constraint market_providers_quota_day_check CHECK (quota_day >= 0),
+  constraint market_providers_quota_hour_check CHECK (quota_hour >= 0),
+  constraint market_providers_reserve_check CHECK (reserve >= 0::double precision AND reserve <= 1::double precision)
+) with (fillfactor=50);
+comment on table market_providers is 'One row per provider account: limits, operator pause, circuit and cool-down, pace. Takers of a call lock it.';
+
+create table market_rates (
+  provider text not null,
+  account text not null,
+  sku text not null,
+  a double precision not null,
+  b double precision not null,
+  constraint market_rates_pkey PRIMARY KEY (provider, account, sku)
+) with (fillfactor=70);
+comment on table market_rates is 'How often a size of a product changes its price: Gamma(a, b) belief, learned from fetches.';
+
+create table market_requests (
+  request_id bigint generated always as identity not null,
+  provider text not null,
+  account text not null,
+  endpoint text not null,
+  priority integer not null,
+  granted_at timestamp with time zone not null,
+  status_class text not null,
+  http_status integer,
+  took_s double precision not null,
+  given_back boolean default false not null,
+  useful boolean,
+  wasted_reason text,
+  constraint market_requests_pkey PRIMARY KEY (request_id)
+);
+comment on table market_requests is 'The call record: where the budget went. Written in bulk, kept some days.';
+CREATE INDEX market_requests_recent ON market_requests USING btree (granted_at, provider);
+
+create table market_schema (
+  version integer not null,
+  name text not null,
+  sha256 text not null,
+  applied_at timestamp with time zone default clock_timestamp() not null,
+  took_ms integer not null,
+  constraint market_schema_pkey PRIMARY KEY (version)
+);
+
+create table market_settings (
+  only_row boolean default true not null,
+  fresh_for interval default '00:10:00'::interval not null,
+  wake_priority integer default 150 not null,
+  max_attempts integer default 5 not null,
+  max_rescues integer default 3 not null,
+  default_size_system text default 'us'::text not null,
+  hour_s double precision default 3600 not null,
+  day_s double precision,
+  fallback_images jsonb default '{"default": "/images/fallback/default.svg", "sneakers": "/images/fallback/sneakers.svg", "collectibles": "/images/fallback/collectibles.svg", "trading_cards": "/images/fallback/trading-cards.svg"}'::jsonb not null,
+  config_hash text,
+  updated_at timestamp with time zone default now() not null,
+  constraint market_settings_pkey PRIMARY KEY (only_row),
+  constraint market_settings_day_s_check CHECK (day_s > 0::double precision),
+  constraint market_settings_default_size_system_check CHECK (default_size_system = ANY (ARRAY['us'::text, 'uk'::text, 'eu'::text])),
+  constraint market_settings_hour_s_check CHECK (hour_s > 0::double precision),
+  constraint market_settings_max_attempts_check CHECK (max_attempts > 0),
+  constraint market_settings_max_rescues_check CHECK (max_rescues > 0),
+  constraint market_settings_only_row_check CHECK (only_row)
+);
+comment on table market_settings is 'What the SQL functions need to know of config.yaml; written by the daemon at start and SIGHUP.';
+
+create table market_signals (
+  signal_id bigint generated always as identity not null,
+  kind text not null,
+  provider text not null,
+  account text not null,
+  sku text not null,
+  size text,
+  currency text not null,
+  dedupe_key text not null,
+  unit_key text not null,
+  user_id text default ''::text not null,
+  at timestamp with time zone default clock_timestamp() not null,
+  folded_at timestamp with time zone,
+  constraint market_signals_pkey PRIMARY KEY (signal_id),
+  constraint market_signals_kind_check CHECK (kind = ANY (ARRAY['watch'::text, 'view'::text]))
+);
+comment on table market_signals is 'Views, and word of changed watches, until the planner''s pass has folded them into market_units. Apps only append.';
+CREATE INDEX market_signals_folded ON market_signals USING btree (folded_at) WHERE (folded_at IS NOT NULL);
+CREATE INDEX market_signals_open ON market_signals USING btree (signal_id) WHERE (folded_at IS NULL);
+CREATE INDEX market_signals_views ON market_signals USING btree (dedupe_key, user_id, at) WHERE (kind = 'view'::text);
+
+create table market_skus (
+  provider text not null,
+  sku text not null,
+  product_id text not null,
+  mapped_at timestamp with time zone default clock_timestamp() not null,
+  constraint market_skus_pkey PRIMARY KEY (provider, sku)
+);
+comment on table market_skus is 'Which product a sku was found to be, per provider.';
+CREATE INDEX market_skus_product ON market_skus USING btree (provider, product_id);
+
+create table market_target_locks (
+  dedupe_key text not null,
+  taken bigint default 0 not null,
+  constraint market_target_locks_pkey PRIMARY KEY (dedupe_key)
+) with (fillfactor=60);
+comment on table market_target_locks is 'Whoever opens a job for a target updates its row first, so that two never open one each. Apart from market_targets, which the daemon writes.';
+
+create table market_targets (
+  target_id bigint generated always as identity not null,
+  provider text not null,
+  account text not null,
+  sku text not null,
+  size text,
+  currency text not null,
+  dedupe_key text not null,
+  unit_key text not null,
+  price_size text,
+  last_outcome text,
+  observed_at timestamp with time zone,
+  last_success_at timestamp with time zone,
+  last_attempt_at timestamp with time zone,
+  last_error_at timestamp with time zone,
+  last_error_code text,
+  last_error_message text,
+  retry_at timestamp with time zone,
+  overridden_at timestamp with time zone,
+  created_at timestamp with time zone default clock_timestamp() not null,
+  constraint market_targets_pkey PRIMARY KEY (target_id),
+  constraint market_targets_dedupe_key_key UNIQUE (dedupe_key)
+) with (fillfactor=80);
+comment on table market_targets is 'Everything ever asked: one row per provider, account, sku, size, currency. Jobs come and go.';
+CREATE INDEX market_targets_unit ON market_targets USING btree (unit_key);
+
+create table market_units (
+  unit_key text not null,
+  provider text not null,
+  account text not null,
+  sku text not null,
+  size text,
+  currency text not null,
+  sizes integer default 0 not null,
+  views double precision default 0 not null,
+  views_at timestamp with time zone not null,
+  tracked_since timestamp with time zone not null,
+  last_fetch_at timestamp with time zone,
+  not_before timestamp with time zone default '-infinity'::timestamp with time zone not null,
+  fails integer default 0 not null,
+  a double precision,
+  b double precision,
+  constraint market_units_pkey PRIMARY KEY (unit_key)
+) with (fillfactor=70);
+comment on table market_units is 'What one call refreshes, with what the planner needs to know of it.';
+CREATE INDEX market_units_oldest ON market_units USING btree (provider, account, last_fetch_at NULLS FIRST) WHERE (sizes > 0);
+CREATE INDEX market_units_product ON market_units USING btree (provider, account, sku);
+
+create table market_variants (
+  provider text not null,
+  product_id text not null,
+  variant_id text not null,
+  size text,
+  chart jsonb default '{}'::jsonb not null,
+  gtins text[] default '{}'::text[] not null,
+  updated_at timestamp with time zone default clock_timestamp() not null,
+  constraint market_variants_pkey PRIMARY KEY (provider, product_id, variant_id)
+);
+
+create table market_watches (
+  dedupe_key text not null,
+  user_id text default ''::text not null,
+  provider text not null,
+  account text not null,
+  sku text not null,
+  size text,
+  currency text not null,
+  unit_key text not null,
+  since timestamp with time zone default clock_timestamp() not null,
+  constraint market_watches_pkey PRIMARY KEY (dedupe_key, user_id)
+);
+comment on table market_watches is 'Items whose prices are kept fresh without being asked for. Written by apps.';
+CREATE INDEX market_watches_unit ON market_watches USING btree (unit_key);
+
+create view market__price_status (
+  provider text,
+  account text,
+  sku text,
+  size text,
+  price_size text,
+  currency text,
+  lowest_ask numeric,
+  highest_bid numeric,
+  last_sale numeric,
+  last_sale_at timestamp with time zone,
+  basis jsonb,
+  observed_at timestamp with time zone,
+  age_s double precision,
+  last_success_at timestamp with time zone,
+  last_success_age_s double precision,
+  last_attempt_at timestamp with time zone,
+  last_error_at timestamp with time zone,
+  last_error_code text,
+  last_error_message text,
+  job_id bigint,
+  job_status text,
+  job_priority integer,
+  queued boolean,
+  running boolean,
+  rate_limited_until timestamp with time zone,
+  state text,
+  cooldown_until timestamp with time zone
+);
+
+create view market_budget_status (
+  provider text,
+  account text,
+  window_kind text,
+  window_start timestamp with time zone,
+  window_end timestamp with time zone,
+  quota integer,
+  used integer,
+  remaining integer,
+  urgent_left integer,
+  background_left integer,
+  used_background integer,
+  given_back integer,
+  refused integer,
+  over integer,
+  resets_in_s double precision,
+  lane_state text,
+  until timestamp with time zone,
+  reason text,
+  background_waits_for text,
+  background_until timestamp with time zone
+);
+
+create view market_catalog (
+  sku text,
+  name text,
+  brand text,
+  category text,
+  gender text,
+  image_url text,
+  image text,
+  image_is_fallback boolean
+);
+
+create view market_dead_letters (
+  id bigint,
+  provider text,
+  account text,
+  sku text,
+  size text,
+  currency text,
+  priority integer,
+  user_id text,
+  attempt integer,
+  rescues integer,
+  error_code text,
+  error_message text,
+  created_at timestamp with time zone,
+  completed_at timestamp with time zone
+);
+
+create view market_freshness (
+  provider text,
+  account text,
+  planned_at timestamp with time zone,
+  units integer,
+  view_rate double precision,
+  freshness double precision,
+  view_age_s double precision,
+  views_per_call double precision,
+  share double precision,
+  waiting integer,
+  inserted integer,
+  took_ms double precision,
+  points_for_ten_percent double precision,
+  advice text
+);
+
+create view market_price_status (
+  provider text,
+  account text,
+  sku text,
+  size text,
+  price_size text,
+  currency text,
+  lowest_ask numeric,
+  highest_bid numeric,
+  last_sale numeric,
+  last_sale_at timestamp with time zone,
+  basis jsonb,
+  observed_at timestamp with time zone,
+  age_s double precision,
+  last_success_at timestamp with time zone,
+  last_success_age_s double precision,
+  last_attempt_at timestamp with time zone,
+  last_error_at timestamp with time zone,
+  last_error_code text,
+  last_error_message text,
+  job_id bigint,
+  job_status text,
+  job_priority integer,
+  queued boolean,
+  running boolean,
+  rate_limited_until timestamp with time zone,
+  state text,
+  cooldown_until timestamp with time zone,
+  freshness double precision,
+  watched boolean,
+  next_refresh_at timestamp with time zone
+);
+
+create view market_queue_status (
+  provider text,
+  account text,
+  status text,
+  band text,
+  jobs bigint,
+  oldest_due_at timestamp with time zone,
+  oldest_ready_s double precision
+);
+
+create view market_request_audit (
+  provider text,
+  account text,
+  hour timestamp with time zone,
+  endpoint text,
+  band text,
+  status_class text,
+  requests bigint,
+  given_back bigint,
+  wasted bigint,
+  mean_s double precision
+);
+
+create view stockx_market_prices (
+  sku text,
+  size text,
+  currency text,
+  product_id text,
+  lowest_ask numeric,
+  highest_bid numeric,
+  last_sale numeric,
+  observed_at timestamp with time zone,
+  updated_at timestamp with time zone
+);
+
+CREATE OR REPLACE FUNCTION market__absorb(w market__wish, OUT job_id bigint, OUT result text)
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+begin
+  select j.id into job_id from market_jobs j
+   where j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred');
+  if found then
+    result := market__merge(w, job_id);
+  end if;
+  if result is null then
+    job_id := null;
+    if market__observed_at(w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key)
+       > clock_timestamp() - (select fresh_for from market_settings) then
+      result := 'fresh';
+      return;
+    end if;
+    -- Whoever opens a job for the target holds this row until commit. An UPDATE, not a mere lock: at higher isolation
+    -- a second one then gets 40001 instead of a unique violation.
+    insert into market_target_locks as l (dedupe_key) values (w.dedupe_key)
+    on conflict (dedupe_key) do update set taken = l.taken + 1;
+    select j.id into job_id from market_jobs j
+     where j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred');
+    if found then
+      result := market__merge(w, job_id);
+    end if;
+    if result is null then
+      job_id := null;
+      insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
+      values (w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key)
+      on conflict (dedupe_key) do nothing;
+    end if;
+  end if;
+end $function$;
+revoke execute on function market__absorb(market__wish) from public;
+
+CREATE OR REPLACE FUNCTION market__ahead(j market_jobs, p_count_to integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+declare n int;
+begin
+  -- Three ranges of market_jobs_ready: its order has both directions, so one row comparison does not express it.
+  -- The ORDER BYs are hints only: they make any other index a bad bargain.
+  select count(*) into n from (
+    (select from market_jobs o where o.provider = j.provider and o.account = j.account and o.status = 'pending'
+       and o.priority > j.priority order by o.priority desc limit p_count_to + 1)
+    union all
+    (select from market_jobs o where o.provider = j.provider and o.account = j.account and o.status = 'pending'
+       and o.priority = j.priority and o.rank > j.rank order by o.rank desc limit p_count_to + 1)
+    union all
+    (select from market_jobs o where o.provider = j.provider and o.account = j.account and o.status = 'pending'
+       and o.priority = j.priority and o.rank = j.rank and (o.turn, o.run_at, o.id) < (j.turn, j.run_at, j.id)
+      order by o.turn limit p_count_to + 1)
+    limit p_count_to + 1) x;
+  return n;
+end $function$;
+revoke execute on function market__ahead(market_jobs,integer) from public;
+
+CREATE OR REPLACE FUNCTION market__answers(p_answers jsonb[])
+ RETURNS TABLE(ord integer, job_id bigint, result text, wait_reason text, eta timestamp with time zone, error_code text, error_message text)
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select a.ord, a.id, a.result, x.waiting_for, x.eta, a.code, a.message
+    from unnest(p_answers) u,
+         jsonb_to_record(u) as a(ord int, id bigint, result text, code text, message text),
+         market__wait(a.id, null) x
+   order by a.ord
+$function$;
+revoke execute on function market__answers(jsonb[]) from public;
+
+CREATE OR REPLACE FUNCTION market__basis_kind(p_basis jsonb)
+ RETURNS jsonb
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$ select coalesce(p_basis, '{}') - array['flex_ask', 'listings', 'sales_90d'] $function$;
+revoke execute on function market__basis_kind(jsonb) from public;
+
+CREATE OR REPLACE FUNCTION market__candidates(p_provider text, p_account text, p_limit integer, p_now timestamp with time zone)
+ RETURNS TABLE(place bigint, unit_key text, gain double precision, value double precision, units bigint, view_rate double precision, fresh_rate double precision, aged_rate double precision)
+ LANGUAGE sql
+ STABLE
+AS $function$
+  with v as materialized (
+    select x.unit_key, x.due, x.views_per_h, x.age_h, x.still, x.gain, x.value
+      from market__values(p_provider, p_account, p_now) x where x.sizes > 0
+  ), whole as (
+    select count(*) as units, sum(v.views_per_h) as view_rate, sum(v.views_per_h * v.still) as fresh_rate,
+           sum(v.views_per_h * v.age_h) as aged_rate from v
+  ), open as materialized (
+    select distinct j.unit_key from market_jobs j where j.provider = p_provider and j.account = p_account
+       and j.status in ('pending', 'running', 'deferred')
+  ), best as (
+    select v.unit_key, v.gain, v.value from v where v.due and v.unit_key not in (select o.unit_key from open o)
+     order by v.value desc, v.unit_key limit p_limit
+  )
+  select row_number() over (order by b.value desc, b.unit_key), b.unit_key, b.gain, b.value,
+         w.units, w.view_rate, w.fresh_rate, w.aged_rate
+    from whole w left join best b on true order by 1
+$function$;
+revoke execute on function market__candidates(text,text,integer,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION market__check_items(items jsonb, p_caller text)
+ RETURNS void
+ LANGUAGE plpgsql
+ IMMUTABLE
+AS $function$
+begin
+  if items is null or jsonb_typeof(items) <> 'array' then
+    raise exception '%: items is not a JSON array', p_caller using errcode = '22023';
+  elsif jsonb_array_length(items) > 10000 then
+    raise exception '%: items holds % entries, 10000 at most', p_caller, jsonb_array_length(items) using errcode = '22023';
+  end if;
+end $function$;
+revoke execute on function market__check_items(jsonb,text) from public;
+
+CREATE OR REPLACE FUNCTION market__count_view(w market__wish, p_now timestamp with time zone DEFAULT clock_timestamp())
+ RETURNS boolean
+ LANGUAGE plpgsql
+AS $function$
+begin
+  if exists (select from market_signals g where g.kind = 'view' and g.dedupe_key = w.dedupe_key
+              and g.user_id = coalesce(w.user_id, '') and g.at > p_now - interval '10 minutes') then
+    return false;
+  end if;
+  insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id, at)
+  values ('view', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, ''), p_now);
+  return true;
+end $function$;
+revoke execute on function market__count_view(market__wish,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION market__due(w market__wish, OUT status text, OUT run_at timestamp with time zone, OUT retry_at timestamp with time zone, OUT overridden_at timestamp with time zone)
+ RETURNS record
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+declare now_at timestamptz := clock_timestamp(); t record;
+begin
+  select x.retry_at, x.overridden_at, s.wake_priority, s.fresh_for into t
+    from market_targets x, market_settings s where x.dedupe_key = w.dedupe_key;
+  if t.retry_at > now_at then
+    if w.priority >= t.wake_priority and (t.overridden_at is null or t.overridden_at < now_at - t.fresh_for) then
+      overridden_at := now_at;
+    else
+      retry_at := t.retry_at;
+    end if;
+  end if;
+  run_at := greatest(coalesce(w.not_before, now_at), retry_at, now_at);
+  status := case when run_at > now_at then 'deferred' else 'pending' end;
+end $function$;
+revoke execute on function market__due(market__wish) from public;
+
+CREATE OR REPLACE FUNCTION market__due_at(p_views_per_h double precision, p_a double precision, p_b double precision, p_kappa double precision, p_fetched_at timestamp with time zone, p_edge double precision, p_now timestamp with time zone)
+ RETURNS timestamp with time zone
+ LANGUAGE plpgsql
+ IMMUTABLE
+AS $function$
+declare age double precision; l double precision; x double precision; i double precision; v double precision; n int := 0;
+begin
+  if p_fetched_at is null then
+    return p_now;
+  elsif p_edge is null or p_edge <= 0 or p_views_per_h <= 0 then
+    return null;
+  end if;
+  age := greatest(1.0 / 60, date_part('epoch', p_now - p_fetched_at) / 3600);
+  loop
+    l := ln(p_b / (p_b + age));
+    x := (p_a - 1) * l;
+    i := case when abs(x) < 1e-4 then -p_b * l * (1 + x / 2 + x * x / 6) else p_b / (p_a - 1) * (1 - exp(greatest(-600, x))) end;
+    v := p_views_per_h * (greatest(0, i - age * exp(greatest(-600, p_a * l))) + p_kappa * greatest(0, age - i));
+    n := n + 1;
+    exit when v >= p_edge * 0.98 or n > 40 or age > 8760;
+    age := least(8761, age * sqrt(p_edge / greatest(v, 1e-300)));
+  end loop;
+  return greatest(p_now, p_fetched_at + make_interval(secs => age * 3600));
+end $function$;
+revoke execute on function market__due_at(double precision,double precision,double precision,double precision,timestamp with time zone,double precision,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION market__eta(l market__lane, p_ahead integer, p_now timestamp with time zone)
+ RETURNS timestamp with time zone
+ LANGUAGE plpgsql
+ IMMUTABLE
+AS $function$
+declare base timestamptz := greatest(p_now, l.until); free int; n int;
+begin
+  if l.reason in ('paused', 'off') or l.hour_quota = 0 then
+    return null;
+  elsif l.hour_quota is null then
+    return base + make_interval(secs => p_ahead * l.step_s);
+  end if;
+  free := case when base >= l.hour_ends then l.hour_quota else greatest(1, l.calls_left) end;
+  if p_ahead < free then
+    return base + make_interval(secs => p_ahead * case when base >= l.hour_ends then l.next_step_s else l.step_s end);
+  end if;
+  n := p_ahead - free;
+  return case when base >= l.hour_ends then base + make_interval(secs => l.hour_s) else l.hour_ends end
+       + make_interval(secs => (n / l.hour_quota) * l.hour_s + mod(n, l.hour_quota) * l.next_step_s);
+end $function$;
+revoke execute on function market__eta(market__lane,integer,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION market__fold(p_now timestamp with time zone DEFAULT clock_timestamp(), p_limit integer DEFAULT 20000)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+declare n int;
+begin
+  if not pg_try_advisory_xact_lock(hashtext('marketd.fold')) then
+    return 0;
+  end if;
+  with taken as (
+    update market_signals g set folded_at = p_now
+     where g.signal_id in (select signal_id from market_signals where folded_at is null order by signal_id limit p_limit)
+    returning g.*
+  ), per_unit as (
+    select t.unit_key, min(t.provider) as provider, min(t.account) as account, min(t.sku) as sku, min(t.currency) as currency,
+           min(t.size) as size,
+           coalesce(sum(exp(greatest(-600, -greatest(0, date_part('epoch', p_now - t.at)) / 3600 / d.memory_h)))
+             filter (where t.kind = 'view' and not exists (
+               select from market_signals e where e.kind = 'view' and e.dedupe_key = t.dedupe_key and e.user_id = t.user_id
+                  and case when e.folded_at is null then e.signal_id < t.signal_id and e.at > t.at - interval '10 minutes'
+                           -- folded before, and maybe committed before what now comes late
+                           else abs(date_part('epoch', e.at - t.at)) < 600 end)), 0) as views
+      from taken t cross join market_planner d group by t.unit_key
+  ), known as (
+    select x.*, p.all_sizes,
+           (select count(distinct w.dedupe_key) from market_watches w where w.unit_key = x.unit_key) as sizes,
+           (select max(t.observed_at) from market_targets t where t.unit_key = x.unit_key) as seen_at
+      from per_unit x join market_providers p on p.provider = x.provider and p.account = x.account
+  ), put as (
+    insert into market_units as m (unit_key, provider, account, sku, size, currency, sizes, views, views_at, tracked_since,
+                                   last_fetch_at, a, b)
+    select k.unit_key, k.provider, k.account, k.sku, case when not k.all_sizes then k.size end, k.currency, k.sizes, k.views,
+           p_now, p_now, k.seen_at, r.a, r.b
+      from known k left join market_rates r using (provider, account, sku) order by k.unit_key
+    on conflict (unit_key) do update set
+      sizes = excluded.sizes, views_at = p_now,
+      views = m.views * exp(greatest(-600, -greatest(0, date_part('epoch', p_now - m.views_at)) / 3600
+                / (select memory_h from market_planner))) + excluded.views
+  )
+  select count(*) into n from taken;
+  delete from market_signals where folded_at < p_now - interval '30 minutes';
+  -- Neither watched nor viewed for long: forgotten.
+  delete from market_units u using market_planner d
+   where u.sizes = 0 and u.views_at < p_now - make_interval(hours => (4 * d.memory_h)::int);
+  return n;
+end $function$;
+revoke execute on function market__fold(timestamp with time zone,integer) from public;
+
+CREATE OR REPLACE FUNCTION market__fold_into(j market_jobs, p_priority integer, p_not_before timestamp with time zone)
+ RETURNS text
+ LANGUAGE plpgsql
+AS $function$
+declare s market_settings; now_at timestamptz := clock_timestamp(); looks_past boolean; due timestamptz;
+begin
+  select * into s from market_settings;
+  -- Only an urgent wish looks past a backoff, and at most once in fresh_for.
+  looks_past := p_priority >= s.wake_priority and j.retry_at > now_at
+    and (j.overridden_at is null or j.overridden_at < now_at - s.fresh_for);
+  due := greatest(least(coalesce(j.not_before, now_at), coalesce(p_not_before, now_at)), case when not looks_past then j.retry_at end);
+  if p_priority <= j.priority and due >= j.run_at then
+    return 'merged';
+  end if;
+  due := case when due <= now_at then least(j.run_at, now_at) else due end;
+  update market_jobs m set
+    priority = greatest(m.priority, p_priority),
+    not_before = case when m.not_before is not null then least(m.not_before, coalesce(p_not_before, now_at)) end,
+    retry_at = case when looks_past then null else m.retry_at end,
+    overridden_at = case when looks_past then now_at else m.overridden_at end,
+    run_at = due,
+    status = case when due <= now_at then 'pending' else 'deferred' end,
+    turn = case when p_priority > m.priority or m.status = 'deferred'
+                then market__turn(m.provider, m.account, greatest(m.priority, p_priority), m.user_id) else m.turn end,
+    updated_at = now_at
+  where m.id = j.id;
+  if due <= now_at and (j.status = 'deferred' or j.priority < s.wake_priority and p_priority >= s.wake_priority) then
+    perform pg_notify('market_jobs', j.provider);
+  end if;
+  return case when p_priority > j.priority then 'raised' else 'merged' end;
+end $function$;
+revoke execute on function market__fold_into(market_jobs,integer,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION market__guard(s market_settings)
+ RETURNS double precision
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$ select least(1, s.hour_s / 20) $function$;
+revoke execute on function market__guard(market_settings) from public;
+
+CREATE OR REPLACE FUNCTION market__identity(p_user_id text)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+declare set_by text := coalesce(nullif(current_setting('marketd.user_id', true), ''),
+  nullif(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub', ''));
+begin
+  return coalesce(nullif(p_user_id, ''), set_by);
+end $function$;
+revoke execute on function market__identity(text) from public;
+
+CREATE OR REPLACE FUNCTION market__image_key(p_category text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select case when p_category in ('sneakers', 'shoes') then 'sneakers' when p_category like '%card%' then 'trading_cards'
+              when p_category like 'collectible%' then 'collectibles' else 'default' end
+$function$;
+revoke execute on function market__image_key(text) from public;
+
+CREATE OR REPLACE FUNCTION market__lane(p_provider text, p_account text, p_priority integer)
+ RETURNS market__lane
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+declare l market__lane; p market_providers; s market_settings; v record; now_at timestamptz := clock_timestamp();
+begin
+  select * into s from market_settings;
+  select * into p from market_providers m where m.provider = p_provider and m.account = p_account;
+  l.provider := p_provider;
+  l.account := p_account;
+  l.wake_priority := s.wake_priority;
+  l.urgent := p_priority >= s.wake_priority;
+  l.alive := exists (select from market_daemons d where d.alive_until > now_at);
+  if p.provider is null then
+    l.reason := 'off';
+    l.words := 'the account is not in the configuration any more';
+    return l;
+  end if;
+  v := market__verdict(p, s, l.urgent, now_at);
+  l.reason := v.reason;
+  l.until := v.until;
+  l.calls_left := v.calls_left;
+  l.hour_quota := v.hour_quota;
+  l.hour_ends := v.hour_ends;
+  l.hour_s := s.hour_s;
+  l.next_step_s := greatest(p.pace_s * 1.05, case when not l.urgent then 0.95 * s.hour_s / nullif(v.hour_quota, 0) end);
+  l.step_s := greatest(p.pace_s * 1.05, case when not l.urgent then v.spacing_s end);
+  l.words := case v.reason
+    when 'off' then coalesce(p.off_reason, 'the provider is switched off in the configuration')
+    when 'paused' then concat_ws(': ', 'paused by an operator', p.paused_reason)
+    when 'cooldown' then concat_ws(': ', case p.circuit_reason when 'unauthorized' then 'credentials were refused'
+                                                               else 'the provider throttles us' end, p.circuit_detail)
+    when 'circuit' then concat_ws(': ', 'the provider fails', p.circuit_detail)
+    when 'budget' then format('%s calls left for %s work', coalesce(v.calls_left, 0),
+                              case when l.urgent then 'urgent' else 'background' end)
+    when 'pace' then 'requests are spaced' end;
+  return l;
+end $function$;
+revoke execute on function market__lane(text,text,integer) from public;
+
+CREATE OR REPLACE FUNCTION market__learn(p_unit_key text, p_provider text, p_account text, p_sku text, p_fetched_at timestamp with time zone, p_gaps_h double precision[], p_changed boolean[], p_failed boolean, p_now timestamp with time zone DEFAULT clock_timestamp())
+ RETURNS boolean
+ LANGUAGE plpgsql
+AS $function$
+declare d market_planner; belief record; x double precision; y double precision; i int;
+begin
+  if p_fetched_at is null then
+    if p_failed then
+      update market_units u set fails = u.fails + 1,
+        not_before = p_now + least(interval '1 hour', interval '1 minute' * 2 ^ least(u.fails + 1, 6))
+       where u.unit_key = p_unit_key;
+    end if;
+    return false;
+  end if;
+  if cardinality(p_gaps_h) > 0 then
+    select * into d from market_planner;
+    insert into market_rates (provider, account, sku, a, b) values (p_provider, p_account, p_sku, d.prior_a, d.prior_b_h)
+    on conflict do nothing;
+    select r.a, r.b into x, y from market_rates r
+     where r.provider = p_provider and r.account = p_account and r.sku = p_sku for no key update;
+    for i in 1 .. cardinality(p_gaps_h) loop
+      belief := market__learn_bit(x, y, p_gaps_h[i], p_changed[i], d);
+      x := belief.a;
+      y := belief.b;
+    end loop;
+    update market_rates r set a = x, b = y where r.provider = p_provider and r.account = p_account and r.sku = p_sku;
+    -- Where each size is a unit of its own, all of them share what one has taught.
+    update market_units u set a = x, b = y
+     where u.provider = p_provider and u.account = p_account and u.sku = p_sku and u.unit_key <> p_unit_key
+       and u.unit_key in (select n.unit_key from market_units n
+                           where n.provider = p_provider and n.account = p_account and n.sku = p_sku for update skip locked);
+  end if;
+  update market_units u set last_fetch_at = greatest(u.last_fetch_at, p_fetched_at), not_before = '-infinity', fails = 0,
+    a = coalesce(x, u.a), b = coalesce(y, u.b)
+   where u.unit_key = p_unit_key;
+  return true;
+end $function$;
+revoke execute on function market__learn(text,text,text,text,timestamp with time zone,double precision[],boolean[],boolean,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION market__learn_bit(p_a double precision, p_b double precision, p_gap_h double precision, p_changed boolean, d market_planner, OUT a double precision, OUT b double precision)
+ RETURNS record
+ LANGUAGE plpgsql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+declare r double precision; p double precision; q double precision; m double precision; v double precision;
+begin
+  a := p_a;
+  b := p_b;
+  if p_gap_h <= 0 then
+    return;
+  end if;
+  if not p_changed then
+    b := least(p_b + p_gap_h, greatest(d.slowest_h, p_b));
+    return;
+  end if;
+  r := p_b / (p_b + p_gap_h);
+  p := exp(greatest(-600, p_a * ln(r)));
+  if 1 - p < 1e-6 then
+    a := p_a + 1;
+  else
+    q := 1 / (1 - p);
+    m := p_a / p_b * (1 - p * r) * q;
+    v := p_a * (p_a + 1) / (p_b * p_b) * (1 - p * r * r) * q - m * m;
+    a := m * m / v;
+    b := m / v;
+  end if;
+  -- Old evidence fades: a market that changed its ways is believed after so many changes.
+  if a > d.evidence_cap then
+    b := b * d.evidence_cap / a;
+    a := d.evidence_cap;
+  end if;
+  b := greatest(b, 1e-6);
+end $function$;
+revoke execute on function market__learn_bit(double precision,double precision,double precision,boolean,market_planner) from public;
+
+CREATE OR REPLACE FUNCTION market__lower(p_text text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$ select translate(p_text, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ', 'abcdefghijklmnopqrstuvwxyz') $function$;
+revoke execute on function market__lower(text) from public;
+
+CREATE OR REPLACE FUNCTION market__merge(w market__wish, p_job_id bigint)
+ RETURNS text
+ LANGUAGE plpgsql
+AS $function$
+declare j market_jobs; state text; held boolean;
+begin
+  select * into j from market_jobs where id = p_job_id and status in ('pending', 'deferred') for update skip locked;
+  held := found;
+  state := j.status;
+  if not held then
+    select status into state from market_jobs where id = p_job_id and status in ('pending', 'running', 'deferred');
+    if not found then
+      return null;
+    end if;
+  end if;
+  insert into market_job_requests (job_id, user_id, priority, not_before, requested_at, folded)
+  values (p_job_id, w.user_id, w.priority, w.not_before, clock_timestamp(), held or state = 'running');
+  return case when held then market__fold_into(j, w.priority, w.not_before) else 'merged' end;
+end $function$;
+revoke execute on function market__merge(market__wish,bigint) from public;
+
+CREATE OR REPLACE FUNCTION market__note_plan(p_provider text, p_account text, p_share double precision, p_waiting integer, p_inserted integer, p_gain double precision, p_value double precision, p_units bigint, p_view_rate double precision, p_fresh_rate double precision, p_aged_rate double precision, p_typical double precision, p_took_ms double precision, p_now timestamp with time zone)
+ RETURNS void
+ LANGUAGE sql
+AS $function$
+  insert into market_plans as x (provider, account, planned_at, share, waiting, inserted, view_rate, fresh_rate, aged_rate,
+                                 typical_view_rate, marginal_gain, marginal_value, units, took_ms)
+  select p_provider, p_account, p_now, p_share, p_waiting, p_inserted, coalesce(p_view_rate, 0), coalesce(p_fresh_rate, 0),
+         coalesce(p_aged_rate, 0), coalesce(p_typical, 1.0 / 24),
+         coalesce(p_gain, 0), coalesce(p_value, 0), coalesce(p_units, 0), p_took_ms
+  on conflict (provider, account) do update set planned_at = excluded.planned_at, share = excluded.share,
+    waiting = excluded.waiting, inserted = excluded.inserted, view_rate = excluded.view_rate, fresh_rate = excluded.fresh_rate,
+    aged_rate = excluded.aged_rate, units = excluded.units, took_ms = excluded.took_ms,
+    typical_view_rate = coalesce(p_typical, x.typical_view_rate),
+    marginal_gain = 0.9 * x.marginal_gain + 0.1 * excluded.marginal_gain,
+    marginal_value = 0.9 * x.marginal_value + 0.1 * excluded.marginal_value
+$function$;
+revoke execute on function market__note_plan(text,text,double precision,integer,integer,double precision,double precision,bigint,double precision,double precision,double precision,double precision,double precision,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION market__note_refusal(p market_providers, s market_settings, p_reason text, p_now timestamp with time zone)
+ RETURNS void
+ LANGUAGE sql
+AS $function$
+  update market_budgets b set refused = b.refused + 1
+    from market__window(p, s, 'hour', p_now) w
+   where p_reason = 'budget' and b.provider = p.provider and b.account = p.account
+     and b.window_kind = 'hour' and b.window_start = w.starts
+$function$;
+revoke execute on function market__note_refusal(market_providers,market_settings,text,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION market__number(p_text text, p_low numeric, p_high numeric)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+  select case when p_text ~ '^[0-9]{1,2}(\.[05])?$' and p_text::numeric between p_low and p_high
+         then trim_scale(p_text::numeric)::text end
+$function$;
+revoke execute on function market__number(text,numeric,numeric) from public;
+
+CREATE OR REPLACE FUNCTION market__observed_at(p_provider text, p_account text, p_sku text, p_size text, p_currency text, p_dedupe_key text)
+ RETURNS timestamp with time zone
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+declare seen timestamptz;
+begin
+  select greatest(t.observed_at, p.observed_at) into seen
+    from (select) one
+    left join market_targets t on t.dedupe_key = p_dedupe_key
+    left join market_prices p on p.provider = p_provider and p.account = p_account and p.sku = p_sku
+      and coalesce(p.size, '') = coalesce(t.price_size, p_size, '') and p.currency = p_currency;
+  return seen;
+end $function$;
+revoke execute on function market__observed_at(text,text,text,text,text,text) from public;
+
+CREATE OR REPLACE FUNCTION market__oldest(p_provider text, p_account text, p_limit integer, p_now timestamp with time zone)
+ RETURNS SETOF text
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select u.unit_key from market_units u cross join market_settings s
+   where u.provider = p_provider and u.account = p_account and u.sizes > 0 and u.not_before <= p_now
+     and (u.last_fetch_at is null or u.last_fetch_at <= p_now - s.fresh_for)
+     and not exists (select from market_jobs j where j.unit_key = u.unit_key and j.status in ('pending', 'running', 'deferred'))
+   order by u.last_fetch_at nulls first, u.unit_key limit p_limit
+$function$;
+revoke execute on function market__oldest(text,text,integer,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION market__open(w market__wish, p_is_view boolean DEFAULT true, OUT job_id bigint, OUT result text)
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+declare a record; d record;
+begin
+  if p_is_view then
+    perform market__view_by_asking(w);
+  end if;
+  a := market__absorb(w);
+  job_id := a.job_id;
+  result := a.result;
+  if result is not null then
+    return;
+  end if;
+  d := market__due(w);
+  insert into market_jobs (provider, account, sku, size, currency, priority, status, not_before, retry_at, run_at,
+    overridden_at, max_attempts, turn, user_id, dedupe_key, unit_key)
+  values (w.provider, w.account, w.sku, w.size, w.currency, w.priority,
+    d.status, w.not_before, d.retry_at, d.run_at,
+    d.overridden_at, (select max_attempts from market_settings),
+    market__turn(w.provider, w.account, w.priority, w.user_id), w.user_id, w.dedupe_key, w.unit_key)
+  returning id into job_id;
+  insert into market_job_requests (job_id, user_id, priority) values (job_id, w.user_id, w.priority);
+  result := 'queued';
+end $function$;
+revoke execute on function market__open(market__wish,boolean) from public;
+
+CREATE OR REPLACE FUNCTION market__plain_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare w market__wish; a record; d record; now_at timestamptz := clock_timestamp();
+begin
+  w := market__wish(new.provider, new.sku, new.size, new.currency, new.priority, new.not_before,
+                    market__identity(new.user_id), nullif(new.account, 'default'));
+  if w.problem is not null then
+    raise exception 'market_jobs: %', w.problem using errcode = '22023';
+  end if;
+  perform market__view_by_asking(w);
+  a := market__absorb(w);
+  if a.result in ('merged', 'raised') then
+    return null;
+  end if;
+  new.provider := w.provider;
+  new.account := w.account;
+  new.sku := w.sku;
+  new.size := w.size;
+  new.currency := w.currency;
+  new.dedupe_key := w.dedupe_key;
+  new.unit_key := w.unit_key;
+  new.priority := w.priority;
+  new.user_id := w.user_id;
+  new.created_at := now_at;
+  new.updated_at := now_at;
+  new.attempt := 0;
+  new.rescues := 0;
+  new.rank := 0;
+  new.lead := false;
+  new.lease_id := null;
+  new.lease_expires_at := null;
+  new.locked_by := null;
+  new.started_at := null;
+  new.completed_at := null;
+  new.error_code := null;
+  new.error_message := null;
+  new.outcome := null;
+  new.max_attempts := (select max_attempts from market_settings);
+  if a.result = 'fresh' then
+    new.status := 'done';
+    new.outcome := 'fresh';
+    new.run_at := now_at;
+    new.completed_at := now_at;
+    return new;
+  end if;
+  d := market__due(w);
+  new.run_at := d.run_at;
+  new.retry_at := d.retry_at;
+  new.overridden_at := d.overridden_at;
+  new.status := d.status;
+  new.turn := market__turn(w.provider, w.account, w.priority, w.user_id);
+  insert into market_job_requests (job_id, user_id, priority) values (new.id, w.user_id, w.priority);
+  return new;
+end $function$;
+revoke execute on function market__plain_insert() from public;
+
+CREATE OR REPLACE FUNCTION market__plan(p_provider text, p_account text, p_interval_s double precision, p_now timestamp with time zone DEFAULT clock_timestamp(), p_dice double precision DEFAULT random())
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET jit TO 'off'
+ SET work_mem TO '64MB'
+AS $function$
+declare
+  p market_providers; s market_settings; d market_planner; v record; c record; began timestamptz := clock_timestamp();
+  share double precision; quota int; waiting int; lane int; opened int := 0; edge record; typical double precision; key text; ahead int;
+begin
+  if not pg_try_advisory_xact_lock(hashtext('marketd.plan ' || p_provider || '/' || p_account)) then
+    return 0;
+  end if;
+  select * into s from market_settings;
+  select * into d from market_planner;
+  select * into p from market_providers m where m.provider = p_provider and m.account = p_account;
+  select * into v from market__verdict(p, s, false, p_now);
+  if not d.enabled or v.reason in ('off', 'paused', 'circuit', 'cooldown') then
+    return 0;
+  end if;
+  perform set_config('lock_timeout', '200ms', true);
+  share := market__plan_share(p, s, p_interval_s, p_now);
+  -- A guess within a factor of five is good enough, so it is made once an hour.
+  if not exists (select from market_plans x where x.provider = p_provider and x.account = p_account
+                  and x.planned_at > p_now - interval '1 hour' and date_part('hour', x.planned_at) = date_part('hour', p_now)) then
+    typical := market__typical_view_rate(p_provider, p_account, p_now);
+  end if;
+  perform market__rank_waiting(p_provider, p_account, share, p_now);
+  -- What the plan opened before and nobody has fetched yet counts against this interval.
+  select count(distinct j.unit_key) into waiting from market_jobs j
+   where j.provider = p_provider and j.account = p_account and j.status = 'pending' and j.priority < s.wake_priority
+     and j.user_id is null and not exists (select from market_job_requests r where r.job_id = j.id);
+  quota := greatest(0, floor(share + p_dice)::int - waiting);
+  -- The same dice, spread anew: each call of the quota is the oldest unit's with probability d.lane.
+  lane := least(quota, floor(quota * d.lane + (p_dice * 7919 - floor(p_dice * 7919)))::int);
+  for key in select * from market__oldest(p_provider, p_account, lane * 4, p_now) loop
+    exit when opened >= lane;
+    opened := opened + market__plan_unit(key, 1e9, p_now)::int;
+  end loop;
+  for c in select * from market__candidates(p_provider, p_account, quota * 2 + 20, p_now) loop
+    edge := c;
+    exit when c.unit_key is null or opened >= quota;
+    -- What apps wait for and what is worth more goes first, and takes its part of the share.
+    select count(distinct j.unit_key) into ahead from market_jobs j
+     where j.provider = p_provider and j.account = p_account and j.status = 'pending' and j.priority < s.wake_priority
+       and j.rank > c.value;
+    exit when ahead >= floor(share + p_dice);
+    opened := opened + market__plan_unit(c.unit_key, c.value, p_now)::int;
+  end loop;
+  perform market__note_plan(p_provider, p_account, share, waiting, opened, edge.gain, edge.value, edge.units,
+    edge.view_rate, edge.fresh_rate, edge.aged_rate, typical, date_part('epoch', clock_timestamp() - began) * 1000, p_now);
+  return opened;
+end $function$;
+revoke execute on function market__plan(text,text,double precision,timestamp with time zone,double precision) from public;
+
+CREATE OR REPLACE FUNCTION market__plan_share(p market_providers, s market_settings, p_interval_s double precision, p_now timestamp with time zone)
+ RETURNS double precision
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+declare
+  h record; kind text; used_bg bigint; remaining double precision; usable_s double precision;
+  best double precision := p_interval_s / greatest(0.001, p.pace_s * 1.05);
+begin
+  foreach kind in array array['hour', 'day'] loop
+    select * into h from market__shares(p, s, kind, p_now);
+    continue when h.quota is null;
+    select coalesce(sum(b.used_background), 0) into used_bg from market_budgets b
+     where b.provider = p.provider and b.account = p.account and b.window_kind = kind and b.window_start = h.starts;
+    remaining := greatest(h.background_left, least(ceil(p.background_min * h.quota) - used_bg, h.quota - h.used), 0);
+    usable_s := h.spacing_s * greatest(1, h.background_left);   -- the seconds over which market__shares spreads
+    best := least(best, remaining * case when usable_s > p_interval_s then p_interval_s / usable_s else 1 end);
+  end loop;
+  return best;
+end $function$;
+revoke execute on function market__plan_share(market_providers,market_settings,double precision,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION market__plan_unit(p_unit_key text, p_rank double precision, p_now timestamp with time zone)
+ RETURNS boolean
+ LANGUAGE plpgsql
+AS $function$
+declare t record; n int;
+begin
+  select x.* into t from market_watches w join market_targets x using (dedupe_key)
+   where w.unit_key = p_unit_key and (x.retry_at is null or x.retry_at <= p_now)
+   order by x.last_attempt_at nulls first, x.dedupe_key limit 1;
+  if not found then
+    -- All its sizes cool down; look again when the first is over.
+    update market_units u set not_before = coalesce(
+        (select min(x.retry_at) from market_watches w join market_targets x using (dedupe_key) where w.unit_key = p_unit_key),
+        p_now + interval '1 hour')
+     where u.unit_key = p_unit_key;
+    return false;
+  end if;
+  insert into market_target_locks as l (dedupe_key) values (t.dedupe_key)
+  on conflict (dedupe_key) do update set taken = l.taken + 1;
+  insert into market_jobs (provider, account, sku, size, currency, priority, status, run_at, max_attempts, rank, turn,
+                           dedupe_key, unit_key)
+  values (t.provider, t.account, t.sku, t.size, t.currency, least(100, (select wake_priority - 1 from market_settings)),
+          'pending', p_now, (select max_attempts from market_settings), p_rank,
+          market__turn(t.provider, t.account, 100, null), t.dedupe_key, t.unit_key)
+  on conflict do nothing;
+  get diagnostics n = row_count;
+  return n > 0;
+exception when lock_not_available then
+  return false;
+end $function$;
+revoke execute on function market__plan_unit(text,double precision,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION market__quota(p market_providers, p_kind text)
+ RETURNS integer
+ LANGUAGE plpgsql
+ STABLE
+AS $function$   -- plpgsql keeps its plans; SQL functions are planned at every call
+declare told int;
+begin
+  select min((d.quotas -> (p.provider || '/' || p.account) ->> p_kind)::int) into told
+    from market_daemons d where d.alive_until > clock_timestamp();
+  return least(told, case p_kind when 'hour' then p.quota_hour when 'day' then p.quota_day else 1000 end);
+end $function$;
+revoke execute on function market__quota(market_providers,text) from public;
+
+CREATE OR REPLACE FUNCTION market__rank_waiting(p_provider text, p_account text, p_share double precision, p_now timestamp with time zone)
+ RETURNS integer
+ LANGUAGE sql
+AS $function$
+  with worth as materialized (
+    select j.id, v.value, (row_number() over (partition by coalesce(j.user_id, '') order by v.value desc, j.turn, j.id) - 1)
+             / greatest(1, p_share) as place, j.rank
+      from market_jobs j join market__values(p_provider, p_account, p_now) v using (unit_key)
+     where j.provider = p_provider and j.account = p_account and j.status = 'pending' and j.rank < 1e9
+       and j.priority < (select wake_priority from market_settings)
+  ), moved as (
+    select w.id, w.value / (1 + floor(w.place)) as rank from worth w
+     where abs(w.rank - w.value / (1 + floor(w.place))) > 0.05 * abs(w.rank)
+     order by 2 desc limit 1000
+  ), free as (
+    select j.id from market_jobs j where j.id in (select m.id from moved m) and j.status = 'pending' for update skip locked
+  ), done as (
+    update market_jobs j set rank = greatest(m.rank, 1e-9), updated_at = p_now
+      from moved m where j.id = m.id and j.id in (select f.id from free f)
+    returning 1
+  )
+  select count(*)::int from done
+$function$;
+revoke execute on function market__rank_waiting(text,text,double precision,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION market__shares(p market_providers, s market_settings, p_kind text, p_at timestamp with time zone, OUT starts timestamp with time zone, OUT ends timestamp with time zone, OUT quota integer, OUT used integer, OUT urgent_left integer, OUT background_left integer, OUT spacing_s double precision, OUT tolerance integer)
+ RETURNS record
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+declare w record; used_bg int; rem double precision; len double precision; keep double precision; late boolean; expected double precision;
+begin
+  quota := market__quota(p, p_kind);
+  if quota is null then
+    return;
+  end if;
+  w := market__window(p, s, p_kind, p_at);
+  starts := w.starts;
+  ends := w.ends;
+  select b.used, b.used_background into used, used_bg from market_budgets b
+   where b.provider = p.provider and b.account = p.account and b.window_kind = p_kind and b.window_start = w.starts;
+  used := coalesce(used, 0);
+  used_bg := coalesce(used_bg, 0);
+  if p.rolling and p_kind = 'hour' then
+    -- The provider counts the last hour, whenever it asks; our clock-hour row is then bookkeeping only. A request may
+    -- leave as late as its grant is valid, so a call is counted for so much longer.
+    select count(*), min(g.send_at) + make_interval(secs => s.hour_s + 6 * market__guard(s)) into used, ends
+      from market_grants g where g.provider = p.provider and g.account = p.account
+       and g.send_at > p_at - make_interval(secs => s.hour_s + 6 * market__guard(s));
+    ends := coalesce(ends, w.ends);
+  end if;
+  len := date_part('epoch', w.ends - w.starts);
+  rem := greatest(0, date_part('epoch', w.ends - p_at));
+  late := rem <= 0.05 * len;
+  expected := p.on_demand_per_h * rem / 3600;
+  keep := case when late then 0
+               when p.reserve is null then ceil(expected + sqrt(expected))
+               else ceil(p.reserve * quota * rem / len) end;
+  background_left := quota - used - least(keep, quota)::int;
+  urgent_left := quota - used;
+  if urgent_left > 0 and p.background_min > 0 and not late then
+    keep := greatest(0, ceil(p.background_min * quota) - used_bg);
+    -- min() and not EXISTS: its plan can only be one step down an index.
+    if keep > 0 and (select min(j.priority) from market_jobs j where j.provider = p.provider and j.account = p.account
+                        and j.status = 'pending') < s.wake_priority then
+      urgent_left := greatest(0, urgent_left - keep::int);
+      -- What is kept for background is not the reserve's to refuse.
+      background_left := greatest(background_left, least(keep::int, quota - used));
+    end if;
+  end if;
+  spacing_s := greatest(0, rem - 0.05 * len) / greatest(1, background_left);
+  tolerance := greatest(1, quota / 10);
+end $function$;
+revoke execute on function market__shares(market_providers,market_settings,text,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION market__size(p_text text, p_default_system text, OUT size text, OUT problem text)
+ RETURNS record
+ LANGUAGE plpgsql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+declare t text; m text[];
+begin
+  if p_text is null then
+    return;
+  end if;
+  t := market__upper(btrim(regexp_replace(p_text, E'[ \t\n\r\f\x0B]+', ' ', 'g'), ' '));
+  t := replace(replace(t, ',', '.'), '½', '.5');
+  if t in ('ONE SIZE', 'OS', 'O/S') then
+    return;
+  end if;
+  if t ~ '^[0-9.]+$' then
+    t := case p_default_system when 'uk' then 'UK ' when 'eu' then 'EU ' else '' end || t;
+  end if;
+  case
+    when t ~ '^(US ?)?(M ?)?[0-9.]+( ?M)?$' then
+      size := market__number((regexp_match(t, '[0-9.]+'))[1], 0.5, 22);
+    when t ~ '^(US ?)?W ?[0-9.]+$' or t ~ '^(US ?)?[0-9.]+ ?W$' then
+      size := market__number((regexp_match(t, '[0-9.]+'))[1], 0.5, 22) || 'W';
+    when t ~ '^(US ?)?[0-9.]+ ?[YC]$' then
+      size := market__number((regexp_match(t, '[0-9.]+'))[1], 0.5, 13.5) || right(t, 1);
+    when t ~ '^UK ?[0-9.]+$' then
+      size := 'UK ' || market__number((regexp_match(t, '[0-9.]+'))[1], 0.5, 22);
+    when t ~ '^EU ?[0-9]+ [12]/3$' then
+      m := regexp_match(t, '^EU ?([0-9]+) ([12]/3)$');
+      size := 'EU ' || market__number(m[1], 15, 60) || ' ' || m[2];
+    when t ~ '^EU ?[0-9.]+$' then
+      size := 'EU ' || market__number((regexp_match(t, '[0-9.]+'))[1], 15, 60);
+    when t ~ '^CM ?[0-9.]+$' then
+      size := 'CM ' || market__number((regexp_match(t, '[0-9.]+'))[1], 5, 40);
+    when t ~ '^KR ?[1-4][0-9][05]$' then
+      size := 'KR ' || right(t, 3);
+      if right(t, 3)::int > 400 then size := null; end if;
+    when t ~ '^(PSA|BGS|CGC|SGC|BVG|HGA|TAG|ACE) ?[0-9.]+$' then
+      m := regexp_match(t, '^([A-Z]+) ?([0-9.]+)$');
+      size := m[1] || ' ' || market__number(m[2], 1, 10);
+    when t in ('XXS', 'XS', 'S', 'M', 'L', 'XL', 'XXL', 'XXXL', 'XXXXL') then
+      size := t;
+    when t in ('2XL', '3XL', '4XL') then
+      size := repeat('X', left(t, 1)::int) || 'L';
+    else
+      null;
+  end case;
+  if size is null then
+    problem := format('size %s cannot be read (10, 7.5W, 5Y, 9C, UK 9, EU 42.5, PSA 10, XL are forms that can)',
+                      quote_literal(left(p_text, 40)));
+  end if;
+end $function$;
+revoke execute on function market__size(text,text) from public;
+
+CREATE OR REPLACE FUNCTION market__sku(p_text text, OUT sku text, OUT problem text)
+ RETURNS record
+ LANGUAGE plpgsql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+declare rest text;
+begin
+  if p_text is null or btrim(p_text, E' \t\n\r\f\x0B') = '' then
+    problem := 'sku is empty';
+    return;
+  end if;
+  sku := btrim(p_text, E' \t\n\r\f\x0B');
+  if market__lower(left(sku, 3)) = 'id:' then
+    rest := market__lower(btrim(substr(sku, 4), E' \t\n\r\f\x0B'));
+    sku := 'id:' || rest;
+    if rest !~ '^[a-z0-9][a-z0-9._-]{0,99}$' then
+      problem := 'sku id:... wants a product id of letters, digits, dots, dashes and underscores, at most 100';
+    end if;
+  elsif market__lower(left(sku, 5)) = 'name:' then
+    rest := market__lower(btrim(regexp_replace(substr(sku, 6), E'[ \t\n\r\f\x0B]+', ' ', 'g'), ' '));
+    sku := 'name:' || rest;
+    -- Code points, not character classes, which differ by the database's locale: what follows U+00BF counts as a letter.
+    if length(rest) not between 3 and 100 or rest ~ E'[\\u0001-\\u001f\\u007f-\\u009f]' or rest !~ E'[a-z0-9]|[^\\u0001-\\u00bf]' then
+      problem := 'sku name:... wants 3 to 100 characters with at least one letter or digit';
+    end if;
+  else
+    sku := regexp_replace(market__upper(sku), E'^\\([^)]*\\)[ \t\n\r\f\x0B]*', '');
+    sku := regexp_replace(sku, E'[ \t\n\r\f\x0B]*[/,|][ \t\n\r\f\x0B]*', '/', 'g');
+    sku := regexp_replace(sku, E'[ \t\n\r\f\x0B]+', '-', 'g');
+    if length(sku) > 64 then
+      problem := 'sku is longer than 64 characters';
+    elsif sku !~ '^[A-Z0-9][A-Z0-9._+-]*(/[A-Z0-9][A-Z0-9._+-]*)*$' then
+      problem := 'sku is not a style code (letters, digits, dots and dashes), id:<product id> or name:<words>';
+    end if;
+  end if;
+  if problem is not null then
+    sku := null;
+  end if;
+end $function$;
+revoke execute on function market__sku(text) from public;
+
+CREATE OR REPLACE FUNCTION market__still(p_a double precision, p_b double precision, p_age_h double precision)
+ RETURNS double precision
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$ select exp(greatest(-600, p_a * ln(p_b / (p_b + greatest(0, p_age_h))))) $function$;
+revoke execute on function market__still(double precision,double precision,double precision) from public;
+
+CREATE OR REPLACE FUNCTION market__turn(p_provider text, p_account text, p_priority integer, p_user_id text)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+declare head bigint; own bigint;
+begin
+  select j.turn into head from market_jobs j
+   where j.provider = p_provider and j.account = p_account and j.status = 'pending'
+     and j.priority = p_priority and j.rank = 0 order by j.turn limit 1;
+  select j.turn + 1 into own from market_jobs j
+   where j.provider = p_provider and j.account = p_account and j.status = 'pending'
+     and j.priority = p_priority and coalesce(j.user_id, '') = coalesce(p_user_id, '')
+   order by j.turn desc limit 1;
+  return greatest(head, own, 0);
+end $function$;
+revoke execute on function market__turn(text,text,integer,text) from public;
+
+CREATE OR REPLACE FUNCTION market__typical_view_rate(p_provider text, p_account text, p_now timestamp with time zone)
+ RETURNS double precision
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select greatest(1e-4, (1 + coalesce(sum(u.views), 0))
+    / (24 + coalesce(sum(u.sizes * d.memory_h
+         * (1 - exp(greatest(-600, -greatest(0, date_part('epoch', p_now - u.tracked_since)) / 3600 / d.memory_h)))), 0)))
+    from market_units u cross join market_planner d
+   where u.provider = p_provider and u.account = p_account and u.sizes > 0
+$function$;
+revoke execute on function market__typical_view_rate(text,text,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION market__upper(p_text text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$ select translate(p_text, 'abcdefghijklmnopqrstuvwxyz', 'ABCDEFGHIJKLMNOPQRSTUVWXYZ') $function$;
+revoke execute on function market__upper(text) from public;
+
+CREATE OR REPLACE FUNCTION market__values(p_provider text, p_account text, p_now timestamp with time zone)
+ RETURNS TABLE(unit_key text, sku text, size text, currency text, sizes integer, last_fetch_at timestamp with time zone, due boolean, views_per_h double precision, a double precision, b double precision, age_h double precision, still double precision, gain double precision, value double precision)
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select y.unit_key, y.sku, y.size, y.currency, y.sizes, y.last_fetch_at, y.due, y.w, y.a, y.b, y.tau, y.p,
+         y.w * greatest(0, y.i - y.tau * y.p), y.w * (greatest(0, y.i - y.tau * y.p) + y.kappa * greatest(0, y.tau - y.i))
+    from (
+      select v.*, exp(greatest(-600, v.a * v.l)) as p,
+             case when abs((v.a - 1) * v.l) < 1e-4
+                  then -v.b * v.l * (1 + (v.a - 1) * v.l / 2 + (v.a - 1) * v.l * (v.a - 1) * v.l / 6)
+                  else v.b / (v.a - 1) * (1 - exp(greatest(-600, (v.a - 1) * v.l))) end as i
+        from (
+          select u.*, ln(u.b / (u.b + u.tau)) as l
+            from (
+              select m.unit_key, m.sku, m.size, m.currency, m.sizes, m.last_fetch_at, d.kappa,
+                     coalesce(m.a, d.prior_a) as a, coalesce(m.b, d.prior_b_h) as b,
+                     m.not_before <= p_now and (m.last_fetch_at is null or m.last_fetch_at <= d.stale_at) as due,
+                     greatest(0, coalesce(date_part('epoch', p_now - m.last_fetch_at) / 3600, 8760)) as tau,
+                     (m.views * exp(greatest(-600, least(0, date_part('epoch', m.views_at - p_now) / d.memory_s)))
+                        + d.size_weight * greatest(1, m.sizes))
+                       / (d.prior_h + d.memory_h
+                          * (1 - exp(greatest(-600, least(0, date_part('epoch', m.tracked_since - p_now) / d.memory_s))))) as w
+                from market_units m
+                cross join (
+                  select x.*, x.memory_h * 3600 as memory_s, p_now - s.fresh_for as stale_at,
+                         x.size_weight / coalesce((select q.typical_view_rate from market_plans q
+                                                    where q.provider = p_provider and q.account = p_account), 1.0 / 24) as prior_h
+                    from market_planner x cross join market_settings s limit 1) d
+               where m.provider = p_provider and m.account = p_account
+              offset 0) u
+          offset 0) v
+      offset 0) y
+$function$;
+revoke execute on function market__values(text,text,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION market__verdict(p market_providers, s market_settings, p_urgent boolean, p_now timestamp with time zone, OUT reason text, OUT until timestamp with time zone, OUT calls_left integer, OUT hour_quota integer, OUT hour_ends timestamp with time zone, OUT spacing_s double precision)
+ RETURNS record
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+declare kind text; h record; allowed timestamptz;
+begin
+  if not p.enabled then
+    reason := 'off';
+  elsif p.paused_at is not null then
+    reason := 'paused';
+  elsif p.circuit <> 'closed' and p.circuit_until > p_now then
+    reason := case when p.circuit_reason = 'errors' then 'circuit' else 'cooldown' end;
+    until := p.circuit_until;
+  end if;
+  foreach kind in array array['hour', 'day'] loop
+    h := market__shares(p, s, kind, p_now);
+    continue when h.quota is null;
+    calls_left := greatest(0, least(calls_left, case when p_urgent then h.urgent_left else h.background_left end));
+    if kind = 'hour' then
+      hour_quota := h.quota;
+      hour_ends := h.ends;
+      spacing_s := h.spacing_s;
+    end if;
+    continue when reason in ('off', 'paused', 'circuit', 'cooldown');
+    allowed := null;
+    if h.used >= h.quota then
+      allowed := h.ends;
+    elsif p_urgent and h.urgent_left <= 0 or not p_urgent and h.background_left <= 0 then
+      allowed := h.ends - 0.05 * (h.ends - h.starts);
+    elsif not p_urgent then
+      allowed := p.background_tat - make_interval(secs => h.spacing_s * (h.tolerance - 1));
+    end if;
+    if allowed > p_now and (until is null or allowed > until) then
+      reason := 'budget';
+      until := allowed;
+    end if;
+  end loop;
+  if reason is null and p.next_request_at > p_now + interval '5 seconds' then
+    reason := 'pace';
+    until := p.next_request_at;
+  end if;
+end $function$;
+revoke execute on function market__verdict(market_providers,market_settings,boolean,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION market__view_by_asking(w market__wish)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+begin
+  if w.priority < (select wake_priority from market_settings) then
+    perform market__count_view(w);
+  end if;
+end $function$;
+revoke execute on function market__view_by_asking(market__wish) from public;
+
+CREATE OR REPLACE FUNCTION market__wait(p_job_id bigint, INOUT lane market__lane, p_count_to integer DEFAULT 200, OUT state text, OUT waiting_for text, OUT until timestamp with time zone, OUT eta timestamp with time zone, OUT detail text)
+ RETURNS record
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+declare j market_jobs; now_at timestamptz := clock_timestamp(); ahead int;
+begin
+  select * into j from market_jobs where id = p_job_id;
+  state := j.status;
+  if state is null then
+    return;
+  elsif state in ('done', 'failed') then
+    waiting_for := 'nothing';
+    detail := case state when 'done' then j.outcome else concat_ws(': ', j.error_code, j.error_message) end;
+    return;
+  elsif state = 'running' then
+    waiting_for := 'running';
+    until := j.lease_expires_at;
+    eta := now_at;
+    detail := format('attempt %s of %s, being fetched now', j.attempt, j.max_attempts);
+    return;
+  elsif state = 'deferred' and j.run_at > now_at then
+    waiting_for := case when j.retry_at >= j.run_at and j.attempt = 0 then 'cooldown' else 'not_before' end;
+    until := j.run_at;
+    eta := j.run_at;
+    detail := case
+      when waiting_for = 'cooldown' then 'the target cools down: '
+        || coalesce((select nullif(concat_ws(': ', t.last_error_code, t.last_error_message), '')
+                       from market_targets t where t.dedupe_key = j.dedupe_key), 'it failed before')
+      when j.retry_at >= j.run_at
+        then format('attempt %s of %s failed (%s); next try then', j.attempt, j.max_attempts, coalesce(j.error_code, 'unknown'))
+      else 'the app asked for it not before then' end;
+    return;
+  end if;
+  if lane.provider is distinct from j.provider or lane.account <> j.account
+     or lane.urgent <> (j.priority >= lane.wake_priority) then
+    lane := market__lane(j.provider, j.account, j.priority);
+  end if;
+  if not lane.alive then
+    waiting_for := 'no_daemon';
+    detail := 'no daemon is running: start marketd';
+    return;
+  elsif lane.reason = 'off' then
+    waiting_for := 'off';
+    detail := lane.words;
+    return;
+  end if;
+  select f.lease_expires_at into until from market_fetches f where f.unit_key = j.unit_key and f.lease_expires_at > now_at;
+  if found then
+    waiting_for := 'running';
+    eta := now_at;
+    detail := 'a fetch of the same product is under way; its price will serve this job if it is fresh enough';
+    return;
+  end if;
+  ahead := market__ahead(j, p_count_to);
+  waiting_for := coalesce(lane.reason, 'rank');
+  until := lane.until;
+  eta := case when ahead <= p_count_to then market__eta(lane, ahead, now_at) end;
+  detail := concat_ws('; ', lane.words, case
+    when ahead = 0 then 'next in line'
+    when ahead > p_count_to then format('more than %s jobs ahead', p_count_to)
+    else format('%s job%s ahead', ahead, case when ahead > 1 then 's' end) end);
+end $function$;
+revoke execute on function market__wait(bigint,market__lane,integer) from public;
+
+CREATE OR REPLACE FUNCTION market__wake()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+  perform pg_notify('market_jobs', x.provider)
+    from (select distinct i.provider from inserted i
+           where i.status = 'pending' and i.priority >= (select wake_priority from market_settings)) x;
+  return null;
+end $function$;
+revoke execute on function market__wake() from public;
+
+CREATE OR REPLACE FUNCTION market__window(p market_providers, s market_settings, p_kind text, p_at timestamp with time zone, OUT starts timestamp with time zone, OUT ends timestamp with time zone)
+ RETURNS record
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+declare len double precision := case when p_kind = 'hour' then s.hour_s else s.day_s end; local_day timestamp;
+begin
+  if p_kind = 'hour' or s.day_s is not null then
+    starts := to_timestamp(floor(date_part('epoch', p_at) / len) * len);
+    ends := starts + make_interval(secs => len);
+    return;
+  end if;
+  local_day := date_trunc('day', (p_at at time zone p.day_zone) - p.day_start::interval) + p.day_start::interval;
+  starts := local_day at time zone p.day_zone;
+  ends := (local_day + interval '1 day') at time zone p.day_zone;
+end $function$;
+revoke execute on function market__window(market_providers,market_settings,text,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION market__wish(p_provider text, p_sku text, p_size text, p_currency text, p_priority integer, p_not_before timestamp with time zone, p_user_id text, p_account text DEFAULT NULL::text)
+ RETURNS market__wish
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+declare w market__wish; p record; a record; b record;
+begin
+  w.priority := coalesce(p_priority, 100);
+  w.not_before := p_not_before;
+  w.user_id := nullif(p_user_id, '');
+  w.provider := market__lower(btrim(coalesce(p_provider, '')));
+  w.account := p_account;
+  if w.account is null and w.user_id is not null then
+    select u.account into w.account from market_account_users u where u.provider = w.provider and u.user_id = w.user_id;
+  end if;
+  w.account := coalesce(w.account, 'default');
+  select m.currency, m.currencies, m.all_sizes, s.default_size_system into p
+    from market_providers m, market_settings s where m.provider = w.provider and m.account = w.account;
+  if not found then
+    w.problem := case when exists (select from market_providers m where m.provider = w.provider)
+      then format('account %s is not an account of %s', quote_literal(left(w.account, 40)), w.provider)
+      else format('provider %s is unknown (known: %s)', quote_literal(left(coalesce(p_provider, ''), 40)),
+                  (select string_agg(distinct m.provider, ', ' order by m.provider) from market_providers m)) end;
+    return w;
+  end if;
+  a := market__sku(p_sku);
+  b := market__size(p_size, p.default_size_system);
+  w.sku := a.sku;
+  w.size := b.size;
+  w.currency := market__upper(btrim(coalesce(p_currency, p.currency)));
+  w.problem := case
+    when a.problem is not null then a.problem
+    when b.problem is not null then b.problem
+    when w.priority not between 0 and 1000 then format('priority %s is not between 0 and 1000', w.priority)
+    when w.currency !~ '^[A-Z]{3}$' then format('currency %s is not a three-letter code', quote_literal(left(p_currency, 40)))
+    when p.currencies <> '{}' and w.currency <> all (p.currencies)
+      then format('currency %s is not offered by %s (it has %s)', w.currency, w.provider, array_to_string(p.currencies, ' '))
+    when length(w.user_id) > 200 then 'user_id is longer than 200 characters'
+    when w.not_before is not null and not isfinite(w.not_before) then 'not_before is not a time'
+  end;
+  w.unit_key := concat_ws('|', w.provider, w.account, w.sku, w.currency, case when not p.all_sizes then coalesce(w.size, '') end);
+  w.dedupe_key := concat_ws('|', w.provider, w.account, w.sku, w.currency, coalesce(w.size, ''));
+  return w;
+end $function$;
+revoke execute on function market__wish(text,text,text,text,integer,timestamp with time zone,text,text) from public;
+
+CREATE OR REPLACE FUNCTION market__wishes(items jsonb, p_priority integer, p_user_id text)
+ RETURNS TABLE(ord integer, wish market__wish)
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+declare item jsonb; n bigint; w market__wish; bad text; prio int; due timestamptz;
+begin
+  for item, n in select e.value, e.ordinality from jsonb_array_elements(items) with ordinality e loop
+    w := null;
+    bad := null;
+    prio := p_priority;
+    due := null;
+    if jsonb_typeof(item) <> 'object' then
+      bad := 'item is not an object';
+    else
+      select string_agg(quote_literal(left(k, 40)), ', ') into bad from jsonb_object_keys(item) k
+       where k not in ('provider', 'sku', 'size', 'currency', 'priority', 'not_before', 'user_id');
+      bad := 'unknown key ' || bad;
+      select coalesce(bad, string_agg(k || ' is not a text', ', ')) into bad
+        from unnest(array['provider', 'sku', 'currency']) k where jsonb_typeof(item -> k) not in ('string', 'null');
+      if bad is null and jsonb_typeof(item -> 'size') not in ('string', 'number', 'null') then
+        bad := 'size is neither a text nor a number';
+      end if;
+      if bad is null and jsonb_typeof(item -> 'priority') <> 'null' then
+        if item ->> 'priority' ~ '^[0-9]{1,4}$' then
+          prio := (item ->> 'priority')::int;
+        else
+          bad := format('priority %s is not between 0 and 1000', quote_literal(left(item ->> 'priority', 40)));
+        end if;
+      end if;
+      if bad is null and jsonb_typeof(item -> 'not_before') <> 'null' then
+        begin
+          due := (item ->> 'not_before')::timestamptz;
+        exception when invalid_datetime_format or datetime_field_overflow or invalid_parameter_value then
+          bad := format('not_before %s is not a time', quote_literal(left(item ->> 'not_before', 40)));
+        end;
+      end if;
+    end if;
+    if bad is null then
+      w := market__wish(item ->> 'provider', item ->> 'sku', item ->> 'size', item ->> 'currency', prio, due, p_user_id);
+    else
+      w.problem := bad;
+    end if;
+    ord := n;
+    wish := w;
+    return next;
+  end loop;
+end $function$;
+revoke execute on function market__wishes(jsonb,integer,text) from public;
+
+CREATE OR REPLACE FUNCTION market_enqueue(provider text, sku text, size text DEFAULT NULL::text, priority integer DEFAULT 100, user_id text DEFAULT NULL::text, not_before timestamp with time zone DEFAULT NULL::timestamp with time zone, currency text DEFAULT NULL::text)
+ RETURNS TABLE(job_id bigint, result text, wait_reason text, eta timestamp with time zone)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$   -- one plan fits all values, and a fresh session plans each statement once
+declare w market__wish; o record;
+begin
+  w := market__wish(market_enqueue.provider, market_enqueue.sku, market_enqueue.size, market_enqueue.currency,
+                    market_enqueue.priority, market_enqueue.not_before, market__identity(market_enqueue.user_id));
+  if w.problem is not null then
+    raise exception 'market_enqueue: %', w.problem using errcode = '22023';
+  end if;
+  o := market__open(w);
+  return query select o.job_id, o.result, x.waiting_for, x.eta from market__wait(o.job_id, null) x;
+end $function$;
+revoke execute on function market_enqueue(text,text,text,integer,text,timestamp with time zone,text) from public;
+
+CREATE OR REPLACE FUNCTION market_enqueue_many(items jsonb, priority integer DEFAULT 100, user_id text DEFAULT NULL::text)
+ RETURNS TABLE(ord integer, job_id bigint, result text, wait_reason text, eta timestamp with time zone, error_code text, error_message text)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+declare
+  i record; o record; x record; lane market__lane; who text := market__identity(market_enqueue_many.user_id);
+  answers jsonb[] := '{}';
+begin
+  perform market__check_items(items, 'market_enqueue_many');
+  for i in
+    select q.ord, q.wish from market__wishes(items, market_enqueue_many.priority, who) q order by (q.wish).dedupe_key, q.ord
+  loop
+    if (i.wish).problem is not null then
+      answers := answers || jsonb_build_object('ord', i.ord, 'result', 'refused', 'code', '22023', 'message', (i.wish).problem);
+    else
+      o := market__open(i.wish);
+      x := market__wait(o.job_id, lane);
+      lane := x.lane;
+      answers := answers || jsonb_build_object('ord', i.ord, 'id', o.job_id, 'result', o.result, 'wait', x.waiting_for, 'eta', x.eta);
+    end if;
+  end loop;
+  return query
+    select a.ord, a.id, a.result, a.wait, a.eta, a.code, a.message
+      from unnest(answers) u,
+           jsonb_to_record(u) as a(ord int, id bigint, result text, wait text, eta timestamptz, code text, message text)
+     order by a.ord;
+end $function$;
+revoke execute on function market_enqueue_many(jsonb,integer,text) from public;
+
+CREATE OR REPLACE FUNCTION market_enrich(provider text DEFAULT NULL::text, p_limit integer DEFAULT 50)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare k record; w market__wish; o record; n int := 0;
+begin
+  if market_enrich.provider is not null
+     and not exists (select from market_providers p where p.provider = market_enrich.provider) then
+    raise exception 'market_enrich: provider % is unknown', quote_literal(left(market_enrich.provider, 40)) using errcode = '22023';
+  end if;
+  for k in
+    select c.sku, p.provider, p.all_sizes,
+           (select t.size from market_targets t where t.sku = c.sku and t.size is not null order by t.target_id limit 1) as size
+      from market_catalog c
+      cross join lateral (
+        select m.provider, m.all_sizes from market_providers m
+         where m.account = 'default' and m.enabled and m.images
+           and (market_enrich.provider is null or m.provider = market_enrich.provider)
+           -- not where it was looked for in vain, nor where it waits already
+           and not exists (select from market_targets t where t.provider = m.provider and t.sku = c.sku
+                            and (t.retry_at > clock_timestamp() or t.last_attempt_at > clock_timestamp() - interval '1 day'))
+           and not exists (select from market_jobs j where j.provider = m.provider and j.sku = c.sku
+                            and j.status in ('pending', 'running', 'deferred'))
+         order by m.all_sizes desc, m.provider limit 1) p
+     where c.image_is_fallback and c.sku !~ '^id:'
+     order by c.sku limit least(greatest(p_limit, 0), 1000)
+  loop
+    -- Where one call returns all sizes none is named; else any known size will do.
+    continue when not k.all_sizes and k.size is null and k.sku !~ '^name:';
+    w := market__wish(k.provider, k.sku, case when not k.all_sizes then k.size end, null, 50, null, null);
+    continue when w.problem is not null;
+    select * into o from market__open(w);
+    n := n + (o.result = 'queued')::int;
+  end loop;
+  return n;
+end $function$;
+revoke execute on function market_enrich(text,integer) from public;
+
+CREATE OR REPLACE FUNCTION market_fold_requests()
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+declare r record; j market_jobs; n int := 0;
+begin
+  for r in select * from market_job_requests where not folded order by request_id limit 500 loop
+    select * into j from market_jobs where id = r.job_id and status in ('pending', 'deferred') for update skip locked;
+    if found then
+      perform market__fold_into(j, r.priority, r.not_before);
+    elsif exists (select from market_jobs m where m.id = r.job_id and m.status in ('pending', 'deferred')) then
+      continue;
+    end if;
+    update market_job_requests set folded = true where request_id = r.request_id;
+    n := n + 1;
+  end loop;
+  return n;
+end $function$;
+revoke execute on function market_fold_requests() from public;
+
+CREATE OR REPLACE FUNCTION market_give_back(p_receipt text)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+declare parts text[] := string_to_array(p_receipt, ';'); entry text; n int := 0;
+begin
+  -- The same lock order as market_take: provider first, then its windows.
+  perform from market_providers where provider = parts[1] and account = parts[2] for no key update;
+  foreach entry in array parts[4:] loop
+    if split_part(entry, '=', 1) = 'grant' then
+      delete from market_grants where grant_id = split_part(entry, '=', 2)::bigint;
+      continue;
+    end if;
+    update market_budgets set used = greatest(0, used - 1),
+      used_background = greatest(0, used_background - parts[3]::int), given_back = given_back + 1
+     where provider = parts[1] and account = parts[2] and window_kind = split_part(entry, '=', 1)
+       and window_start = to_timestamp(split_part(entry, '=', 2)::double precision);
+    n := n + 1;
+  end loop;
+  -- A probe that never left leaves the circuit as it was: due for a probe.
+  update market_providers set circuit = 'open', circuit_until = clock_timestamp()
+   where provider = parts[1] and account = parts[2] and circuit = 'half_open';
+  return n;
+end $function$;
+revoke execute on function market_give_back(text) from public;
+
+CREATE OR REPLACE FUNCTION market_pause(provider text, reason text DEFAULT NULL::text)
+ RETURNS TABLE(account text, state text)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+  if not exists (select from market_providers p where p.provider = market_pause.provider) then
+    raise exception 'market_pause: provider % is unknown', quote_literal(left(coalesce(market_pause.provider, ''), 40)) using errcode = '22023';
+  end if;
+  return query
+    update market_providers p set paused_at = clock_timestamp(), paused_reason = left(coalesce(reason, 'no reason given'), 300)
+     where p.provider = market_pause.provider returning p.account, 'paused'::text;
+end $function$;
+revoke execute on function market_pause(text,text) from public;
+
+CREATE OR REPLACE FUNCTION market_plan(provider text DEFAULT NULL::text, n integer DEFAULT 20)
+ RETURNS TABLE(place bigint, provider_name text, account text, sku text, size text, currency text, value double precision, why text, age_s double precision, still_right double precision, views_per_day double precision, changes_per_day double precision, job_id bigint)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare now_at timestamptz := clock_timestamp();
+begin
+  if market_plan.provider is not null
+     and not exists (select from market_providers p where p.provider = market_plan.provider) then
+    raise exception 'market_plan: provider % is unknown', quote_literal(left(market_plan.provider, 40)) using errcode = '22023';
+  end if;
+  return query
+    select row_number() over (order by q.place_value desc, q.unit_key), q.p_provider, q.p_account, q.sku, q.size, q.currency, q.value,
+           q.why, q.age_h * 3600, q.still, q.views_per_h * 24, q.a / q.b * 24, q.job
+      from (
+        select p.provider as p_provider, p.account as p_account, v.*, j.id as job,
+               coalesce(j.rank, v.value) as place_value,
+               case when j.rank >= 1e9 then 'oldest: the share that is kept for what was not looked at for longest'
+                    when j.id is not null and j.asked then 'asked for, and waiting'
+                    when j.id is not null then 'planned for this interval'
+                    when v.last_fetch_at is null then 'never fetched'
+                    else format('%s of 100 views would see a wrong price now', round((100 * (1 - v.still))::numeric)) end as why
+          from market_providers p
+          cross join lateral market__values(p.provider, p.account, now_at) v
+          left join lateral (
+            select o.id, o.rank, exists (select from market_job_requests r where r.job_id = o.id) as asked
+              from market_jobs o where o.unit_key = v.unit_key and o.status = 'pending' and o.rank > 0
+             order by o.rank desc limit 1) j on true
+         where (market_plan.provider is null or p.provider = market_plan.provider) and p.enabled
+           and (j.id is not null or v.sizes > 0 and v.due and not exists (
+                  select from market_jobs o where o.unit_key = v.unit_key and o.status in ('pending', 'running', 'deferred')))
+      ) q
+     order by 1 limit n;
+end $function$;
+revoke execute on function market_plan(text,integer) from public;
+
+CREATE OR REPLACE FUNCTION market_reconcile(p_provider text, p_account text, p_remaining integer, p_reset timestamp with time zone)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+declare p market_providers; s market_settings; w record; drift int; known int;
+begin
+  select * into s from market_settings;
+  select * into p from market_providers where provider = p_provider and account = p_account for no key update;
+  if not found or p.quota_day is null then
+    return null;
+  end if;
+  select * into w from market__window(p, s, 'day', clock_timestamp());
+  insert into market_budgets (provider, account, window_kind, window_start, window_end, quota)
+  values (p_provider, p_account, 'day', w.starts, w.ends, p.quota_day)
+  on conflict (provider, account, window_kind, window_start) do nothing;
+  select used into known from market_budgets
+   where provider = p_provider and account = p_account and window_kind = 'day' and window_start = w.starts;
+  drift := (p.quota_day - known) - p_remaining;
+  -- The provider's figures lag behind, so fewer used than we know of means nothing.
+  update market_budgets set used = used + greatest(0, drift)
+   where drift > 0 and provider = p_provider and account = p_account and window_kind = 'day' and window_start = w.starts;
+  -- A day that the provider calls spent ends when the provider says so.
+  update market_providers set reported_remaining = p_remaining, reported_at = clock_timestamp(), reported_drift = drift,
+    circuit_until = case when circuit = 'open' and circuit_reason = 'throttled' and p_remaining = 0
+                         then coalesce(p_reset, circuit_until) else circuit_until end
+   where provider = p_provider and account = p_account;
+  return drift;
+end $function$;
+revoke execute on function market_reconcile(text,text,integer,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION market_refresh(items jsonb, user_id text DEFAULT NULL::text)
+ RETURNS TABLE(ord integer, job_id bigint, result text, wait_reason text, eta timestamp with time zone, error_code text, error_message text)
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$ select * from market_enqueue_many(items, 200, user_id) $function$;
+revoke execute on function market_refresh(jsonb,text) from public;
+
+CREATE OR REPLACE FUNCTION market_reopen()
+ RETURNS SETOF bigint
+ LANGUAGE plpgsql
+AS $function$
+declare late record; s market_settings;
+begin
+  select * into s from market_settings;
+  for late in
+    select j.id, j.dedupe_key, max(r.priority) as priority
+      from market_job_requests r join market_jobs j on j.id = r.job_id
+     where not r.served and r.requested_at > clock_timestamp() - interval '1 day' and j.status in ('done', 'failed')
+       and coalesce(market__observed_at(j.provider, j.account, j.sku, j.size, j.currency, j.dedupe_key), '-infinity')
+           < r.requested_at - s.fresh_for
+       and (j.status = 'done' or j.completed_at < r.requested_at)
+     group by j.id, j.dedupe_key order by j.dedupe_key, j.id desc
+     limit 100
+  loop
+    perform from market_target_locks l where l.dedupe_key = late.dedupe_key for update skip locked;
+    continue when not found;
+    -- An update, as by anyone who opens a job.
+    update market_target_locks l set taken = l.taken + 1 where l.dedupe_key = late.dedupe_key;
+    if not exists (select from market_jobs o where o.dedupe_key = late.dedupe_key and o.status in ('pending', 'running', 'deferred')) then
+      update market_jobs j set status = 'pending', attempt = 0, rescues = 0, outcome = null, error_code = null,
+        error_message = null, completed_at = null, not_before = null, retry_at = null, run_at = clock_timestamp(),
+        priority = greatest(j.priority, late.priority),
+        turn = market__turn(j.provider, j.account, greatest(j.priority, late.priority), j.user_id), updated_at = clock_timestamp()
+       where j.id = late.id and j.status in ('done', 'failed');
+      return next late.id;
+    else
+      -- The open twin was opened later than this one ended: its price will serve.
+      update market_job_requests r set served = true where r.job_id = late.id and not r.served;
+    end if;
+  end loop;
+  update market_job_requests r set served = true
+    from market_jobs j
+   where r.job_id = j.id and j.status in ('done', 'failed') and not r.served and r.requested_at > clock_timestamp() - interval '1 day'
+     and (j.status = 'failed' and j.completed_at >= r.requested_at
+          or market__observed_at(j.provider, j.account, j.sku, j.size, j.currency, j.dedupe_key) >= r.requested_at - s.fresh_for);
+end $function$;
+revoke execute on function market_reopen() from public;
+
+CREATE OR REPLACE FUNCTION market_report(p_provider text, p_account text, p_kind text, p_retry_after_s double precision DEFAULT NULL::double precision, p_day_spent boolean DEFAULT false, p_detail text DEFAULT NULL::text, OUT state text, OUT until timestamp with time zone, OUT changed boolean)
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+declare p market_providers; s market_settings; wait_s double precision; now_at timestamptz; w record;
+begin
+  select * into s from market_settings;
+  select * into p from market_providers where provider = p_provider and account = p_account for no key update;
+  now_at := clock_timestamp();
+  state := p.circuit;
+  until := p.circuit_until;
+  changed := false;
+  if p_kind = 'ok' then
+    if p.circuit = 'closed' and p.circuit_failures = 0 or p.circuit = 'open' and p.circuit_until > now_at then
+      return;   -- nothing to close, or an answer from before the trouble
+    end if;
+    changed := p.circuit <> 'closed';
+    update market_providers set circuit = 'closed', circuit_reason = null, circuit_until = null, circuit_detail = null,
+      circuit_failures = 0, circuit_opens = 0 where provider = p_provider and account = p_account;
+    state := 'closed';
+    until := null;
+    return;
+  end if;
+  if p_kind = 'errors' and p.circuit = 'open' and p.circuit_until > now_at then
+    return;   -- sent before the circuit opened; it tells nothing new
+  end if;
+  if p_kind = 'errors' and p.circuit = 'closed' and p.circuit_failures + 1 < p.circuit_after then
+    update market_providers set circuit_failures = circuit_failures + 1
+     where provider = p_provider and account = p_account;
+    return;
+  end if;
+  if p_day_spent then
+    select * into w from market__window(p, s, 'day', now_at);
+    wait_s := greatest(date_part('epoch', w.ends - now_at), coalesce(p_retry_after_s, 0));
+  else
+    wait_s := coalesce(p_retry_after_s,
+      case p_kind when 'throttled' then least(300, 2 * 2 ^ least(p.circuit_opens, 20))
+                  when 'unauthorized' then 900
+                  else least(300, p.circuit_open_s * 2 ^ least(p.circuit_opens, 20)) end);
+  end if;
+  state := 'open';
+  until := now_at + make_interval(secs => least(wait_s, 172800));
+  if p.circuit = 'open' and p.circuit_until > until then
+    until := p.circuit_until;   -- a shorter word never cuts a longer one
+  end if;
+  changed := p.circuit <> 'open' or p.circuit_reason <> p_kind or p.circuit_until < until;
+  update market_providers m set circuit = 'open', circuit_reason = p_kind, circuit_until = market_report.until,
+    circuit_detail = left(p_detail, 300), circuit_failures = m.circuit_failures + 1,
+    -- several requests that were under way together are one piece of trouble
+    circuit_opens = m.circuit_opens + (p.circuit <> 'open' or p.circuit_until <= now_at)::int
+   where m.provider = p_provider and m.account = p_account;
+end $function$;
+revoke execute on function market_report(text,text,text,double precision,boolean,text) from public;
+
+CREATE OR REPLACE FUNCTION market_resume(provider text)
+ RETURNS TABLE(account text, state text)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+  if not exists (select from market_providers p where p.provider = market_resume.provider) then
+    raise exception 'market_resume: provider % is unknown', quote_literal(left(coalesce(market_resume.provider, ''), 40)) using errcode = '22023';
+  end if;
+  return query
+    update market_providers p set paused_at = null, paused_reason = null, circuit = 'closed', circuit_reason = null,
+      circuit_until = null, circuit_detail = null, circuit_failures = 0, circuit_opens = 0
+     where p.provider = market_resume.provider
+    returning p.account, case when p.enabled then 'ready' else 'off' end;
+  perform pg_notify('market_jobs', market_resume.provider);
+end $function$;
+revoke execute on function market_resume(text) from public;
+
+CREATE OR REPLACE FUNCTION market_retry(provider text DEFAULT NULL::text, error_code text DEFAULT NULL::text, ids bigint[] DEFAULT NULL::bigint[])
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare j record; w market__wish; n bigint := 0; s market_settings; woken text[] := '{}';
+begin
+  select * into s from market_settings;
+  for j in
+    select m.* from market_jobs m
+     where m.status = 'failed'
+       and (market_retry.provider is null or m.provider = market_retry.provider)
+       and (market_retry.error_code is null or m.error_code = market_retry.error_code)
+       and (market_retry.ids is null or m.id = any (market_retry.ids))
+       -- only the latest of a target: older failures were answered by what came after
+       and not exists (select from market_jobs later where later.dedupe_key = m.dedupe_key and later.id > m.id
+                         and later.status in ('done', 'failed'))
+     order by m.dedupe_key
+  loop
+    insert into market_target_locks as l (dedupe_key) values (j.dedupe_key)
+    on conflict (dedupe_key) do update set taken = l.taken + 1;
+    if exists (select from market_jobs o where o.dedupe_key = j.dedupe_key and o.status in ('pending', 'running', 'deferred')) then
+      w.provider := j.provider;
+      w.priority := j.priority;
+      w.user_id := j.user_id;
+      perform market__merge(w, o.id) from market_jobs o
+        where o.dedupe_key = j.dedupe_key and o.status in ('pending', 'running', 'deferred');
+      n := n + 1;
+    else
+      update market_jobs m set status = 'pending', attempt = 0, rescues = 0, not_before = null, retry_at = null,
+        run_at = clock_timestamp(), completed_at = null, outcome = null, error_code = null, error_message = null,
+        turn = market__turn(m.provider, m.account, m.priority, m.user_id), updated_at = clock_timestamp()
+       where m.id = j.id and m.status = 'failed';
+      if found then
+        n := n + 1;
+        woken := woken || j.provider::text;
+      end if;
+    end if;
+  end loop;
+  perform pg_notify('market_jobs', x) from (select distinct unnest(woken) x) y;
+  return n;
+end $function$;
+revoke execute on function market_retry(text,text,bigint[]) from public;
+
+CREATE OR REPLACE FUNCTION market_run_now()
+ RETURNS text
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare n int := (select count(*) from market_daemons where alive_until > clock_timestamp());
+begin
+  perform pg_notify('market_jobs', 'run');
+  return format('%s live daemon%s asked to run now', n, case when n = 1 then '' else 's' end);
+end $function$;
+revoke execute on function market_run_now() from public;
+
+CREATE OR REPLACE FUNCTION market_take(p_provider text, p_account text, p_priority integer, p_meter text DEFAULT 'calls'::text, OUT granted boolean, OUT reason text, OUT until timestamp with time zone, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT valid_s double precision, OUT receipt text)
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+declare
+  p market_providers; s market_settings; v record; w record; h record; kind text;
+  now_at timestamptz; send_at timestamptz; guard interval; urgent boolean; spacing double precision := 0; kinds text[];
+  grant_no bigint;
+begin
+  select * into s from market_settings;
+  select * into p from market_providers where provider = p_provider and account = p_account for no key update;
+  now_at := clock_timestamp();
+  granted := false;
+  urgent := p_priority >= s.wake_priority;
+  if not found then
+    reason := 'off';
+    return;
+  end if;
+  kinds := case when p_meter = 'calls' then array['hour', 'day'] else array[p_meter] end;
+  if p_meter = 'calls' then
+    select * into v from market__verdict(p, s, urgent, now_at);
+    if v.reason is not null then
+      reason := v.reason;
+      until := v.until;
+      perform market__note_refusal(p, s, v.reason, now_at);
+      return;
+    end if;
+  elsif not p.enabled or p.paused_at is not null then
+    reason := case when p.enabled then 'paused' else 'off' end;
+    return;
+  end if;
+  send_at := case when p_meter = 'calls' then greatest(now_at, p.next_request_at) else now_at end;
+  guard := make_interval(secs => market__guard(s));
+  foreach kind in array kinds loop
+    select * into w from market__window(p, s, case when kind in ('mints', 'reports') then 'day' else kind end, send_at);
+    if w.ends - send_at < guard and market__quota(p, kind) is not null then
+      send_at := w.ends + guard / 20;
+    end if;
+  end loop;
+  foreach kind in array kinds loop
+    select * into w from market__window(p, s, case when kind in ('mints', 'reports') then 'day' else kind end, send_at);
+    insert into market_budgets as b (provider, account, window_kind, window_start, window_end, quota)
+    values (p_provider, p_account, kind, w.starts, w.ends, market__quota(p, kind))
+    on conflict (provider, account, window_kind, window_start) do update set quota = excluded.quota
+      where b.quota is distinct from excluded.quota;
+    select b.* into h from market_budgets b
+     where b.provider = p_provider and b.account = p_account and b.window_kind = kind and b.window_start = w.starts;
+    if h.used >= h.quota then     -- only after a shift into the next window, or for mints
+      reason := 'budget';
+      until := h.window_end;
+      return;
+    end if;
+  end loop;
+  foreach kind in array kinds loop
+    select * into w from market__window(p, s, case when kind in ('mints', 'reports') then 'day' else kind end, send_at);
+    if p_meter = 'calls' then
+      select * into h from market__shares(p, s, kind, send_at);
+      spacing := greatest(spacing, coalesce(h.spacing_s, 0));
+    end if;
+    update market_budgets b set used = b.used + 1, used_background = b.used_background + (not urgent)::int
+     where b.provider = p_provider and b.account = p_account and b.window_kind = kind and b.window_start = w.starts;
+    receipt := concat_ws(';', receipt, kind || '=' || date_part('epoch', w.starts)::text);
+    valid_s := least(valid_s, date_part('epoch', w.ends - now_at) - date_part('epoch', guard) / 2);
+  end loop;
+  if p_meter = 'calls' then
+    if p.rolling then
+      insert into market_grants (provider, account, send_at) values (p_provider, p_account, send_at)
+      returning grant_id into grant_no;
+      receipt := concat_ws(';', receipt, 'grant=' || grant_no);
+    end if;
+    update market_providers m set
+      -- 5 % wider than asked: the network's jitter must not make two requests look closer than they left.
+      next_request_at = send_at + make_interval(secs => p.pace_s * 1.05),
+      background_tat = case when urgent then m.background_tat
+                            else greatest(m.background_tat, now_at) + make_interval(secs => spacing) end,
+      circuit = case when m.circuit = 'open' then 'half_open' else m.circuit end,
+      -- one probe over all daemons; given up when nothing is heard of it for two minutes
+      circuit_until = case when m.circuit = 'closed' then m.circuit_until else now_at + interval '2 minutes' end
+    where m.provider = p_provider and m.account = p_account;
+  end if;
+  granted := true;
+  granted_at := send_at;
+  delay_s := greatest(0, date_part('epoch', send_at - now_at));
+  valid_s := least(valid_s, delay_s + 5 * market__guard(s));
+  receipt := concat_ws(';', p_provider, p_account, (not urgent)::int, receipt);
+end $function$;
+revoke execute on function market_take(text,text,integer,text) from public;
+
+CREATE OR REPLACE FUNCTION market_unwatch(items jsonb, user_id text DEFAULT NULL::text)
+ RETURNS TABLE(ord integer, job_id bigint, result text, wait_reason text, eta timestamp with time zone, error_code text, error_message text)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare i record; w market__wish; who text := market__identity(market_unwatch.user_id); answers jsonb[] := '{}';
+begin
+  perform market__check_items(items, 'market_unwatch');
+  for i in select x.ord, x.wish from market__wishes(items, 100, who) x order by (x.wish).dedupe_key, x.ord loop
+    w := i.wish;
+    if w.problem is not null then
+      answers := answers || jsonb_build_object('ord', i.ord, 'result', 'refused', 'code', '22023', 'message', w.problem);
+      continue;
+    end if;
+    delete from market_watches m where m.dedupe_key = w.dedupe_key and m.user_id = coalesce(w.user_id, '');
+    if found then
+      insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id)
+      values ('watch', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, ''));
+      answers := answers || jsonb_build_object('ord', i.ord, 'result', 'unwatched');
+    else
+      answers := answers || jsonb_build_object('ord', i.ord, 'result', 'not_watched');
+    end if;
+  end loop;
+  return query select * from market__answers(answers);
+end $function$;
+revoke execute on function market_unwatch(jsonb,text) from public;
+
+CREATE OR REPLACE FUNCTION market_viewed(items jsonb, user_id text DEFAULT NULL::text)
+ RETURNS TABLE(ord integer, job_id bigint, result text, wait_reason text, eta timestamp with time zone, error_code text, error_message text)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare i record; who text := market__identity(market_viewed.user_id); answers jsonb[] := '{}';
+begin
+  perform market__check_items(items, 'market_viewed');
+  for i in select x.ord, x.wish from market__wishes(items, 100, who) x order by (x.wish).dedupe_key, x.ord loop
+    if (i.wish).problem is not null then
+      answers := answers || jsonb_build_object('ord', i.ord, 'result', 'refused', 'code', '22023', 'message', (i.wish).problem);
+    else
+      answers := answers || jsonb_build_object('ord', i.ord,
+        'result', case when market__count_view(i.wish) then 'counted' else 'repeated' end);
+    end if;
+  end loop;
+  return query select * from market__answers(answers);
+end $function$;
+revoke execute on function market_viewed(jsonb,text) from public;
+
+CREATE OR REPLACE FUNCTION market_watch(items jsonb, user_id text DEFAULT NULL::text)
+ RETURNS TABLE(ord integer, job_id bigint, result text, wait_reason text, eta timestamp with time zone, error_code text, error_message text)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare i record; w market__wish; who text := market__identity(market_watch.user_id); answers jsonb[] := '{}'; id bigint; fresh boolean;
+begin
+  perform market__check_items(items, 'market_watch');
+  for i in select x.ord, x.wish from market__wishes(items, 100, who) x order by (x.wish).dedupe_key, x.ord loop
+    w := i.wish;
+    if w.problem is not null then
+      answers := answers || jsonb_build_object('ord', i.ord, 'result', 'refused', 'code', '22023', 'message', w.problem);
+      continue;
+    end if;
+    insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
+    values (w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key) on conflict (dedupe_key) do nothing;
+    insert into market_watches (dedupe_key, user_id, provider, account, sku, size, currency, unit_key)
+    values (w.dedupe_key, coalesce(w.user_id, ''), w.provider, w.account, w.sku, w.size, w.currency, w.unit_key)
+    on conflict do nothing;
+    fresh := found;
+    if fresh then
+      insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id)
+      values ('watch', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, ''));
+    end if;
+    select j.id into id from market_jobs j where j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred');
+    if id is null and market__observed_at(w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key) is null then
+      -- A first price is owed now, not when the plan comes round to it.
+      w.priority := least(100, (select wake_priority - 1 from market_settings));
+      w.not_before := null;
+      select o.job_id into id from market__open(w, false) o;
+    end if;
+    answers := answers || jsonb_build_object('ord', i.ord, 'id', id, 'result', case when fresh then 'watched' else 'kept' end);
+  end loop;
+  return query select * from market__answers(answers);
+end $function$;
+revoke execute on function market_watch(jsonb,text) from public;
+
+CREATE OR REPLACE FUNCTION market_why(job_id bigint)
+ RETURNS TABLE(state text, waiting_for text, until timestamp with time zone, eta timestamp with time zone, detail text)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+begin
+  return query select x.state, x.waiting_for, x.until, x.eta, x.detail
+    from market__wait(market_why.job_id, null, 1000) x where x.state is not null;
+  if not found then
+    return query select 'unknown'::text, 'nothing'::text, null::timestamptz, null::timestamptz,
+      format('no job %s: finished jobs are pruned after some days', market_why.job_id);
+  end if;
+end $function$;
+revoke execute on function market_why(bigint) from public;
+
+CREATE OR REPLACE FUNCTION market_why(provider text, sku text, size text DEFAULT NULL::text, currency text DEFAULT NULL::text)
+ RETURNS TABLE(state text, waiting_for text, until timestamp with time zone, eta timestamp with time zone, detail text)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare w market__wish; id bigint; seen timestamptz;
+begin
+  w := market__wish(market_why.provider, market_why.sku, market_why.size, market_why.currency, 100, null, market__identity(null));
+  if w.problem is not null then
+    raise exception 'market_why: %', w.problem using errcode = '22023';
+  end if;
+  select j.id into id from market_jobs j where j.dedupe_key = w.dedupe_key
+   order by (j.status in ('pending', 'running', 'deferred')) desc, j.id desc limit 1;
+  if id is not null then
+    return query select * from market_why(id);
+    return;
+  end if;
+  seen := market__observed_at(w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key);
+  return query select case when seen is null then 'never_asked' else 'priced' end, 'nothing'::text, null::timestamptz,
+    null::timestamptz, case when seen is null then 'no job was ever asked for this item'
+                            else format('priced at %s; no job is open', seen) end;
+end $function$;
+revoke execute on function market_why(text,text,text,text) from public;

@@ -1,0 +1,192 @@
+"""With 50,000 jobs in the table every statement of the hot path walks the index that was made for it, a short way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from marketd.store.sqlfile import queries
+from queue_kit import Connection, daemon, enqueue, plenty
+
+JOBS = 50_000
+
+# unit_key and dedupe_key are given, so the trigger for plain INSERTs looks away.
+_SEED = f"""
+insert into market_jobs (provider, sku, size, currency, priority, status, rank, turn, run_at, attempt, lease_id,
+    lease_expires_at, error_code, outcome, completed_at, user_id, unit_key, dedupe_key)
+select 'stockx', 'AA' || i / 5 || '-1', (5 + i % 5)::text, 'GBP', case when i % 10 = 0 then 200 else 100 end, k.status,
+       0, i, now() + case when k.status = 'deferred' then interval '1 hour' else -interval '1 hour' end * (i % 97 + 1) / 97,
+       1, case when k.status = 'running' then gen_random_uuid() end,
+       case when k.status = 'running' then now() + interval '1 minute' end,
+       case when k.status = 'failed' then 'timeout' end, case when k.status in ('done', 'failed') then k.status end,
+       case when k.status in ('done', 'failed') then now() - interval '1 day' * (i % 5) end, 'u' || i % 20,
+       'stockx|default|AA' || i / 5 || '-1|GBP', 'stockx|default|AA' || i / 5 || '-1|GBP|' || 5 + i % 5
+  from generate_series(1, {JOBS}) i,
+       lateral (select (array['pending', 'pending', 'deferred', 'done', 'failed'])[i % 5 + 1] as status) s,
+       lateral (select case when i % 500 = 0 then 'running' else s.status end as status) k;
+insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
+select provider, account, sku, size, currency, dedupe_key, unit_key from market_jobs on conflict do nothing;
+insert into market_fetches select distinct on (unit_key) unit_key, provider, account, sku, currency, lease_id,
+       lease_expires_at, gen_random_uuid(), now() from market_jobs where status = 'running';
+insert into market_job_requests (job_id, priority, served) select id, priority, status in ('done', 'failed') from market_jobs;
+"""
+
+
+@pytest.fixture(scope="module")
+def seeded(postgres_server: str, template_database: str) -> Iterator[str]:
+    """DSN of a database with a deep backlog; every test rolls back what it does to it."""
+    name = f"marketd_plans_{secrets.token_hex(6)}"
+    parts = urlsplit(postgres_server)
+    dsn = f"{parts.scheme}://{parts.netloc}/{name}?{parts.query}"
+
+    async def run(where: str, *statements: str) -> None:
+        connection = await asyncpg.connect(where)
+        for statement in statements:
+            await connection.execute(statement)
+        await connection.close()
+
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        runner.run(run(postgres_server, f"create database {name} template {template_database}"))
+        try:
+            runner.run(run(dsn, _SEED, "analyze"))
+            yield dsn
+        finally:
+            runner.run(run(postgres_server, f"drop database {name} with (force)"))
+
+
+@pytest.fixture
+async def full(seeded: str) -> AsyncIterator[Connection]:
+    """A connection to the seeded database, in a transaction that is rolled back."""
+    connection = await asyncpg.connect(seeded)
+    transaction = connection.transaction()
+    await transaction.start()
+    await plenty(connection)
+    await daemon(connection)
+    yield connection
+    await transaction.rollback()
+    await connection.close()
+
+
+def _nodes(plan: Any) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from _nodes(child)
+
+
+async def _scans(db: Connection, statement: str, *args: Any) -> dict[str, int]:
+    """The indexes (or `seq scan`) by which a statement reads market_jobs, and how many rows each looked at."""
+    explained = await db.fetchval(f"explain (analyze, format json) {statement}", *args)
+    found: dict[str, int] = {}
+    for node in _nodes(json.loads(explained)[0]["Plan"]):
+        name = node.get("Index Name") or ("seq scan" if node["Node Type"] == "Seq Scan" else None)
+        if name is None or not (
+            name.startswith("market_jobs_") or node.get("Relation Name") == "market_jobs"
+        ):
+            continue
+        looked_at = (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+        found[name] = found.get(name, 0) + round(looked_at)
+    return found
+
+
+async def _claim(db: Connection, units: int = 3) -> dict[str, int]:
+    sql = queries("jobs")["claim"]
+    lease = await db.fetchval("select interval '1 minute'")
+    return await _scans(db, sql, "stockx", "default", units, uuid4(), lease)
+
+
+async def test_claim_walks_the_ready_index_a_few_rows_far(full: Connection) -> None:
+    scans = await _claim(full)
+    assert "seq scan" not in scans
+    assert 0 < scans["market_jobs_ready"] < 100
+    assert scans["market_jobs_mates"] < 100
+    assert sum(scans.values()) < 400
+
+
+async def test_claim_of_background_alone_does_not_wade_through_urgent_jobs(full: Connection) -> None:
+    await full.execute("update market_settings set wake_priority = 150")
+    await full.execute("update market_jobs set status = 'done', outcome = 'priced', completed_at = now()"
+                       " where status = 'pending' and priority = 200 and id % 3 = 0")  # fmt: skip
+    scans = await _claim(full)
+    assert "seq scan" not in scans
+    assert sum(scans.values()) < 400
+
+
+async def test_claim_of_urgent_alone_finds_none_without_reading_the_backlog(full: Connection) -> None:
+    await full.execute("update market_jobs set priority = 100 where status = 'pending'")
+    await full.execute(
+        "update market_providers set quota_hour = 100, background_tat = now() + interval '1 day'"
+    )
+    scans = await _claim(full)
+    assert "seq scan" not in scans
+    # Entries of the rows' former versions are still in the index; no row of the backlog is.
+    assert scans["market_jobs_ready"] == 0
+
+
+async def test_promotion_walks_the_due_index_and_stops_at_what_is_not_due(full: Connection) -> None:
+    alive = await full.fetchval("select interval '1 minute'")
+    scans = await _scans(full, queries("jobs")["poll"], uuid4(), alive)
+    assert "seq scan" not in scans
+    assert scans["market_jobs_due"] <= 2
+
+
+async def test_rescue_walks_the_lease_index(full: Connection) -> None:
+    scans = await _scans(full, queries("jobs")["rescue"])
+    assert "seq scan" not in scans
+    assert "market_jobs_leases" in scans
+    assert sum(scans.values()) < 250
+
+
+async def test_pruning_walks_the_finished_index_for_one_batch(full: Connection) -> None:
+    keep = await full.fetchval("select interval '3 days'")
+    scans = await _scans(full, queries("runs")["prune_jobs"], keep, 100)
+    assert "seq scan" not in scans
+    assert scans["market_jobs_finished"] <= 100
+
+
+async def test_the_figures_of_a_run_walk_the_finished_index(full: Connection) -> None:
+    since = await full.fetchval("select now() - interval '1 hour'")
+    until = await full.fetchval("select now() - interval '1 minute'")
+    scans = await _scans(full, queries("jobs")["finished_since"], since, until)
+    assert set(scans) == {"market_jobs_finished"}
+
+
+async def test_the_look_up_of_enqueue_walks_the_index_of_open_jobs(full: Connection) -> None:
+    statement = "select j.id from market_jobs j where j.dedupe_key = $1 and j.status in ('pending', 'running', 'deferred')"
+    assert statement.partition("where ")[2].replace("$1", "w.dedupe_key") in " ".join(
+        (await full.fetchval("select prosrc from pg_proc where proname = 'market__absorb'")).split()
+    )
+    assert await _scans(full, statement, "stockx|default|AA77-1|GBP|6") == {"market_jobs_open": 1}
+
+
+@pytest.mark.parametrize("sku", ["AA77-1", "NEW-1"])
+async def test_asking_reads_no_table_from_end_to_end(full: Connection, sku: str) -> None:
+    for priority in (100, 200):
+        await enqueue(full, sku, "6", priority)
+    await full.fetch("select * from market_why('stockx', $1, '6')", sku)
+    await full.fetch(
+        "select * from market_price_status where provider = 'stockx' and sku = $1 and size = '6'", sku
+    )
+    read = await full.fetch(
+        "select relname, seq_tup_read from pg_stat_xact_user_tables where relname in"
+        " ('market_jobs', 'market_targets', 'market_prices', 'market_job_requests') and seq_tup_read > 0"
+    )
+    assert [tuple(row) for row in read] == []
+
+
+async def test_reopening_and_folding_read_only_what_is_open(full: Connection) -> None:
+    await full.fetch(queries("jobs")["fold"])
+    await full.fetch(queries("jobs")["reopen"])
+    assert (
+        await full.fetchval(
+            "select seq_tup_read from pg_stat_xact_user_tables where relname = 'market_job_requests'"
+        )
+        == 0
+    )
