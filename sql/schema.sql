@@ -102,12 +102,13 @@ create table market_job_requests (
   not_before timestamp with time zone,
   requested_at timestamp with time zone default clock_timestamp() not null,
   folded boolean default true not null,
+  loose boolean default false not null,
   served boolean default false not null,
   constraint market_job_requests_pkey PRIMARY KEY (request_id)
 ) with (fillfactor=80);
 comment on table market_job_requests is 'Who asked for a job and when. A merge writes here and leaves a running job''s own row alone; no foreign key, which would lock it.';
 CREATE INDEX market_job_requests_job ON market_job_requests USING btree (job_id, requested_at);
-CREATE INDEX market_job_requests_open ON market_job_requests USING btree (requested_at) WHERE (NOT served);
+CREATE INDEX market_job_requests_loose ON market_job_requests USING btree (requested_at) WHERE (loose AND (NOT served));
 CREATE INDEX market_job_requests_unfolded ON market_job_requests USING btree (request_id) WHERE (NOT folded);
 
 create table market_job_runs (
@@ -452,6 +453,7 @@ create table market_targets (
   constraint market_targets_dedupe_key_key UNIQUE (dedupe_key)
 ) with (fillfactor=80);
 comment on table market_targets is 'Everything ever asked: one row per provider, account, sku, size, currency. Jobs come and go.';
+CREATE INDEX market_targets_sku ON market_targets USING btree (sku);
 CREATE INDEX market_targets_unit ON market_targets USING btree (unit_key);
 
 create table market_units (
@@ -1118,8 +1120,8 @@ begin
       return null;
     end if;
   end if;
-  insert into market_job_requests (job_id, user_id, priority, not_before, requested_at, folded)
-  values (p_job_id, w.user_id, w.priority, w.not_before, clock_timestamp(), held or state = 'running');
+  insert into market_job_requests (job_id, user_id, priority, not_before, requested_at, folded, loose)
+  values (p_job_id, w.user_id, w.priority, w.not_before, clock_timestamp(), held or state = 'running', not held);
   return case when held then market__fold_into(j, w.priority, w.not_before) else 'merged' end;
 end $function$;
 revoke execute on function market__merge(market__wish,bigint) from public;
@@ -1653,7 +1655,7 @@ AS $function$
 $function$;
 revoke execute on function market__values(text,text,timestamp with time zone) from public;
 
-CREATE OR REPLACE FUNCTION market__verdict(p market_providers, s market_settings, p_urgent boolean, p_now timestamp with time zone, OUT reason text, OUT until timestamp with time zone, OUT calls_left integer, OUT hour_quota integer, OUT hour_ends timestamp with time zone, OUT spacing_s double precision)
+CREATE OR REPLACE FUNCTION market__verdict(p market_providers, s market_settings, p_urgent boolean, p_now timestamp with time zone, p_goes_on boolean DEFAULT false, OUT reason text, OUT until timestamp with time zone, OUT calls_left integer, OUT hour_quota integer, OUT hour_ends timestamp with time zone, OUT spacing_s double precision)
  RETURNS record
  LANGUAGE plpgsql
  STABLE
@@ -1664,7 +1666,7 @@ begin
     reason := 'off';
   elsif p.paused_at is not null then
     reason := 'paused';
-  elsif p.circuit <> 'closed' and p.circuit_until > p_now then
+  elsif p.circuit <> 'closed' and p.circuit_until > p_now and not (p_goes_on and p.circuit = 'half_open') then
     reason := case when p.circuit_reason = 'errors' then 'circuit' else 'cooldown' end;
     until := p.circuit_until;
   end if;
@@ -1683,7 +1685,7 @@ begin
       allowed := h.ends;
     elsif p_urgent and h.urgent_left <= 0 or not p_urgent and h.background_left <= 0 then
       allowed := h.ends - 0.05 * (h.ends - h.starts);
-    elsif not p_urgent then
+    elsif not p_urgent and not p_goes_on then
       allowed := p.background_tat - make_interval(secs => h.spacing_s * (h.tolerance - 1));
     end if;
     if allowed > p_now and (until is null or allowed > until) then
@@ -1696,7 +1698,7 @@ begin
     until := p.next_request_at;
   end if;
 end $function$;
-revoke execute on function market__verdict(market_providers,market_settings,boolean,timestamp with time zone) from public;
+revoke execute on function market__verdict(market_providers,market_settings,boolean,timestamp with time zone,boolean) from public;
 
 CREATE OR REPLACE FUNCTION market__view_by_asking(w market__wish)
  RETURNS void
@@ -2134,13 +2136,13 @@ CREATE OR REPLACE FUNCTION market_reopen()
  RETURNS SETOF bigint
  LANGUAGE plpgsql
 AS $function$
-declare late record; s market_settings;
+declare late record; s market_settings; since timestamptz := clock_timestamp() - interval '1 day';
 begin
   select * into s from market_settings;
   for late in
     select j.id, j.dedupe_key, max(r.priority) as priority
       from market_job_requests r join market_jobs j on j.id = r.job_id
-     where not r.served and r.requested_at > clock_timestamp() - interval '1 day' and j.status in ('done', 'failed')
+     where r.loose and not r.served and r.requested_at > since and j.status in ('done', 'failed')
        and coalesce(market__observed_at(j.provider, j.account, j.sku, j.size, j.currency, j.dedupe_key), '-infinity')
            < r.requested_at - s.fresh_for
        and (j.status = 'done' or j.completed_at < r.requested_at)
@@ -2160,12 +2162,12 @@ begin
       return next late.id;
     else
       -- The open twin was opened later than this one ended: its price will serve.
-      update market_job_requests r set served = true where r.job_id = late.id and not r.served;
+      update market_job_requests r set served = true where r.job_id = late.id and r.loose and not r.served;
     end if;
   end loop;
   update market_job_requests r set served = true
     from market_jobs j
-   where r.job_id = j.id and j.status in ('done', 'failed') and not r.served and r.requested_at > clock_timestamp() - interval '1 day'
+   where r.job_id = j.id and j.status in ('done', 'failed') and r.loose and not r.served and r.requested_at > since
      and (j.status = 'failed' and j.completed_at >= r.requested_at
           or market__observed_at(j.provider, j.account, j.sku, j.size, j.currency, j.dedupe_key) >= r.requested_at - s.fresh_for);
 end $function$;
@@ -2302,7 +2304,7 @@ begin
 end $function$;
 revoke execute on function market_run_now() from public;
 
-CREATE OR REPLACE FUNCTION market_take(p_provider text, p_account text, p_priority integer, p_meter text DEFAULT 'calls'::text, OUT granted boolean, OUT reason text, OUT until timestamp with time zone, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT valid_s double precision, OUT receipt text)
+CREATE OR REPLACE FUNCTION market_take(p_provider text, p_account text, p_priority integer, p_meter text DEFAULT 'calls'::text, p_goes_on boolean DEFAULT false, OUT granted boolean, OUT reason text, OUT until timestamp with time zone, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT valid_s double precision, OUT receipt text)
  RETURNS record
  LANGUAGE plpgsql
 AS $function$
@@ -2322,7 +2324,7 @@ begin
   end if;
   kinds := case when p_meter = 'calls' then array['hour', 'day'] else array[p_meter] end;
   if p_meter = 'calls' then
-    select * into v from market__verdict(p, s, urgent, now_at);
+    select * into v from market__verdict(p, s, urgent, now_at, p_goes_on);
     if v.reason is not null then
       reason := v.reason;
       until := v.until;
@@ -2388,7 +2390,7 @@ begin
   valid_s := least(valid_s, delay_s + 5 * market__guard(s));
   receipt := concat_ws(';', p_provider, p_account, (not urgent)::int, receipt);
 end $function$;
-revoke execute on function market_take(text,text,integer,text) from public;
+revoke execute on function market_take(text,text,integer,text,boolean) from public;
 
 CREATE OR REPLACE FUNCTION market_unwatch(items jsonb, user_id text DEFAULT NULL::text)
  RETURNS TABLE(ord integer, job_id bigint, result text, wait_reason text, eta timestamp with time zone, error_code text, error_message text)

@@ -115,9 +115,10 @@ async def planning_cost(server: str, units: int) -> dict[str, float]:
     """Milliseconds of one pass over so many units: wall, and the backend's own processor time."""
     async with database(server) as db:
         await db.execute(
-            "insert into market_units (unit_key, provider, account, sku, currency, sizes, views, views_at, tracked_since,"
-            " last_fetch_at, a, b) select 'u' || n, 'stockx', 'default', 'u' || n, 'USD', 1 + n % 7, n % 90, now(),"
-            " now() - interval '9 days', now() - n % 400 * interval '1 hour', 0.5 + n % 9, 1 + n % 200"
+            "insert into market_units (unit_key, provider, account, sku, currency, sizes, views, views_at,"
+            " tracked_since, last_fetch_at, a, b) select 'u' || n, 'stockx', 'default', 'u' || n, 'USD',"
+            " 1 + n % 7, n % 90, now(), now() - interval '9 days', now() - n % 400 * interval '1 hour', 0.5 + n % 9,"
+            " 1 + n % 200"
             f" from generate_series(1, {units}) n"
         )
         await db.execute("analyze market_units")

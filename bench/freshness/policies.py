@@ -119,7 +119,8 @@ def bound(world: World, calls_per_h: float) -> float:
 
     def gain(tau: Floats) -> Floats:
         x = rate * tau[unit]
-        return np.bincount(unit, w / rate * -(np.expm1(-x) + x * np.exp(-x)), world.units)
+        weights: Floats = w / rate * -(np.expm1(-x) + x * np.exp(-x))
+        return np.bincount(unit, weights, world.units).astype(np.float64)
 
     def periods(edge: float) -> Floats:
         low, high = np.full(world.units, 1e-3), np.full(world.units, 1e6)

@@ -11,6 +11,18 @@ from .world import Floats, Ints, World
 
 EPOCH = datetime(2026, 6, 1, tzinfo=UTC)
 _HOUR = timedelta(hours=1)
+_SIGNAL = [
+    "kind",
+    "provider",
+    "account",
+    "sku",
+    "size",
+    "currency",
+    "dedupe_key",
+    "unit_key",
+    "user_id",
+    "at",
+]
 
 
 class RealPlanner:
@@ -47,7 +59,9 @@ class RealPlanner:
             "select market__plan_share(p, s, $3, $2) from market_providers p, market_settings s"
             " where p.provider = $1 and p.account = 'default'"
         )
-        self._candidates = await db.prepare("select unit_key from market__candidates($1, 'default', $2, $3)")
+        self._candidates = await db.prepare(
+            "select unit_key from market__candidates($1, 'default', $2, $3) where not waiting"
+        )
         self._oldest = await db.prepare("select * from market__oldest($1, 'default', $2, $3)")
         self._learn = await db.prepare("select market__learn($1, $2, 'default', $3, $4, $5, $6, false, $4)")
 
@@ -83,7 +97,8 @@ class RealPlanner:
         await self._signal("watch", np.full(len(records), now), records)
         await self._db.execute(
             "insert into market_watches (dedupe_key, provider, account, sku, size, currency, unit_key)"
-            " select r::text, $1, 'default', s, r::text, 'USD', u from unnest($2::int[], $3::text[], $4::text[]) x(r, s, u)",
+            " select r::text, $1, 'default', s, r::text, 'USD', u"
+            " from unnest($2::int[], $3::text[], $4::text[]) x(r, s, u)",
             self._world.provider, records, *self._names(records),
         )  # fmt: skip
         await self._fold(now, force=True)
@@ -94,9 +109,10 @@ class RealPlanner:
         # Every view is another user's: who looks twice in ten minutes is not what is measured here.
         await self._db.copy_records_to_table(
             "market_signals",
-            columns=["kind", "provider", "account", "sku", "size", "currency", "dedupe_key", "unit_key", "user_id", "at"],
+            columns=_SIGNAL,
             records=[
-                (kind, self._world.provider, "default", sku, str(record), "USD", str(record), unit, f"{n}", _moment(when))
+                (kind, self._world.provider, "default", sku, str(record), "USD", str(record), unit, str(n),
+                 _moment(when))
                 for n, (when, record, sku, unit) in enumerate(rows)
             ],
         )  # fmt: skip

@@ -65,7 +65,8 @@ def tables(lines: Sequence[Line]) -> str:
         note = f" The fluid bound for the same rates is {np.mean(bounds):.3f}." if bounds else ""
         parts.append(f"\n**{title}** ({seeds} seed{'s' * (seeds > 1)}).{note}\n")
         parts.append(
-            "| policy | right at view | % of known rates | mean age h | p95 age h | error | useful | p99 stored h | late |"
+            "| policy | right at view | % of known rates | mean age h | p95 age h | error | useful "
+            "| p99 stored h | late |"
         )
         parts.append("|---|---|---|---|---|---|---|---|---|")
         for name, by_seed in runs.items():
@@ -74,9 +75,9 @@ def tables(lines: Sequence[Line]) -> str:
             share = 100 * _paired(runs, name, "known rates") if "known rates" in runs else np.array([])
             spread = f" ±{share.std(ddof=1):.1f}" if len(share) > 1 and name != "known rates" else ""
             parts.append(
-                f"| {name} | {mean['fresh']:.3f} | {f'{share.mean():.1f}{spread}' if len(share) else ''} | {mean['age_h']:.1f} "
-                f"| {mean['age_p95_h']:.0f} | {mean['err']:.2f} | {mean['useful']:.2f} | {mean['stored_p99_h']:.0f} "
-                f"| {100 * mean['late']:.1f} % |"
+                f"| {name} | {mean['fresh']:.3f} | {f'{share.mean():.1f}{spread}' if len(share) else ''} "
+                f"| {mean['age_h']:.1f} | {mean['age_p95_h']:.0f} | {mean['err']:.2f} | {mean['useful']:.2f} "
+                f"| {mean['stored_p99_h']:.0f} | {100 * mean['late']:.1f} % |"
             )
     costs = {line["cost"]["units"]: line["cost"] for line in lines if "cost" in line}
     if costs:

@@ -138,7 +138,7 @@ def _views(
     product: Ints,
     hours: float,
     spikes: Floats | None,
-) -> tuple[Ints, Ints]:
+) -> tuple[Floats, Ints]:
     """Poisson with a day's sine, nine times as many at 18:00 as at 06:00; none before an item was added."""
     events = _poisson(draw, rate * 1.8, np.arange(len(rate)), hours)
     of, at = _split(events)

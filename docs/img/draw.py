@@ -73,17 +73,15 @@ async def run(dsn: str, folder: Path) -> None:
 
 
 async def work(dsn: str, sandbox: Sandbox) -> None:
-    """Two hundred items in the background, somebody who refreshes now and then, and a spell of refused credentials."""
+    """All products in the background, somebody who refreshes now and then, a spell of refused credentials."""
     connection = await asyncpg.connect(dsn)
     skus = [product.style for product in sandbox.world if product.style]
-    items = [
-        {"provider": provider, "sku": sku, "size": "9"} for sku in skus for provider in ("stockx", "alias")
-    ]
+    items = [{"provider": provider, "sku": sku} for sku in skus for provider in ("stockx", "alias")]
     await connection.fetch("select market_watch($1)", json.dumps(items))
     began = time.monotonic()
     refused = False
     while (passed := time.monotonic() - began) < RUN_S:
-        chosen = [items[secrets.randbelow(len(items))] for _ in range(1 + secrets.randbelow(3))]
+        chosen = [items[secrets.randbelow(len(items))]]
         await connection.fetch("select market_refresh($1)", json.dumps(chosen))
         if not refused and passed > 130:
             refused = True
@@ -91,7 +89,7 @@ async def work(dsn: str, sandbox: Sandbox) -> None:
         if refused and sandbox.open_faults()["open"] and passed > 190:
             sandbox.clear_faults()
             await connection.fetch("select market_resume('stockx')")
-        await asyncio.sleep(2.5)
+        await asyncio.sleep(4)
     await connection.close()
 
 

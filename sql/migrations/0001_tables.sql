@@ -147,6 +147,8 @@ create table market_targets (
   created_at timestamptz not null default clock_timestamp()
 ) with (fillfactor = 80);
 create index market_targets_unit on market_targets (unit_key);
+-- Serves market_price_status, which apps read by item.
+create index market_targets_sku on market_targets (sku);
 comment on table market_targets is 'Everything ever asked: one row per provider, account, sku, size, currency. Jobs come and go.';
 
 create table market_target_locks (
@@ -230,11 +232,14 @@ create table market_job_requests (
   not_before timestamptz,
   requested_at timestamptz not null default clock_timestamp(),
   folded boolean not null default true,   -- false: somebody held the job's row, which does not know of this request yet
+  loose boolean not null default false,   -- made without holding the job's row: may be committed after the job has ended
   served boolean not null default false
 ) with (fillfactor = 80);
 create index market_job_requests_job on market_job_requests (job_id, requested_at);
-create index market_job_requests_open on market_job_requests (requested_at) where not served;
+-- Serves fold.
 create index market_job_requests_unfolded on market_job_requests (request_id) where not folded;
+-- Serves reopen.
+create index market_job_requests_loose on market_job_requests (requested_at) where loose and not served;
 comment on table market_job_requests is
   'Who asked for a job and when. A merge writes here and leaves a running job''s own row alone; no foreign key, which would lock it.';
 

@@ -22,10 +22,12 @@ end $$;
 create function market__guard(s market_settings) returns double precision
 language sql immutable as $$ select least(1, s.hour_s / 20) $$;
 
+-- Three functions run as their owner, so that views that show budgets need no right to what they are made of.
+
 -- The lowest quota that any live daemon was configured with, and the stored one: two configurations may differ for
 -- the time of a rolling restart, and then the lower limit holds.
 create function market__quota(p market_providers, p_kind text) returns int
-language plpgsql stable as $$   -- plpgsql keeps its plans; SQL functions are planned at every call
+language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp as $$   -- plpgsql keeps its plans; SQL functions are planned at every call
 declare told int;
 begin
   select min((d.quotas -> (p.provider || '/' || p.account) ->> p_kind)::int) into told
@@ -40,7 +42,7 @@ end $$;
 create function market__shares(p market_providers, s market_settings, p_kind text, p_at timestamptz,
   out starts timestamptz, out ends timestamptz, out quota int, out used int, out urgent_left int,
   out background_left int, out spacing_s double precision, out tolerance int)
-language plpgsql stable as $$
+language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp as $$
 declare w record; used_bg int; rem double precision; len double precision; keep double precision; late boolean; expected double precision;
 begin
   quota := market__quota(p, p_kind);
@@ -92,7 +94,7 @@ end $$;
 create function market__verdict(p market_providers, s market_settings, p_urgent boolean, p_now timestamptz,
                                 p_goes_on boolean default false, out reason text, out until timestamptz, out calls_left int, out hour_quota int,
                                 out hour_ends timestamptz, out spacing_s double precision)
-language plpgsql stable as $$
+language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp as $$
 declare kind text; h record; allowed timestamptz;
 begin
   if not p.enabled then

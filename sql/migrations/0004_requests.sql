@@ -94,8 +94,8 @@ begin
       return null;
     end if;
   end if;
-  insert into market_job_requests (job_id, user_id, priority, not_before, requested_at, folded)
-  values (p_job_id, w.user_id, w.priority, w.not_before, clock_timestamp(), held or state = 'running');
+  insert into market_job_requests (job_id, user_id, priority, not_before, requested_at, folded, loose)
+  values (p_job_id, w.user_id, w.priority, w.not_before, clock_timestamp(), held or state = 'running', not held);
   return case when held then market__fold_into(j, w.priority, w.not_before) else 'merged' end;
 end $$;
 
@@ -335,13 +335,41 @@ begin
   end loop;
 end $$;
 
--- Who asks: the app's own setting, else the JWT's subject (PostgREST), else the argument as given.
-create function market__identity(p_user_id text) returns text
+-- May the caller speak for others? The schema's owner, operators, and superusers may; all others only for themselves.
+-- A role that was SET (PostgREST) counts, not the login behind it.
+create function market__trusted() returns boolean
 language plpgsql stable as $$
-declare set_by text := coalesce(nullif(current_setting('marketd.user_id', true), ''),
-  nullif(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub', ''));
+declare caller name := coalesce(nullif(current_setting('role', true), 'none'), session_user);
 begin
-  return coalesce(nullif(p_user_id, ''), set_by);
+  return pg_has_role(caller, (select relowner from pg_class where oid = 'market_jobs'::regclass), 'member')
+    or coalesce(pg_has_role(caller, to_regrole('market_operator')::oid, 'member'), false);
+end $$;
+
+-- Who asks: the setting marketd.user_id, else the JWT's subject (PostgREST), else the login. A trusted caller may name
+-- anybody, or nobody; of others an argument must be what they are.
+create function market__identity(p_user_id text default null) returns text
+language plpgsql stable as $$
+declare who text := nullif(current_setting('marketd.user_id', true), ''); claims text;
+begin
+  if who is null then
+    claims := nullif(current_setting('request.jwt.claims', true), '');
+    if claims is not null then
+      begin
+        who := nullif(claims::jsonb ->> 'sub', '');
+      exception when invalid_text_representation or data_exception then
+        raise exception 'the setting request.jwt.claims is not JSON' using errcode = '22023';
+      end;
+    end if;
+  end if;
+  if market__trusted() then
+    return coalesce(nullif(p_user_id, ''), who);
+  end if;
+  who := coalesce(who, session_user);
+  if p_user_id <> '' and p_user_id <> who then
+    raise exception 'user_id % is not yours (%)', quote_literal(left(p_user_id, 40)), quote_literal(left(who, 40))
+      using errcode = '42501';
+  end if;
+  return who;
 end $$;
 
 -- The plain INSERT of old and simple apps: the same checks, the same merging. unit_key null marks it; the functions
@@ -462,13 +490,13 @@ end $$;
 -- the next time.
 create function market_reopen() returns setof bigint
 language plpgsql as $$
-declare late record; s market_settings;
+declare late record; s market_settings; since timestamptz := clock_timestamp() - interval '1 day';
 begin
   select * into s from market_settings;
   for late in
     select j.id, j.dedupe_key, max(r.priority) as priority
       from market_job_requests r join market_jobs j on j.id = r.job_id
-     where not r.served and r.requested_at > clock_timestamp() - interval '1 day' and j.status in ('done', 'failed')
+     where r.loose and not r.served and r.requested_at > since and j.status in ('done', 'failed')
        and coalesce(market__observed_at(j.provider, j.account, j.sku, j.size, j.currency, j.dedupe_key), '-infinity')
            < r.requested_at - s.fresh_for
        and (j.status = 'done' or j.completed_at < r.requested_at)
@@ -488,12 +516,12 @@ begin
       return next late.id;
     else
       -- The open twin was opened later than this one ended: its price will serve.
-      update market_job_requests r set served = true where r.job_id = late.id and not r.served;
+      update market_job_requests r set served = true where r.job_id = late.id and r.loose and not r.served;
     end if;
   end loop;
   update market_job_requests r set served = true
     from market_jobs j
-   where r.job_id = j.id and j.status in ('done', 'failed') and not r.served and r.requested_at > clock_timestamp() - interval '1 day'
+   where r.job_id = j.id and j.status in ('done', 'failed') and r.loose and not r.served and r.requested_at > since
      and (j.status = 'failed' and j.completed_at >= r.requested_at
           or market__observed_at(j.provider, j.account, j.sku, j.size, j.currency, j.dedupe_key) >= r.requested_at - s.fresh_for);
 end $$;

@@ -105,13 +105,21 @@ begin
        + make_interval(secs => (n / l.hour_quota) * l.hour_s + mod(n, l.hour_quota) * l.next_step_s);
 end $$;
 
+-- Of jobs that others asked for a caller is told nothing, unless he is trusted with them.
+create function market__may_see(p_job_id bigint) returns boolean
+language plpgsql stable as $$
+begin
+  return market__trusted() or exists (select from market_job_requests r where r.job_id = p_job_id and r.user_id = market__identity())
+    or exists (select from market_jobs j where j.id = p_job_id and j.user_id = market__identity());
+end $$;
+
 create function market_why(job_id bigint)
 returns table (state text, waiting_for text, until timestamptz, eta timestamptz, detail text)
 language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp
 set plan_cache_mode = force_generic_plan as $$
 begin
   return query select x.state, x.waiting_for, x.until, x.eta, x.detail
-    from market__wait(market_why.job_id, null, 1000) x where x.state is not null;
+    from market__wait(market_why.job_id, null, 1000) x where x.state is not null and market__may_see(market_why.job_id);
   if not found then
     return query select 'unknown'::text, 'nothing'::text, null::timestamptz, null::timestamptz,
       format('no job %s: finished jobs are pruned after some days', market_why.job_id);
@@ -130,7 +138,8 @@ begin
   select j.id into id from market_jobs j where j.dedupe_key = w.dedupe_key
    order by (j.status in ('pending', 'running', 'deferred')) desc, j.id desc limit 1;
   if id is not null then
-    return query select * from market_why(id);
+    -- Of an item everybody may know what it waits for, whoever asked.
+    return query select x.state, x.waiting_for, x.until, x.eta, x.detail from market__wait(id, null, 1000) x;
     return;
   end if;
   seen := market__observed_at(w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key);

@@ -12,6 +12,7 @@ with settings as (
   select * from market_settings
 ), lane as materialized (
   select s as settings, p.circuit <> 'closed' or p.circuit_failures > 0 as troubled, clock_timestamp() as now_at,
+         gen_random_uuid()::text as seed,   -- with the unit's key it makes the unit's lease: fresh at each claim
          (select v.reason is null from market__verdict(p, s, true, clock_timestamp()) v) as urgent,
          (select v.reason is null from market__verdict(p, s, false, clock_timestamp()) v) as background,
          -- after trouble one unit goes as the probe; the rest waits for its answer
@@ -50,26 +51,29 @@ with settings as (
    limit (select l.units from lane l)
 ), leases as materialized (
   insert into market_fetches as f (unit_key, provider, account, sku, currency, lease_id, lease_expires_at, locked_by, claimed_at)
-  select c.unit_key, c.provider, c.account, c.sku, c.currency, gen_random_uuid(), clock_timestamp() + $5::interval, $4::uuid, clock_timestamp()
-    from chosen c order by c.unit_key   -- in one order everywhere, or two claims may deadlock
+  select c.unit_key, c.provider, c.account, c.sku, c.currency, md5(l.seed || c.unit_key)::uuid, l.now_at + $5::interval, $4::uuid, l.now_at
+    from chosen c, lane l order by c.unit_key   -- in one order everywhere, or two claims may deadlock
   on conflict (unit_key) do update set lease_id = excluded.lease_id, lease_expires_at = excluded.lease_expires_at,
     locked_by = excluded.locked_by, claimed_at = excluded.claimed_at
     where f.lease_expires_at <= clock_timestamp()
-  returning f.unit_key, f.lease_id, f.lease_expires_at, f.claimed_at
+  returning f.unit_key
+), leads as materialized (
+  -- `is true` keeps the planner from a join that compares each with each
+  select c.id, c.unit_key, c.rescues from chosen c where (c.unit_key in (select l.unit_key from leases l)) is true
 ), mates as (
   select m.id from market_jobs m
    where m.status = 'pending' and m.rescues = 0
-     and m.unit_key = any (array(select l.unit_key from leases l join chosen c using (unit_key) where c.rescues = 0))
+     and m.unit_key = any (array(select l.unit_key from leads l where l.rescues = 0))
    for update of m skip locked
 ), claimed as (
   update market_jobs j set
-    status = 'running', attempt = j.attempt + 1, lead = j.id in (select c.id from chosen c),
-    lease_id = l.lease_id, lease_expires_at = l.lease_expires_at, locked_by = $4::uuid,
-    started_at = l.claimed_at, updated_at = l.claimed_at
-    from leases l
-   where j.id = any (array((select m.id from mates m union select c.id from chosen c join leases using (unit_key))
+    status = 'running', attempt = j.attempt + 1, lead = j.id in (select l.id from leads l),
+    lease_id = md5(l.seed || j.unit_key)::uuid, lease_expires_at = l.now_at + $5::interval, locked_by = $4::uuid,
+    started_at = l.now_at, updated_at = l.now_at
+    from lane l
+   where j.id = any (array((select m.id from mates m union select c.id from leads c)
                            except select d.id from judged d where d.fresh))
-     and l.unit_key = j.unit_key and j.status = 'pending'
+     and j.status = 'pending'
   returning j.*
 )
 select c.unit_key, c.lease_id, c.started_at as claimed_at, c.provider, c.account, c.sku, c.currency, c.id, c.size, c.priority,
@@ -100,45 +104,43 @@ select unit_key, lease_id from held;
 
 -- name: settle
 -- running -> done | failed | deferred | pending, with prices, history, targets, products, for several fetches at once: of
--- each all, or (lease lost) nothing. One row for each that was still ours.
--- $1 units  $2 their leases  $3 jobs  $4 quotes  $5 listings   (JSON; shapes below; u: the unit's place in $1, from 1)
--- The delete is the fence: a worker whose lease was taken over deletes no row, and everything else joins that row.
+-- each all, or (lease lost) nothing.
+-- $1 units  $2 leases  $3 providers  $4 accounts  $5 skus of the fetches
+-- $6 jobs  $7 quotes  $8 listings   (JSON; shapes below; u: the fetch's place in $1, from 1)
+-- The delete is the fence: a worker whose lease was taken over deletes no row, and everything else asks `held`.
 -- A request that came while the job ran is served only if the price was asked for late enough; else the same row goes
 -- back to pending with attempt 0.
-with named as (
-  select x.unit_key, x.lease_id, x.u from unnest($1::text[], $2::uuid[]) with ordinality x(unit_key, lease_id, u)
-), gone as (
+-- Where two of the CTEs meet it is by `in` behind `is true` (a hash), never by a join: knowing nothing of their size the
+-- planner would compare each row with each.
+with gone as (
   delete from market_fetches f
    where f.unit_key = any (array(
            select l.unit_key from market_fetches l where l.unit_key = any ($1::text[]) order by l.unit_key for update))
      and f.lease_id = any ($2::uuid[])
-  returning f.*
+  returning f.unit_key, f.lease_id
 ), held as materialized (
-  select g.unit_key, g.provider, g.account, g.sku, g.currency, g.lease_id, g.claimed_at, n.u
-    from gone g join named n on n.unit_key = g.unit_key and n.lease_id = g.lease_id
-), settings as (
-  select * from market_settings
+  select x.u from unnest($1::text[], $2::uuid[]) with ordinality x(unit_key, lease_id, u)
+   where ((x.unit_key, x.lease_id) in (select g.unit_key, g.lease_id from gone g)) is true
 ), given as materialized (
-  select g.*, h.lease_id, h.claimed_at
-    from jsonb_to_recordset($3::jsonb) as g(
-      u bigint, id bigint, kind text, outcome text, price_size text, observed_at timestamptz, error_code text, message text,
+  select g.*, ($2::uuid[])[g.u] as lease_id
+    from jsonb_to_recordset($6::jsonb) as g(
+      u int, id bigint, kind text, outcome text, price_size text, observed_at timestamptz, error_code text, message text,
       delay_s double precision, until timestamptz, cooldown_s double precision)
-    join held h using (u)
+   where (g.u in (select h.u from held h)) is true
 ), free as materialized (
-  select j.id, j.lease_id from market_jobs j
-   where j.id = any (array(select g.id from given g)) and j.status = 'running' and j.lease_id = any ($2::uuid[])
-   order by j.id for update of j skip locked
-), asked as materialized (
-  select r.job_id, max(r.requested_at) as last_at, max(r.priority) as priority
-    from market_job_requests r where r.job_id = any (array(select f.id from free f)) and not r.served group by r.job_id
+  select g.*, j.started_at as claimed_at
+    from given g join market_jobs j on j.id = g.id and j.lease_id = g.lease_id
+   where j.status = 'running' order by j.id for update of j skip locked
 ), decided as materialized (
-  select g.*, a.priority as asked_priority,
+  select f.*, a.priority as asked_priority,
          case
-           when g.kind = 'priced' and a.last_at > g.observed_at + s.fresh_for then 'again'
-           else g.kind
+           when f.kind = 'priced' and a.last_at > f.observed_at + s.fresh_for then 'again'
+           else f.kind
          end as fate
-    from free f join given g on g.id = f.id and g.lease_id = f.lease_id
-    cross join settings s left join asked a on a.job_id = g.id
+    from free f cross join (select fresh_for from market_settings) s
+    cross join lateral (
+      select max(r.requested_at) as last_at, max(r.priority) as priority
+        from market_job_requests r where r.job_id = f.id and not r.served) a
 ), jobs as materialized (
   update market_jobs j set
     status = case d.fate when 'priced' then 'done' when 'failed' then 'failed' when 'retried' then 'deferred'
@@ -153,44 +155,55 @@ with named as (
     priority = greatest(j.priority, coalesce(d.asked_priority, 0)),
     completed_at = case when d.fate in ('priced', 'failed') then clock_timestamp() end,
     updated_at = clock_timestamp(), lease_id = null, lease_expires_at = null, locked_by = null, lead = false
-    from decided d where j.id = any (array(select f.id from free f)) and j.id = d.id
-  returning j.id, j.dedupe_key, j.status, d.fate, d.u
+    from decided d where j.id = d.id
+  returning d.u, j.id, j.dedupe_key, j.status, d.fate, d.kind, d.outcome, d.price_size, d.observed_at, d.error_code, d.message,
+            d.cooldown_s, d.claimed_at
 ), served as (
   update market_job_requests r set served = true
-   where r.job_id = any (array(select j.id from jobs j where j.status in ('done', 'failed'))) and not r.served
+    from jobs j where r.job_id = j.id and j.status in ('done', 'failed') and not r.served
 ), quotes as materialized (
   -- one quote per size, whatever the provider repeats or two fetches of one batch bring: a row is upserted once
-  select distinct on (h.provider, h.account, h.sku, coalesce(q.size, ''), q.currency)
-         q.*, h.provider, h.account, h.sku, h.unit_key
-    from jsonb_to_recordset($4::jsonb) as q(
-      u bigint, size text, currency text, lowest_ask numeric, highest_bid numeric, last_sale numeric, last_sale_at timestamptz,
+  select distinct on (($3::text[])[q.u], ($4::text[])[q.u], ($5::text[])[q.u], coalesce(q.size, ''), q.currency)
+         q.*, ($3::text[])[q.u] as provider, ($4::text[])[q.u] as account, ($5::text[])[q.u] as sku, ($1::text[])[q.u] as unit_key
+    from jsonb_to_recordset($7::jsonb) as q(
+      u int, size text, currency text, lowest_ask numeric, highest_bid numeric, last_sale numeric, last_sale_at timestamptz,
       sales_72h int, basis jsonb, observed_at timestamptz, product_id text, parser int)
-    join held h using (u)
-   order by h.provider, h.account, h.sku, coalesce(q.size, ''), q.currency, q.observed_at desc
-), before as materialized (
+   where (q.u in (select h.u from held h)) is true
+   order by ($3::text[])[q.u], ($4::text[])[q.u], ($5::text[])[q.u], coalesce(q.size, ''), q.currency, q.observed_at desc
+), looks as (
   -- What each size was at the look before, where the two can be compared: same kind of price, read in the same way.
-  select q.u, q.size, date_part('epoch', q.observed_at - p.observed_at) / 3600 as gap_h,
-         (p.lowest_ask, p.highest_bid, p.last_sale) is distinct from (q.lowest_ask, q.highest_bid, q.last_sale) as changed
-    from quotes q cross join lateral (
-      select p.* from market_prices p where p.provider = q.provider and p.account = q.account and p.sku = q.sku
-         and coalesce(p.size, '') = coalesce(q.size, '') and p.currency = q.currency limit 1) p
-   where p.observed_at < q.observed_at and p.parser = coalesce(q.parser, 1)
-     and market__basis_kind(p.basis) = market__basis_kind(q.basis)
+  select q.u, q.size, q.observed_at, p.gap_h, p.changed
+    from quotes q left join lateral (
+      select date_part('epoch', q.observed_at - p.observed_at) / 3600 as gap_h,
+             (p.lowest_ask, p.highest_bid, p.last_sale) is distinct from (q.lowest_ask, q.highest_bid, q.last_sale) as changed
+        from market_prices p
+       where p.provider = q.provider and p.account = q.account and p.sku = q.sku
+         and coalesce(p.size, '') = coalesce(q.size, '') and p.currency = q.currency
+         and p.observed_at < q.observed_at and p.parser = coalesce(q.parser, 1)
+         and market__basis_kind(p.basis) = market__basis_kind(q.basis)
+       limit 1) p on true
+), lessons as (
+  select l.u, max(l.observed_at) as fetched_at, array_agg(l.gap_h order by l.size) filter (where l.gap_h is not null) as gaps,
+         array_agg(l.changed order by l.size) filter (where l.gap_h is not null) as changed, false as failed
+    from looks l group by l.u
+  union all
+  -- An answer without any price ("no asks") was a look, too: else the plan would ask for ever.
+  select f.u, max(f.claimed_at), null::double precision[], null::boolean[], false
+    from free f where f.kind = 'priced' and f.u not in (select q.u from quotes q) group by f.u
+  union all
+  select distinct g.u, null::timestamptz, null::double precision[], null::boolean[], true
+    from given g where g.kind in ('failed', 'retried') and g.u not in (select q.u from quotes q)
 ), learned as materialized (
-  select h.u, market__learn(h.unit_key, h.provider, h.account, h.sku, l.observed_at, b.gaps, b.changed, l.failed)
-    from held h
-    cross join lateral (
-      select (select max(q.observed_at) from quotes q where q.u = h.u) as observed_at,
-             (select coalesce(bool_or(g.kind in ('failed', 'retried')), false) from given g where g.u = h.u) as failed) l
-    left join (select u, array_agg(gap_h order by size) as gaps, array_agg(changed order by size) as changed
-                 from before group by u) b using (u)
-   where b.gaps is not null or exists (select from market_units m where m.unit_key = h.unit_key)
+  select market__learn(($1::text[])[l.u], ($3::text[])[l.u], ($4::text[])[l.u], ($5::text[])[l.u],
+                       l.fetched_at, l.gaps, l.changed, l.failed)
+    from lessons l
+   where l.gaps is not null or exists (select from market_units m where m.unit_key = ($1::text[])[l.u])
 ), prices as materialized (
   -- An older observation never replaces a newer one.
   insert into market_prices as p (provider, account, sku, size, currency, product_id, lowest_ask, highest_bid, last_sale,
                                   last_sale_at, sales_72h, basis, parser, observed_at, changed_at)
   select provider, account, sku, size, currency, product_id, lowest_ask, highest_bid, last_sale, last_sale_at, sales_72h,
-         basis, coalesce(parser, 1), observed_at, observed_at from quotes order by provider, account, sku, size, currency
+         basis, coalesce(parser, 1), observed_at, observed_at from quotes
   on conflict (provider, account, sku, (coalesce(size, '')), currency) do update set
     product_id = coalesce(excluded.product_id, p.product_id), lowest_ask = excluded.lowest_ask, highest_bid = excluded.highest_bid,
     last_sale = excluded.last_sale, last_sale_at = excluded.last_sale_at, sales_72h = excluded.sales_72h,
@@ -206,11 +219,8 @@ with named as (
   select provider, account, sku, size, currency, lowest_ask, highest_bid, last_sale, basis, observed_at
     from prices where changed
   on conflict do nothing
-), own as materialized (
-  -- What these fetches told of the targets that they were asked for.
-  select j.dedupe_key, g.kind, g.outcome, g.price_size, g.observed_at, g.error_code, g.message, g.cooldown_s, g.claimed_at
-    from jobs j join given g using (u, id)
 ), targets_own as (
+  -- What these fetches told of the targets that they were asked for.
   update market_targets t set
     last_attempt_at = clock_timestamp(),
     observed_at = case when o.kind = 'priced' then greatest(t.observed_at, o.observed_at) else t.observed_at end,
@@ -224,22 +234,23 @@ with named as (
                     when o.kind = 'failed' and o.cooldown_s > 0 then clock_timestamp() + make_interval(secs => o.cooldown_s)
                     else t.retry_at end,
     overridden_at = case when o.kind = 'failed' and t.retry_at > o.claimed_at then o.claimed_at else t.overridden_at end
-    from own o
-   where t.dedupe_key = any (array(select x.dedupe_key from own x where x.kind in ('priced', 'failed', 'retried')))
-     and t.dedupe_key = o.dedupe_key
+    from jobs o where t.dedupe_key = o.dedupe_key and o.kind in ('priced', 'failed', 'retried')
 ), targets_mates as (
   -- Other known targets of the same product whose size a fetch also brought.
   update market_targets t set observed_at = greatest(t.observed_at, q.observed_at), last_success_at = clock_timestamp(),
     last_outcome = case when q.lowest_ask is null then 'no_asks' else 'priced' end, price_size = q.size, retry_at = null
-    from quotes q
-   where t.unit_key = any (array(select distinct x.unit_key from quotes x))
-     and t.unit_key = q.unit_key and t.currency = q.currency and coalesce(t.price_size, t.size) = q.size
-     and t.dedupe_key <> all (array(select o.dedupe_key from own o))
+    from (select m.target_id, m.unit_key, m.currency, coalesce(m.price_size, m.size) as size from market_targets m
+           where m.unit_key = any (array(select distinct x.unit_key from quotes x))
+             and m.dedupe_key not in (select o.dedupe_key from jobs o) offset 0) m
+    join quotes q on q.unit_key = m.unit_key and q.currency = m.currency and q.size = m.size
+   where t.target_id = m.target_id
 ), listing as materialized (
-  select distinct on (h.provider, l.id) l.*, h.provider, h.sku from jsonb_to_recordset($5::jsonb) as l(
-    u bigint, id text, style_code text, name text, brand text, category text, gender text, image_url text, url text,
-    details jsonb, variants jsonb) join held h using (u)
-   order by h.provider, l.id, h.u desc
+  select distinct on (($3::text[])[l.u], l.id) l.*, ($3::text[])[l.u] as provider
+    from jsonb_to_recordset($8::jsonb) as l(
+      u int, id text, style_code text, name text, brand text, category text, gender text, image_url text, url text,
+      details jsonb, variants jsonb)
+   where (l.u in (select h.u from held h)) is true
+   order by ($3::text[])[l.u], l.id, l.u desc
 ), product as (
   insert into market_products as p (provider, product_id, style_code, name, brand, category, gender, image_url, url, details)
   select provider, id, style_code, name, brand, category, gender, image_url, url, coalesce(details, '{}') from listing
@@ -251,8 +262,10 @@ with named as (
     url = coalesce(excluded.url, p.url), details = p.details || excluded.details, updated_at = clock_timestamp()
 ), mapped as (
   insert into market_skus (provider, sku, product_id)
-  select distinct on (h.provider, h.sku) h.provider, h.sku, l.id
-    from jsonb_to_recordset($5::jsonb) as l(u bigint, id text) join held h using (u) order by h.provider, h.sku, h.u desc
+  select distinct on (($3::text[])[l.u], ($5::text[])[l.u]) ($3::text[])[l.u], ($5::text[])[l.u], l.id
+    from jsonb_to_recordset($8::jsonb) as l(u int, id text)
+   where (l.u in (select h.u from held h)) is true
+   order by ($3::text[])[l.u], ($5::text[])[l.u], l.u desc
   on conflict (provider, sku) do update set product_id = excluded.product_id, mapped_at = clock_timestamp()
 ), variants as (
   insert into market_variants (provider, product_id, variant_id, size, chart, gtins)
@@ -270,18 +283,19 @@ with named as (
             from (select p.*, row_number() over (partition by p.provider, p.account, p.sku, p.currency order by p.size) as i
                     from prices p where p.changed) n
            group by n.provider, n.account, n.sku, n.currency, (n.i - 1) / 30) c
-), changed as (
-  select q.u, count(*) as n
-    from prices p join quotes q on q.provider = p.provider and q.account = p.account and q.sku = p.sku
-         and coalesce(q.size, '') = coalesce(p.size, '') and q.currency = p.currency
-   where p.changed group by q.u
-), ended as (
-  select u, array_agg(id) as settled, count(*) filter (where fate = 'again') as again from jobs group by u
 )
-select h.u, coalesce(c.n, 0) as changed, coalesce(e.settled, '{}') as settled, coalesce(e.again, 0) as again,
-       -- the CTEs that write nothing run only because somebody looks at them
-       (select n from told) as notified, (select count(*) from learned) as learned
-  from held h left join changed c using (u) left join ended e using (u);
+-- What was ours; what became of each job; changed prices by product; and, since CTEs that are not looked at do not run, how
+-- many messages and lessons there were.
+select 'held' as what, h.u as u, null::bigint as n, null::text as word from held h
+union all
+select 'job', j.u, j.id, j.fate from jobs j
+union all
+select 'changed', null, count(*), concat_ws('|', p.provider, p.account, p.sku, p.currency)
+  from prices p where p.changed group by p.provider, p.account, p.sku, p.currency
+union all
+select 'told', null, t.n, null from told t
+union all
+select 'learned', null, count(*), null from learned;
 
 -- name: rescue
 -- running -> pending: whose lease ran out, its worker is dead or cut off. The job for which the unit was claimed pays a
@@ -289,7 +303,7 @@ select h.u, coalesce(c.n, 0) as changed, coalesce(e.settled, '{}') as settled, c
 with expired as (
   select j.id, j.unit_key, j.lease_id, j.lead and j.rescues + 1 > s.max_rescues as poison
     from market_jobs j, market_settings s
-   where j.status = 'running' and j.lease_expires_at < clock_timestamp()
+   where j.status = 'running' and j.lease_expires_at < (select clock_timestamp())   -- bare, it is no index condition
      -- the fetch's own row is the lease; a job's lags behind when somebody held the job's row at an extension
      and not exists (select from market_fetches f where f.unit_key = j.unit_key and f.lease_id = j.lease_id
                       and f.lease_expires_at > clock_timestamp())
@@ -308,7 +322,7 @@ update market_jobs j set
   error_message = case when e.poison then format('its worker died %s times while fetching it', j.rescues + 1) end,
   outcome = case when e.poison then 'failed' end,
   completed_at = case when e.poison then clock_timestamp() end, updated_at = clock_timestamp()
-  from expired e where j.id = e.id
+  from expired e where j.id = e.id and j.id = any (array(select x.id from expired x))
 returning j.id, j.provider, j.account, j.status, j.rescues;
 
 -- name: release_daemon
@@ -324,24 +338,27 @@ update market_jobs j set status = 'pending', attempt = greatest(0, j.attempt - 1
 returning j.id;
 
 -- name: poll
--- The statement of an idle daemon: says it lives, promotes what became due, and tells each lane whether there is work and when the next is due. $1 daemon  $2 alive for (interval)
+-- The statement of an idle daemon: says it lives, promotes what became due, and tells each lane whether there is work and
+-- when the next is due. $1 daemon  $2 alive for (interval)
 with beat as (
   update market_daemons set alive_until = clock_timestamp() + $2::interval where daemon_id = $1::uuid
 ), due as (
   select j.id, row_number() over (partition by j.provider, j.account, j.priority, coalesce(j.user_id, '') order by j.run_at, j.id) - 1 as place
-    from (select * from market_jobs where status = 'deferred' and run_at <= clock_timestamp()
+    from (select * from market_jobs where status = 'deferred' and run_at <= (select clock_timestamp())   -- for the index
            order by run_at limit 1000 for update skip locked) j
 ), promoted as (
   update market_jobs j set status = 'pending', retry_at = null,
     turn = market__turn(j.provider, j.account, j.priority, j.user_id) + d.place, updated_at = clock_timestamp()
-    from due d where j.id = d.id
+    from due d where j.id = d.id and j.id = any (array(select x.id from due x))   -- by key, however many the planner expects
   returning j.provider, j.account
 )
 select p.provider, p.account,
-       exists (select from market_jobs j where j.provider = p.provider and j.account = p.account and j.status = 'pending')
+       -- min() and not EXISTS, which may be planned as a walk through the whole table
+       (select min(j.priority) from market_jobs j where j.provider = p.provider and j.account = p.account and j.status = 'pending') is not null
          or exists (select from promoted q where q.provider = p.provider and q.account = p.account) as ready,
-       -- null, and not greatest(0, null), which is 0, when nothing is deferred
-       (select date_part('epoch', min(j.run_at) - clock_timestamp()) from market_jobs j where j.status = 'deferred') as next_due_s
+       -- null when nothing will be due; what is due and was not promoted is in somebody's hands and no reason to hurry
+       (select date_part('epoch', min(j.run_at) - clock_timestamp()) from market_jobs j
+         where j.status = 'deferred' and j.run_at > (select clock_timestamp())) as next_due_s
   from market_providers p where p.enabled;
 
 -- name: next_chance
@@ -351,8 +368,10 @@ select min(greatest(0, coalesce(date_part('epoch', v.until - clock_timestamp()),
   from market_providers p cross join market_settings s cross join (values (true), (false)) u(urgent)
   cross join lateral market__verdict(p, s, u.urgent, clock_timestamp()) v
  where p.provider = $1 and p.account = $2
-   and exists (select from market_jobs j where j.provider = $1 and j.account = $2 and j.status = 'pending'
-                and (j.priority >= s.wake_priority) = u.urgent);
+   and case when u.urgent
+         then (select max(j.priority) from market_jobs j where j.provider = $1 and j.account = $2 and j.status = 'pending') >= s.wake_priority
+         else (select min(j.priority) from market_jobs j where j.provider = $1 and j.account = $2 and j.status = 'pending') < s.wake_priority
+       end;
 
 -- name: reopen
 -- done | failed -> pending: a request that was committed only after its job had ended.

@@ -1,4 +1,4 @@
--- The planner's pass; what it does stands in sql/migrations/0006_planner.sql.
+-- The planner's pass; what it does stands in sql/migrations/0007_plan.sql.
 
 -- name: put_dials
 update market_planner set enabled = $1, kappa = $2, lane = $3, memory_h = $4, size_weight = $5, prior_a = $6,

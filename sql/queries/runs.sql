@@ -5,7 +5,7 @@
 -- nobody can hang as the leader. $1 trigger  $2 least distance between two runs (interval); forced runs pass zero.
 insert into market_job_runs (trigger)
 select $1 where pg_try_advisory_xact_lock(hashtext('marketd.run'))
-   and not exists (select from market_job_runs r where r.started_at > clock_timestamp() - $2::interval)
+   and not exists (select from market_job_runs r where r.started_at > (select clock_timestamp()) - $2::interval)
 returning run_id, started_at,
   coalesce((select max(started_at) from market_job_runs), started_at - interval '1 hour') as previous_at;
 
@@ -25,12 +25,13 @@ update market_providers p set on_demand_per_h =
   p.on_demand_per_h * exp(-$1::float8 / 21600) + (1 - exp(-$1::float8 / 21600)) * 3600 / greatest($1::float8, 1) *
     (select count(*) from market_requests r, market_settings s where r.provider = p.provider and r.account = p.account
       and r.priority >= s.wake_priority and not r.given_back
-      and r.granted_at > clock_timestamp() - make_interval(secs => $1::float8));
+      and r.granted_at > (select clock_timestamp()) - make_interval(secs => $1::float8));
 
 -- name: prune_jobs
 -- In small batches, so that no vacuum debt and no long lock arises. $1 keep (interval)  $2 rows
+-- (select clock_timestamp()): a bare call is evaluated per row and is no index condition.
 with old as (
-  select id from market_jobs where status in ('done', 'failed') and completed_at < clock_timestamp() - $1::interval
+  select id from market_jobs where status in ('done', 'failed') and completed_at < (select clock_timestamp()) - $1::interval
    order by completed_at limit $2 for update skip locked
 ), requests as (
   delete from market_job_requests r using old where r.job_id = old.id
@@ -38,18 +39,18 @@ with old as (
 delete from market_jobs j using old where j.id = old.id;
 
 -- name: prune_history
-with old as (select ctid from market_price_history where observed_at < clock_timestamp() - $1::interval
+with old as (select ctid from market_price_history where observed_at < (select clock_timestamp()) - $1::interval
               order by observed_at limit $2)
 delete from market_price_history h using old where h.ctid = old.ctid;
 
 -- name: prune_requests
-with old as (select request_id from market_requests where granted_at < clock_timestamp() - $1::interval
+with old as (select request_id from market_requests where granted_at < (select clock_timestamp()) - $1::interval
               order by granted_at limit $2)
 delete from market_requests r using old where r.request_id = old.request_id;
 
 -- name: prune_rest
 with runs as (
-  delete from market_job_runs where started_at < clock_timestamp() - interval '30 days'
+  delete from market_job_runs where started_at < (select clock_timestamp()) - interval '30 days'
 ), grants as (
   delete from market_grants where send_at < clock_timestamp() - interval '2 hours'
 ), fetches as (

@@ -490,7 +490,7 @@ async def test_the_plan_can_be_read_with_values_and_reasons(db: Any) -> None:
     await _watched(db, "B-1", now, age=None)
     await db.fetch("select * from market_enqueue('stockx', 'C-1', '10')")
     await db.fetchval("select market__fold()")
-    await db.fetchval("select market__rank_waiting('stockx', 'default', 1, clock_timestamp())")
+    await db.fetchval("select market__plan('stockx', 'default', 0.001, clock_timestamp(), 0)")
     rows = await db.fetch("select * from market_plan('stockx', 10)")
     assert [row["place"] for row in rows] == [1, 2, 3]
     assert {row["sku"]: row["why"] for row in rows} == {

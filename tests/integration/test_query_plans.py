@@ -23,7 +23,7 @@ _SEED = f"""
 insert into market_jobs (provider, sku, size, currency, priority, status, rank, turn, run_at, attempt, lease_id,
     lease_expires_at, error_code, outcome, completed_at, user_id, unit_key, dedupe_key)
 select 'stockx', 'AA' || i / 5 || '-1', (5 + i % 5)::text, 'GBP', case when i % 10 = 0 then 200 else 100 end, k.status,
-       0, i, now() + case when k.status = 'deferred' then interval '1 hour' else -interval '1 hour' end * (i % 97 + 1) / 97,
+       0, i, now() + interval '1 hour' * (i % 97 + 1) / 97 * case when k.status = 'deferred' then 1 else -1 end,
        1, case when k.status = 'running' then gen_random_uuid() end,
        case when k.status = 'running' then now() + interval '1 minute' end,
        case when k.status = 'failed' then 'timeout' end, case when k.status in ('done', 'failed') then k.status end,
@@ -36,7 +36,8 @@ insert into market_targets (provider, account, sku, size, currency, dedupe_key, 
 select provider, account, sku, size, currency, dedupe_key, unit_key from market_jobs on conflict do nothing;
 insert into market_fetches select distinct on (unit_key) unit_key, provider, account, sku, currency, lease_id,
        lease_expires_at, gen_random_uuid(), now() from market_jobs where status = 'running';
-insert into market_job_requests (job_id, priority, served) select id, priority, status in ('done', 'failed') from market_jobs;
+insert into market_job_requests (job_id, priority, served, loose)
+select id, priority, status in ('done', 'failed'), id % 100 = 0 from market_jobs;
 """
 
 
@@ -130,11 +131,17 @@ async def test_claim_of_urgent_alone_finds_none_without_reading_the_backlog(full
     assert scans["market_jobs_ready"] == 0
 
 
-async def test_promotion_walks_the_due_index_and_stops_at_what_is_not_due(full: Connection) -> None:
+@pytest.mark.parametrize("due", [0, 5])
+async def test_promotion_walks_the_due_index_and_stops_at_what_is_not_due(full: Connection, due: int) -> None:
+    await full.execute(
+        "update market_jobs set run_at = now() - interval '1 second' where id in"
+        " (select id from market_jobs where status = 'deferred' limit $1)",
+        due,
+    )
     alive = await full.fetchval("select interval '1 minute'")
     scans = await _scans(full, queries("jobs")["poll"], uuid4(), alive)
     assert "seq scan" not in scans
-    assert scans["market_jobs_due"] <= 2
+    assert scans["market_jobs_due"] <= due + 1
 
 
 async def test_rescue_walks_the_lease_index(full: Connection) -> None:
@@ -159,11 +166,19 @@ async def test_the_figures_of_a_run_walk_the_finished_index(full: Connection) ->
 
 
 async def test_the_look_up_of_enqueue_walks_the_index_of_open_jobs(full: Connection) -> None:
-    statement = "select j.id from market_jobs j where j.dedupe_key = $1 and j.status in ('pending', 'running', 'deferred')"
-    assert statement.partition("where ")[2].replace("$1", "w.dedupe_key") in " ".join(
-        (await full.fetchval("select prosrc from pg_proc where proname = 'market__absorb'")).split()
-    )
+    look_up = "j.dedupe_key = {} and j.status in ('pending', 'running', 'deferred')"
+    body = await full.fetchval("select prosrc from pg_proc where proname = 'market__absorb'")
+    assert look_up.format("w.dedupe_key") in body
+    statement = f"select j.id from market_jobs j where {look_up.format('$1')}"
     assert await _scans(full, statement, "stockx|default|AA77-1|GBP|6") == {"market_jobs_open": 1}
+
+
+async def test_looking_for_the_next_chance_reads_one_end_of_the_queue(full: Connection) -> None:
+    await full.execute("update market_jobs set priority = 100 where status = 'pending' and priority = 200")
+    for provider in ("stockx", "ebay"):
+        scans = await _scans(full, queries("jobs")["next_chance"], provider, "default")
+        assert "seq scan" not in scans
+        assert sum(scans.values()) < 10
 
 
 @pytest.mark.parametrize("sku", ["AA77-1", "NEW-1"])

@@ -59,7 +59,7 @@ class Database(Model):
     embedded: bool = False
     listen_dsn: Dsn = None
     pool_size: Int = Field(default=8, ge=1, le=50)
-    statement_timeout: Annotated[Duration, lasting("100ms", "10m")] = timedelta(seconds=15)
+    statement_timeout: Annotated[Duration, lasting("100ms", "10m")] = timedelta(seconds=10)
 
     @model_validator(mode="after")
     def _one_database(self) -> Self:

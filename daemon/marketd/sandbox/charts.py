@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import cache
 
 _HALF = Fraction(1, 2)
 #: EU sizes of Nike and Jordan from US men's 3.5 up in half steps, to 15
@@ -21,6 +22,7 @@ _SHARED_UK = {"6.5", "7"}
 Rows = tuple[tuple[str, str], ...]  #: (text, type) in the order in which StockX lists conversions
 
 
+@cache
 def number(size: str) -> Fraction:
     """The number of a US size such as `10.5`, `7.5W` or `5Y`."""
     return Fraction(size.rstrip("WYC"))
@@ -44,6 +46,7 @@ def run(first: str, last: str, *, step: str = "0.5", suffix: str = "") -> tuple[
     return tuple(sizes)
 
 
+@cache
 def rows(chart: str, size: str) -> Rows:
     """Conversions of one size, the default system first. `chart` is a maker: nike, adidas or ugg."""
     if size.endswith("W"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from decimal import Decimal
+from typing import Any
 
 from marketd.sandbox.product import Product
 
@@ -25,6 +26,9 @@ RATES = {
 }
 
 
+_REMEMBERED = 100_000  #: draws kept at most
+
+
 def rate(currency: str) -> Decimal:
     """How many units of `currency` one dollar buys. KeyError for a currency that the sandbox lacks."""
     return Decimal(RATES[currency])
@@ -35,6 +39,10 @@ class Prices:
 
     def __init__(self, seed: int) -> None:
         self._seed = str(seed).encode()
+        # One answer shows many views of the same few levels, and drawing them is most of its cost.
+        self._epochs: dict[tuple[str, str | None, int], int] = {}
+        self._levels: dict[tuple[str, str, str | None, int], Decimal] = {}
+        self._gaps: dict[tuple[str, str, str | None, int], float] = {}
 
     def unit(self, *parts: object) -> float:
         """A number in [0, 1) that depends on the seed and on nothing but `parts`."""
@@ -44,11 +52,25 @@ class Prices:
 
     def epoch(self, product: Product, size: str | None, tick: int) -> int:
         """Counts the moves of one size: lively products move every tick, quiet ones seldom."""
+        key = (product.key, size, tick)
+        if key not in self._epochs:
+            _make_room(self._epochs)
+            self._epochs[key] = self._epoch(product, size, tick)
+        return self._epochs[key]
+
+    def _epoch(self, product: Product, size: str | None, tick: int) -> int:
         pace = product.pace * (1 + int(self.unit("pace", product.key, size) * 3))
         return (tick + int(self.unit("phase", product.key, size) * pace)) // pace
 
     def level(self, salt: str, product: Product, size: str | None, tick: int) -> Decimal:
         """US dollars around which the asks of one provider (`salt`) stand, with cents."""
+        key = (salt, product.key, size, tick)
+        if key not in self._levels:
+            _make_room(self._levels)
+            self._levels[key] = self._level(salt, product, size, tick)
+        return self._levels[key]
+
+    def _level(self, salt: str, product: Product, size: str | None, tick: int) -> Decimal:
         epoch = self.epoch(product, size, tick)
         wave = (
             0.07 * math.sin(epoch / 9.7 + 6.3 * self.unit("slow", product.key, size))
@@ -63,4 +85,13 @@ class Prices:
         """Whether this side of the book is empty now; never so for a `quoted` size or a single-size item."""
         if size is None or size == product.quoted:
             return False
-        return self.unit("absent", kind, product.key, size, self.epoch(product, size, tick) // 6) < share
+        key = (kind, product.key, size, self.epoch(product, size, tick) // 6)
+        if key not in self._gaps:
+            _make_room(self._gaps)
+            self._gaps[key] = self.unit("absent", *key)
+        return self._gaps[key] < share
+
+
+def _make_room(cache: dict[Any, Any]) -> None:
+    if len(cache) >= _REMEMBERED:
+        cache.clear()

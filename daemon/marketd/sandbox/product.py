@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from uuid import NAMESPACE_URL, uuid5
 
 
+@lru_cache(50_000)
 def compact(text: str) -> str:
     """Letters and digits only, upper case: how codes are compared."""
     return "".join(char for char in text.upper() if char.isascii() and char.isalnum())

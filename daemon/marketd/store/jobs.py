@@ -21,7 +21,7 @@ from marketd.store.pool import Database
 from marketd.store.sqlfile import queries
 
 _SETTLED_AT_ONCE = 256  #: fetches; longer statements hold their locks for longer and save nothing more
-_PROBE_S = 8.0  #: the poll also finds out whether the server is still there, within 15 s of a poll every 5
+_PROBE_S = 8.0  #: polling and sweeping also find out whether the server is still there, within 15 s of a poll every 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,16 +121,19 @@ class JobStore:
             jobs += [_outcome_row(u, job, outcome, fetched.quotes) for job, outcome in fetched.outcomes]
             quotes += [_quote_row(u, quote, product_id) for quote in fetched.quotes]
             listings += [_listing_row(u, listing)] if listing else []
+        units = [fetched.unit for fetched in batch]
         rows = await self._db.fetch(
             self._sql["settle"],
-            [fetched.unit.key for fetched in batch],
-            [fetched.unit.lease_id for fetched in batch],
+            [unit.key for unit in units],
+            [unit.lease_id for unit in units],
+            [unit.provider for unit in units],
+            [unit.account for unit in units],
+            [unit.sku for unit in units],
             _json(jobs),
             _json(quotes),
             _json(listings),
         )
-        held = {row["u"]: row for row in rows}
-        return [_settled(fetched, held.get(u)) for u, fetched in enumerate(batch, 1)]
+        return _settled(batch, rows)
 
     async def poll(self, alive_for: timedelta) -> list[LaneState]:
         """Say that this daemon lives, promote what became due, and tell the lanes' states."""
@@ -153,7 +156,7 @@ class JobStore:
 
     async def rescue(self) -> list[Rescued]:
         """Return jobs of dead workers to the queue, or fail what killed too many."""
-        rows = await self._db.fetch(self._sql["rescue"])
+        rows = await self._db.fetch(self._sql["rescue"], patience_s=_PROBE_S)
         return [
             Rescued(job_id=r["id"], provider=r["provider"], poisoned=r["status"] == "failed") for r in rows
         ]
@@ -197,12 +200,30 @@ def _job(row: asyncpg.Record) -> Job:
     )
 
 
-def _settled(fetched: _Fetched, row: asyncpg.Record | None) -> Settled | Exception:
-    if row is None:
-        return LeaseLost(f"the lease of {fetched.unit.key} was taken over; its result is dropped")
-    settled = set(row["settled"])
-    skipped = tuple(int(job.id) for job, _ in fetched.outcomes if job.id not in settled)
-    return Settled(changed=row["changed"], again=row["again"], skipped=skipped)
+def _settled(batch: Sequence[_Fetched], rows: Sequence[asyncpg.Record]) -> list[Settled | Exception]:
+    """What became of each, from the statement's rows."""
+    held: set[int] = set()
+    changed: dict[str, int] = {}
+    fates: dict[int, str] = {}
+    for row in rows:
+        match row["what"]:
+            case "held":
+                held.add(row["u"])
+            case "job":
+                fates[row["n"]] = row["word"]
+            case "changed":
+                changed[row["word"]] = row["n"]
+    answers: list[Settled | Exception] = []
+    for u, fetched in enumerate(batch, 1):
+        unit = fetched.unit
+        if u not in held:
+            answers.append(LeaseLost(f"the lease of {unit.key} was taken over; its result is dropped"))
+            continue
+        words = [fates.get(job.id) for job, _ in fetched.outcomes]
+        skipped = tuple(int(job.id) for job, _ in fetched.outcomes if job.id not in fates)
+        product = "|".join((unit.provider, unit.account, unit.sku, unit.currency))
+        answers.append(Settled(changed=changed.get(product, 0), again=words.count("again"), skipped=skipped))
+    return answers
 
 
 def _outcome_row(u: int, job: Job, outcome: Outcome, quotes: Sequence[Quote]) -> Mapping[str, Any]:

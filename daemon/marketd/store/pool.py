@@ -32,6 +32,7 @@ _GONE = (
     asyncpg.InternalClientError,
 )
 _TRIES = 5
+_CONNECT_S = 5.0
 _SLACK_S = 0.5  #: a server that is still there has ended the statement by itself before we give it up
 
 
@@ -52,8 +53,8 @@ class Database:
     ) -> None:
         """`timeout_s`: no statement runs longer, on the server's side too.
 
-        `pooled`: the DSN leads through a transaction pooler. There no session setting can be made, and two messages
-        of one statement may reach two servers unless a transaction holds them together.
+        `pooled`: the DSN leads through a transaction pooler, so no prepared statement outlives its call, and no
+        session setting can be made.
         """
         self._dsn = dsn
         self._size = size
@@ -69,7 +70,7 @@ class Database:
                 self._dsn,
                 min_size=1,
                 max_size=self._size,
-                timeout=10,
+                timeout=min(_CONNECT_S, self._timeout_s),
                 command_timeout=self._timeout_s + _SLACK_S,
                 max_inactive_connection_lifetime=60,
                 connection_class=_Connection,
@@ -148,7 +149,7 @@ class Database:
             raise DatabaseUnavailable("the pool is not open")
         async with self._pool.acquire(timeout=self._timeout_s) as connection:
             try:
-                if len(statements) == 1 and not self._pooled:
+                if len(statements) == 1:
                     sql, args = statements[0]
                     return await connection.fetch(sql, *args, timeout=patience_s)
                 return await _in_transaction(connection, statements, patience_s)

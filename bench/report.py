@@ -1,0 +1,64 @@
+"""The table: medians, and the ratios that are promised."""
+
+from __future__ import annotations
+
+from bench.scenarios import Bench
+
+_NAMES = {"floor": "floor", "pgqueuer_": "pgqueuer", "procrastinate_": "procrastinate", "ours": "marketd"}
+_HEAD = "| scenario | figure | floor | pgqueuer | procrastinate | marketd | of floor | of pgqueuer |"
+_RULE = "|---|---|---:|---:|---:|---:|---:|---:|"
+
+#: scenario, figure, what it is
+_LINES = (
+    ("a", "single_per_s", "enqueue one by one, jobs/s"),
+    ("a", "bulk_per_s", "enqueue 10,000 at once with a unique key, jobs/s"),
+    ("b", "per_s", "drain, one job a product, jobs/s"),
+    ("b10", "per_s", "drain, ten sizes a product, jobs/s"),
+    ("c", "per_s", "drain with 1,000,000 others waiting, jobs/s"),
+    ("d", "calls_per_s", "over HTTP, answered at once, calls/s"),
+    ("d20", "calls_per_s", "over HTTP, answered after 20 ms, calls/s"),
+    ("e", "start_p50_ms", "commit to job start, ms, p50"),
+    ("e", "start_p95_ms", "p95"),
+    ("e", "start_p99_ms", "p99"),
+    ("e", "arrival_p50_ms", "commit to the request's arrival, ms, p50"),
+    ("e", "arrival_p99_ms", "p99"),
+    ("f", "statements", "idle, statements/min"),
+    ("f", "cpu_s", "idle, CPU s/min, worker and its sessions"),
+    ("b", "rss_mib", "peak RSS in b, MiB"),
+    ("d", "rss_mib", "peak RSS in d, MiB"),
+    ("d10", "calls_per_price", "calls per price, ten sizes a product"),
+)
+
+
+def table(bench: Bench) -> str:
+    """Markdown; a cell is the median over the rounds, an empty one was not measured."""
+    lines = [_HEAD, _RULE]
+    for scenario, figure, words in _LINES:
+        base = "b" if scenario == "b10" else scenario
+        found = {
+            name: bench.median(scenario, name, figure) or (bench.median(base, name, figure) if name != "ours" else None)
+            for name in _NAMES
+        }
+        if found["ours"] is None:
+            continue
+        cells = [_cell(found[name]) for name in ("floor", "pgqueuer_", "procrastinate_", "ours")]
+        ratios = [_ratio(found["ours"], found["floor"]), _ratio(found["ours"], found["pgqueuer_"])]
+        lines.append(f"| {scenario} | {words} | {' | '.join(cells + ratios)} |")
+    b, c = bench.median("b", "ours", "per_s"), bench.median("c", "ours", "per_s")
+    if b and c:
+        lines.append(f"| c/b | marketd with others waiting, of its own without | | | | {_cell(c / b)} | | |")
+    one = bench.median("i", "1", "per_s")
+    for daemons in ("1", "2", "4"):
+        if (rate := bench.median("i", daemons, "per_s")) is not None and one:
+            lines.append(f"| i | {daemons} daemons, jobs/s (of one: {rate / one:.2f}) | | | | {_cell(rate)} | | |")
+    return "\n".join(lines)
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _ratio(ours: float | None, other: float | None) -> str:
+    return f"{ours / other:.2f}" if ours is not None and other else ""

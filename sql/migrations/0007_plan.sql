@@ -1,0 +1,318 @@
+-- The pass that spends the next interval's background calls, and what people read of it. market__plan is the table of
+-- contents; what it weighs is in 0006.
+
+-- Background calls of the next interval, in the spread that market__shares grants. Where urgent work's reserve takes
+-- all, what background_min keeps is still planned for: until a job waits, market__shares does not see that share.
+create function market__plan_share(p market_providers, s market_settings, p_interval_s double precision, p_now timestamptz)
+returns double precision language plpgsql stable as $$
+declare
+  h record; kind text; used_bg bigint; remaining double precision; usable_s double precision;
+  best double precision := p_interval_s / greatest(0.001, p.pace_s * 1.05);
+begin
+  foreach kind in array array['hour', 'day'] loop
+    select * into h from market__shares(p, s, kind, p_now);
+    continue when h.quota is null;
+    select coalesce(sum(b.used_background), 0) into used_bg from market_budgets b
+     where b.provider = p.provider and b.account = p.account and b.window_kind = kind and b.window_start = h.starts;
+    remaining := greatest(h.background_left, least(ceil(p.background_min * h.quota) - used_bg, h.quota - h.used), 0);
+    usable_s := h.spacing_s * greatest(1, h.background_left);   -- the seconds over which market__shares spreads
+    best := least(best, remaining * case when usable_s > p_interval_s then p_interval_s / usable_s else 1 end);
+  end loop;
+  return best;
+end $$;
+
+-- One unit in the plan's order, beside the figures of the whole watchlist. waiting: a background job of an app or of an
+-- earlier pass waits for it; else nobody has asked, and it is one of the best.
+create type market__candidate as (unit_key text, waiting boolean, gain double precision, value double precision,
+  units bigint, view_rate double precision, fresh_rate double precision, aged_rate double precision);
+
+-- All that waits, and the p_limit best of what nobody asked for. One scan for all: a pass costs the same whatever waits.
+create function market__candidates(p_provider text, p_account text, p_limit int, p_now timestamptz)
+returns setof market__candidate language sql stable as $$
+  with v as materialized (
+    select x.unit_key, x.sizes > 0 as watched, x.due, x.views_per_h, x.age_h, x.still, x.gain, x.value
+      from market__values(p_provider, p_account, p_now) x
+  ), whole as (
+    select count(*) as units, sum(v.views_per_h) as view_rate, sum(v.views_per_h * v.still) as fresh_rate,
+           sum(v.views_per_h * v.age_h) as aged_rate from v where v.watched
+  ), open as materialized (
+    select j.unit_key, bool_or(j.status = 'pending' and j.priority < s.wake_priority) as waiting
+      from market_jobs j cross join market_settings s
+     where j.provider = p_provider and j.account = p_account and j.status in ('pending', 'running', 'deferred')
+     group by j.unit_key
+  ), best as (
+    (select v.unit_key, false as waiting, v.gain, v.value from v
+      where v.watched and v.due and v.unit_key not in (select o.unit_key from open o)
+      order by v.value desc, v.unit_key limit p_limit)
+    union all
+    select v.unit_key, true, v.gain, v.value from v where v.unit_key in (select o.unit_key from open o where o.waiting)
+  )
+  select b.unit_key, b.waiting, b.gain, b.value, w.units, w.view_rate, w.fresh_rate, w.aged_rate
+    from whole w left join best b on true order by b.value desc, b.unit_key
+$$;
+
+-- The units that were not looked at for longest, in the same form.
+create function market__oldest(p_provider text, p_account text, p_limit int, p_now timestamptz)
+returns setof text language sql stable as $$
+  select u.unit_key from market_units u cross join market_settings s
+   where u.provider = p_provider and u.account = p_account and u.sizes > 0 and u.not_before <= p_now
+     and (u.last_fetch_at is null or u.last_fetch_at <= p_now - s.fresh_for)
+     and not exists (select from market_jobs j where j.unit_key = u.unit_key and j.status in ('pending', 'running', 'deferred'))
+   order by u.last_fetch_at nulls first, u.unit_key limit p_limit
+$$;
+
+-- Gives waiting background jobs their place in the order. A user's jobs count less the more of them wait: those beyond
+-- one interval's share half, beyond two a third, so that an import does not shut out everybody else.
+create function market__rank_waiting(p_provider text, p_account text, p_found market__candidate[],
+  p_share double precision, p_now timestamptz)
+returns int language sql as $$
+  with worth as materialized (
+    select j.id, j.rank, f.value / (1 + floor((row_number() over (
+             partition by coalesce(j.user_id, '') order by f.value desc, j.turn, j.id) - 1) / greatest(1, p_share))) as value
+      from unnest(p_found) f join market_jobs j on j.unit_key = f.unit_key
+     where f.waiting and j.provider = p_provider and j.account = p_account and j.status = 'pending' and j.rank < 1e9
+       and j.priority < (select wake_priority from market_settings)
+  ), moved as (
+    select w.id, greatest(w.value, 1e-9) as rank from worth w where abs(w.rank - w.value) > 0.05 * abs(w.rank)
+     order by 2 desc limit 1000
+  ), free as (
+    select j.id from market_jobs j where j.id in (select m.id from moved m) and j.status = 'pending' for update skip locked
+  ), done as (
+    update market_jobs j set rank = m.rank, updated_at = p_now
+      from moved m where j.id = m.id and j.id in (select f.id from free f)
+    returning 1
+  )
+  select count(*)::int from done
+$$;
+
+-- Opens the plan's job for one unit, by way of one of its watched sizes. false: nothing may be asked now, or an app is
+-- just asking for it (its lock is not waited for).
+create function market__plan_unit(p_unit_key text, p_rank double precision, p_now timestamptz) returns boolean
+language plpgsql as $$
+declare t record; n int;
+begin
+  select x.* into t from market_watches w join market_targets x using (dedupe_key)
+   where w.unit_key = p_unit_key and (x.retry_at is null or x.retry_at <= p_now)
+   order by x.last_attempt_at nulls first, x.dedupe_key limit 1;
+  if not found then
+    -- All its sizes cool down; look again when the first is over.
+    update market_units u set not_before = coalesce(
+        (select min(x.retry_at) from market_watches w join market_targets x using (dedupe_key) where w.unit_key = p_unit_key),
+        p_now + interval '1 hour')
+     where u.unit_key = p_unit_key;
+    return false;
+  end if;
+  insert into market_target_locks as l (dedupe_key) values (t.dedupe_key)
+  on conflict (dedupe_key) do update set taken = l.taken + 1;
+  insert into market_jobs (provider, account, sku, size, currency, priority, status, run_at, max_attempts, rank, turn,
+                           dedupe_key, unit_key)
+  values (t.provider, t.account, t.sku, t.size, t.currency, least(100, (select wake_priority - 1 from market_settings)),
+          'pending', p_now, (select max_attempts from market_settings), p_rank,
+          market__turn(t.provider, t.account, 100, null), t.dedupe_key, t.unit_key)
+  on conflict do nothing;
+  get diagnostics n = row_count;
+  return n > 0;
+exception when lock_not_available then
+  return false;
+end $$;
+
+-- One pass for one account: background jobs for the next interval's calls, no more. Returns how many it opened.
+-- p_dice: uniform in [0, 1), rounds the share and draws the lane of the oldest.
+create function market__plan(p_provider text, p_account text, p_interval_s double precision,
+  p_now timestamptz default clock_timestamp(), p_dice double precision default random())
+-- Compiling would take longer than the scan, and its rows belong into memory.
+returns int language plpgsql set jit = off set work_mem = '64MB' as $$
+declare
+  p market_providers; s market_settings; d market_planner; v record; c market__candidate; found market__candidate[]; began timestamptz := clock_timestamp();
+  share double precision; quota int; waiting int; lane int; opened int := 0; edge market__candidate; typical double precision; key text; ahead int;
+begin
+  if not pg_try_advisory_xact_lock(hashtext('marketd.plan ' || p_provider || '/' || p_account)) then
+    return 0;
+  end if;
+  select * into s from market_settings;
+  select * into d from market_planner;
+  select * into p from market_providers m where m.provider = p_provider and m.account = p_account;
+  select * into v from market__verdict(p, s, false, p_now);
+  if not d.enabled or v.reason in ('off', 'paused', 'circuit', 'cooldown') then
+    return 0;
+  end if;
+  perform set_config('lock_timeout', '200ms', true);
+  share := market__plan_share(p, s, p_interval_s, p_now);
+  -- A guess within a factor of five is good enough, so it is made once an hour.
+  if not exists (select from market_plans x where x.provider = p_provider and x.account = p_account
+                  and x.planned_at > p_now - interval '1 hour' and date_part('hour', x.planned_at) = date_part('hour', p_now)) then
+    typical := market__typical_view_rate(p_provider, p_account, p_now);
+  end if;
+  -- As many as could be wanted, and some that will turn out to be cooling down.
+  found := array(select x from market__candidates(p_provider, p_account, floor(share + p_dice)::int * 2 + 20, p_now) x);
+  perform market__rank_waiting(p_provider, p_account, found, share, p_now);
+  -- What the plan opened before and nobody has fetched yet counts against this interval.
+  select count(distinct j.unit_key) into waiting from market_jobs j
+   where j.provider = p_provider and j.account = p_account and j.status = 'pending' and j.priority < s.wake_priority
+     and j.user_id is null and not exists (select from market_job_requests r where r.job_id = j.id);
+  quota := greatest(0, floor(share + p_dice)::int - waiting);
+  -- The same dice, spread anew: each call of the quota is the oldest unit's with probability d.lane.
+  lane := least(quota, floor(quota * d.lane + (p_dice * 7919 - floor(p_dice * 7919)))::int);
+  for key in select * from market__oldest(p_provider, p_account, lane * 4, p_now) loop
+    exit when opened >= lane;
+    opened := opened + market__plan_unit(key, 1e9, p_now)::int;
+  end loop;
+  foreach c in array found loop
+    continue when c.waiting;
+    edge := c;
+    exit when c.unit_key is null or opened >= quota;
+    -- What apps wait for and what is worth more goes first, and takes its part of the share.
+    select count(*) into ahead from (
+      select distinct j.unit_key from market_jobs j
+       where j.provider = p_provider and j.account = p_account and j.status = 'pending' and j.priority < s.wake_priority
+         and j.rank > c.value limit floor(share + p_dice)::int) x;
+    exit when ahead >= floor(share + p_dice);
+    opened := opened + market__plan_unit(c.unit_key, c.value, p_now)::int;
+  end loop;
+  perform market__note_plan(p_provider, p_account, share, waiting, opened, edge.gain, edge.value, found[1].units,
+    found[1].view_rate, found[1].fresh_rate, found[1].aged_rate, typical, date_part('epoch', clock_timestamp() - began) * 1000, p_now);
+  return opened;
+end $$;
+
+-- Views an hour of one size, over all that is watched; worth one day of one view a day where nothing is known.
+create function market__typical_view_rate(p_provider text, p_account text, p_now timestamptz) returns double precision
+language sql stable as $$
+  select greatest(1e-4, (1 + coalesce(sum(u.views), 0))
+    / (24 + coalesce(sum(u.sizes * d.memory_h
+         * (1 - exp(greatest(-600, -greatest(0, date_part('epoch', p_now - u.tracked_since)) / 3600 / d.memory_h)))), 0)))
+    from market_units u cross join market_planner d
+   where u.provider = p_provider and u.account = p_account and u.sizes > 0
+$$;
+
+-- The pass's own row: what status, metrics and the next pass's prior are made of.
+create function market__note_plan(p_provider text, p_account text, p_share double precision, p_waiting int, p_inserted int,
+  p_gain double precision, p_value double precision, p_units bigint, p_view_rate double precision,
+  p_fresh_rate double precision, p_aged_rate double precision, p_typical double precision, p_took_ms double precision, p_now timestamptz)
+returns void language sql as $$
+  insert into market_plans as x (provider, account, planned_at, share, waiting, inserted, view_rate, fresh_rate, aged_rate,
+                                 typical_view_rate, marginal_gain, marginal_value, units, took_ms)
+  select p_provider, p_account, p_now, p_share, p_waiting, p_inserted, coalesce(p_view_rate, 0), coalesce(p_fresh_rate, 0),
+         coalesce(p_aged_rate, 0), coalesce(p_typical, 1.0 / 24),
+         coalesce(p_gain, 0), coalesce(p_value, 0), coalesce(p_units, 0), p_took_ms
+  on conflict (provider, account) do update set planned_at = excluded.planned_at, share = excluded.share,
+    waiting = excluded.waiting, inserted = excluded.inserted, view_rate = excluded.view_rate, fresh_rate = excluded.fresh_rate,
+    aged_rate = excluded.aged_rate, units = excluded.units, took_ms = excluded.took_ms,
+    typical_view_rate = coalesce(p_typical, x.typical_view_rate),
+    marginal_gain = 0.9 * x.marginal_gain + 0.1 * excluded.marginal_gain,
+    marginal_value = 0.9 * x.marginal_value + 0.1 * excluded.marginal_value
+$$;
+
+-- The next n units in the plan's order, and why. value: views put right by the call, in the order's own measure.
+create function market_plan(provider text default null, n int default 20)
+returns table (place bigint, provider_name text, account text, sku text, size text, currency text, value double precision,
+  why text, age_s double precision, still_right double precision, views_per_day double precision,
+  changes_per_day double precision, job_id bigint)
+language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp as $$
+declare now_at timestamptz := clock_timestamp();
+begin
+  if market_plan.provider is not null
+     and not exists (select from market_providers p where p.provider = market_plan.provider) then
+    raise exception 'market_plan: provider % is unknown', quote_literal(left(market_plan.provider, 40)) using errcode = '22023';
+  end if;
+  return query
+    select row_number() over (order by q.place_value desc, q.unit_key), q.p_provider, q.p_account, q.sku, q.size, q.currency, q.value,
+           q.why, q.age_h * 3600, q.still, q.views_per_h * 24, q.a / q.b * 24, q.job
+      from (
+        select p.provider as p_provider, p.account as p_account, v.*, j.id as job,
+               coalesce(j.rank, v.value) as place_value,
+               case when j.rank >= 1e9 then 'oldest: the share that is kept for what was not looked at for longest'
+                    when j.id is not null and j.asked then 'asked for, and waiting'
+                    when j.id is not null then 'planned for this interval'
+                    when v.last_fetch_at is null then 'never fetched'
+                    else format('%s of 100 views would see a wrong price now', round((100 * (1 - v.still))::numeric)) end as why
+          from market_providers p
+          cross join lateral market__values(p.provider, p.account, now_at) v
+          left join lateral (
+            select o.id, o.rank, exists (select from market_job_requests r where r.job_id = o.id) as asked
+              from market_jobs o where o.unit_key = v.unit_key and o.status = 'pending' and o.rank > 0
+             order by o.rank desc limit 1) j on true
+         where (market_plan.provider is null or p.provider = market_plan.provider) and p.enabled
+           and (j.id is not null or v.sizes > 0 and v.due and not exists (
+                  select from market_jobs o where o.unit_key = v.unit_key and o.status in ('pending', 'running', 'deferred')))
+      ) q
+     order by 1 limit n;
+end $$;
+
+-- When a unit's value will have grown to what is refreshed at present; null where no plan has run.
+-- V grows at most as the square of the age, so the first step never overshoots; a few more come close.
+create function market__due_at(p_views_per_h double precision, p_a double precision, p_b double precision,
+  p_kappa double precision, p_fetched_at timestamptz, p_edge double precision, p_now timestamptz)
+returns timestamptz language plpgsql immutable as $$
+declare age double precision; l double precision; x double precision; i double precision; v double precision; n int := 0;
+begin
+  if p_fetched_at is null then
+    return p_now;
+  elsif p_edge is null or p_edge <= 0 or p_views_per_h <= 0 then
+    return null;
+  end if;
+  age := greatest(1.0 / 60, date_part('epoch', p_now - p_fetched_at) / 3600);
+  loop
+    l := ln(p_b / (p_b + age));
+    x := (p_a - 1) * l;
+    i := case when abs(x) < 1e-4 then -p_b * l * (1 + x / 2 + x * x / 6) else p_b / (p_a - 1) * (1 - exp(greatest(-600, x))) end;
+    v := p_views_per_h * (greatest(0, i - age * exp(greatest(-600, p_a * l))) + p_kappa * greatest(0, age - i));
+    n := n + 1;
+    exit when v >= p_edge * 0.98 or n > 40 or age > 8760;
+    age := least(8761, age * sqrt(p_edge / greatest(v, 1e-300)));
+  end loop;
+  return greatest(p_now, p_fetched_at + make_interval(secs => age * 3600));
+end $$;
+
+alter view market_price_status rename to market__price_status;
+-- What 0005 tells, and: freshness, the chance that the price still holds; when the plan will likely refresh it.
+create view market_price_status as
+select s.*,
+       case when s.observed_at is not null
+            then market__still(coalesce(r.a, d.prior_a), coalesce(r.b, d.prior_b_h), s.age_s / 3600) end as freshness,
+       w.dedupe_key is not null as watched,
+       case when w.dedupe_key is not null and d.enabled
+            then greatest(u.not_before, s.observed_at + g.fresh_for, market__due_at(
+              (u.views + d.size_weight * greatest(1, u.sizes)) / (d.size_weight / coalesce(x.typical_view_rate, 1.0 / 24) + d.memory_h
+                * (1 - exp(greatest(-600, -date_part('epoch', clock_timestamp() - u.tracked_since) / 3600 / d.memory_h)))),
+              coalesce(r.a, d.prior_a), coalesce(r.b, d.prior_b_h), d.kappa, u.last_fetch_at, x.marginal_value, clock_timestamp()))
+       end as next_refresh_at
+  from market__price_status s
+  cross join market_planner d
+  cross join market_settings g
+  join market_targets t on t.dedupe_key = concat_ws('|', s.provider, s.account, s.sku, s.currency, coalesce(s.size, ''))
+  left join lateral (select m.dedupe_key from market_watches m where m.dedupe_key = t.dedupe_key limit 1) w on true
+  left join market_units u on u.unit_key = t.unit_key
+  left join market_rates r on r.provider = s.provider and r.account = s.account and r.sku = s.sku
+  left join market_plans x on x.provider = s.provider and x.account = s.account;
+
+-- How good the prices are that people see, per account, and what another budget would do to that.
+create view market_freshness as
+select x.provider, x.account, x.planned_at, x.units, x.view_rate,
+       x.fresh_rate / nullif(x.view_rate, 0) as freshness,
+       x.aged_rate / nullif(x.view_rate, 0) * 3600 as view_age_s,
+       x.marginal_gain as views_per_call, x.share, x.waiting, x.inserted, x.took_ms,
+       100 * x.marginal_gain * c.calls / nullif(x.view_rate, 0) as points_for_ten_percent,
+       case
+         when x.units = 0 then 'nothing is watched'
+         when coalesce(x.view_rate, 0) = 0 then 'nothing is viewed'
+         when c.quota is null then 'no hourly budget limits it'
+         when 100 * x.marginal_gain * c.calls / x.view_rate < 0.1
+           then format('%s of 100 views see a right price; the budget is ample: a tenth less would hardly be noticed',
+                       round((100 * x.fresh_rate / x.view_rate)::numeric))
+         else format('%s of 100 views see a right price; %s calls an hour more would make it about %s more, as many fewer about %s fewer',
+                     round((100 * x.fresh_rate / x.view_rate)::numeric), c.calls,
+                     round((100 * x.marginal_gain * c.calls / x.view_rate)::numeric, 1),
+                     round((100 * x.marginal_gain * c.calls / x.view_rate)::numeric, 1))
+       end as advice
+  from market_plans x
+  join market_providers p on p.provider = x.provider and p.account = x.account
+  cross join lateral (select market__quota(p, 'hour') as quota, greatest(1, round(market__quota(p, 'hour') / 10.0))::int as calls) c;
+
+do $$
+declare f regprocedure;
+begin
+  for f in select p.oid from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+            where n.nspname = current_schema() and p.proname like 'market\_%' loop
+    execute format('revoke execute on function %s from public', f);
+  end loop;
+end $$;
