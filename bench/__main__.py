@@ -7,6 +7,8 @@ import asyncio
 import os
 import platform
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from bench import place, report, scenarios
 from bench.scenarios import Bench
@@ -22,7 +24,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--others", type=int, default=scenarios.OTHERS, help="jobs that wait in c")
     parser.add_argument("--idle-seconds", type=float, default=60)
-    parser.add_argument("--quick", action="store_true", help="one round, few others, a short idle: does it run?")
+    parser.add_argument(
+        "--quick", action="store_true", help="one round, few others, a short idle: does it run?"
+    )
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.others, options.idle_seconds = 1, 20_000, 5
@@ -49,28 +53,29 @@ async def run(bench: Bench, options: argparse.Namespace) -> None:
 
 
 async def _round(bench: Bench, wanted: set[str], others: int) -> None:
-    at = bench.at
-    if "a" in wanted:
-        for name in QUEUES:
-            await bench.take("a", name, lambda name=name: scenarios.enqueue(at, name))  # type: ignore[misc]
-    if "b" in wanted:
-        for name in QUEUES:
-            await bench.take("b", name, lambda name=name: scenarios.drain(at, name))  # type: ignore[misc]
-        await bench.take("b10", "ours", lambda: scenarios.drain(at, "ours", sizes=10))
-    if "c" in wanted:
-        for name in QUEUES:
-            await bench.take("c", name, lambda name=name: scenarios.drain(at, name, others=others))  # type: ignore[misc]
-    if "d" in wanted:
-        for name in ("floor", "ours"):
-            await bench.take("d", name, lambda name=name: scenarios.fetch(at, name))  # type: ignore[misc]
-            await bench.take("d20", name, lambda name=name: scenarios.fetch(at, name, delay_s=0.02))  # type: ignore[misc]
-        await bench.take("d10", "ours", lambda: scenarios.fetch(at, "ours", sizes=10))
-    if "e" in wanted:
-        for name in QUEUES:
-            await bench.take("e", name, lambda name=name: scenarios.wake(at, name))  # type: ignore[misc]
-    if "i" in wanted:
-        for daemons in (1, 2, 4):
-            await bench.take("i", str(daemons), lambda n=daemons: scenarios.many_daemons(at, n))  # type: ignore[misc]
+    """One sample of every wanted scenario and contender, in a fixed order, so that rounds interleave."""
+    for scenario, contender, take in _samples(bench.at, others):
+        if scenario[0] in wanted:
+            await bench.take(scenario, contender, take)
+
+
+def _samples(
+    at: place.Place, others: int
+) -> list[tuple[str, str, Callable[[], Awaitable[scenarios.Sample]]]]:
+    queues: dict[str, Callable[..., Awaitable[scenarios.Sample]]] = {
+        "a": scenarios.enqueue,
+        "b": scenarios.drain,
+        "c": partial(scenarios.drain, others=others),
+        "e": scenarios.wake,
+    }
+    found = [(key, name, partial(run_one, at, name)) for key, run_one in queues.items() for name in QUEUES]
+    found.append(("b10", "ours", partial(scenarios.drain, at, "ours", sizes=10)))
+    for name in ("floor", "ours"):
+        found.append(("d", name, partial(scenarios.fetch, at, name)))
+        found.append(("d20", name, partial(scenarios.fetch, at, name, delay_s=0.02)))
+    found.append(("d10", "ours", partial(scenarios.fetch, at, "ours", sizes=10)))
+    found += [("i", str(n), partial(scenarios.many_daemons, at, n)) for n in (1, 2, 4)]
+    return found
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ def table(bench: Bench) -> str:
     for scenario, figure, words in _LINES:
         base = "b" if scenario == "b10" else scenario
         found = {
-            name: bench.median(scenario, name, figure) or (bench.median(base, name, figure) if name != "ours" else None)
+            name: bench.median(scenario, name, figure)
+            or (bench.median(base, name, figure) if name != "ours" else None)
             for name in _NAMES
         }
         if found["ours"] is None:
@@ -50,7 +51,9 @@ def table(bench: Bench) -> str:
     one = bench.median("i", "1", "per_s")
     for daemons in ("1", "2", "4"):
         if (rate := bench.median("i", daemons, "per_s")) is not None and one:
-            lines.append(f"| i | {daemons} daemons, jobs/s (of one: {rate / one:.2f}) | | | | {_cell(rate)} | | |")
+            lines.append(
+                f"| i | {daemons} daemons, jobs/s (of one: {rate / one:.2f}) | | | | {_cell(rate)} | | |"
+            )
     return "\n".join(lines)
 
 

@@ -46,7 +46,9 @@ class Bench:
 
 async def drain(at: Place, contender: str, *, others: int = 0, sizes: int = 1) -> Sample:
     """b, c and g: jobs a second through a no-op handler."""
-    options: dict[str, Any] = {"jobs": JOBS, "others": others} | ({"sizes": sizes} if contender == "ours" else {})
+    options: dict[str, Any] = {"jobs": JOBS, "others": others} | (
+        {"sizes": sizes} if contender == "ours" else {}
+    )
     async with at.clone(contender, **options) as dsn:
         result = await place.call(
             contender, "drain", dsn=dsn, jobs=JOBS, cap_s=CAP_S, concurrency=CONCURRENCY
@@ -76,9 +78,7 @@ async def fetch(at: Place, contender: str, *, sizes: int = 1, delay_s: float = 0
             result = await place.call("floor", "fetch", url=url, jobs=4000, concurrency=CONCURRENCY)
             return {"calls_per_s": result["jobs"] / result["seconds"]}
         async with at.clone("ours", jobs=jobs, others=0, sizes=sizes) as dsn:
-            result = await place.call(
-                "ours", "fetch", dsn=dsn, url=url, cap_s=CAP_S, concurrency=CONCURRENCY
-            )
+            result = await place.call("ours", "fetch", dsn=dsn, url=url, cap_s=CAP_S, concurrency=CONCURRENCY)
             connection = await asyncpg.connect(dsn)
             calls = await connection.fetchval("select count(*) from market_requests")
             prices = await connection.fetchval("select count(*) from market_prices")
@@ -141,7 +141,8 @@ async def wake(at: Place, contender: str) -> Sample:
 def _percentiles(name: str, seconds: list[float]) -> Sample:
     ordered = sorted(seconds)
     return {
-        f"{name}_p{p}_ms": 1000 * ordered[min(len(ordered) - 1, int(p / 100 * len(ordered)))] for p in (50, 95, 99)
+        f"{name}_p{p}_ms": 1000 * ordered[min(len(ordered) - 1, int(p / 100 * len(ordered)))]
+        for p in (50, 95, 99)
     }
 
 

@@ -1,5 +1,16 @@
 -- Written by `make schema` from sql/migrations; for reading, never to be applied.
 
+create type market__candidate as (
+  unit_key text,
+  waiting boolean,
+  gain double precision,
+  value double precision,
+  units bigint,
+  view_rate double precision,
+  fresh_rate double precision,
+  aged_rate double precision
+);
+
 create type market__lane as (
   provider text,
   account text,
@@ -475,6 +486,7 @@ create table market_units (
   constraint market_units_pkey PRIMARY KEY (unit_key)
 ) with (fillfactor=70);
 comment on table market_units is 'What one call refreshes, with what the planner needs to know of it.';
+CREATE INDEX market_units_left ON market_units USING btree (views_at) WHERE (sizes = 0);
 CREATE INDEX market_units_oldest ON market_units USING btree (provider, account, last_fetch_at NULLS FIRST) WHERE (sizes > 0);
 CREATE INDEX market_units_product ON market_units USING btree (provider, account, sku);
 
@@ -751,26 +763,30 @@ AS $function$ select coalesce(p_basis, '{}') - array['flex_ask', 'listings', 'sa
 revoke execute on function market__basis_kind(jsonb) from public;
 
 CREATE OR REPLACE FUNCTION market__candidates(p_provider text, p_account text, p_limit integer, p_now timestamp with time zone)
- RETURNS TABLE(place bigint, unit_key text, gain double precision, value double precision, units bigint, view_rate double precision, fresh_rate double precision, aged_rate double precision)
+ RETURNS SETOF market__candidate
  LANGUAGE sql
  STABLE
 AS $function$
   with v as materialized (
-    select x.unit_key, x.due, x.views_per_h, x.age_h, x.still, x.gain, x.value
-      from market__values(p_provider, p_account, p_now) x where x.sizes > 0
+    select x.unit_key, x.sizes > 0 as watched, x.due, x.views_per_h, x.age_h, x.still, x.gain, x.value
+      from market__values(p_provider, p_account, p_now) x
   ), whole as (
     select count(*) as units, sum(v.views_per_h) as view_rate, sum(v.views_per_h * v.still) as fresh_rate,
-           sum(v.views_per_h * v.age_h) as aged_rate from v
+           sum(v.views_per_h * v.age_h) as aged_rate from v where v.watched
   ), open as materialized (
-    select distinct j.unit_key from market_jobs j where j.provider = p_provider and j.account = p_account
-       and j.status in ('pending', 'running', 'deferred')
+    select j.unit_key, bool_or(j.status = 'pending' and j.priority < s.wake_priority) as waiting
+      from market_jobs j cross join market_settings s
+     where j.provider = p_provider and j.account = p_account and j.status in ('pending', 'running', 'deferred')
+     group by j.unit_key
   ), best as (
-    select v.unit_key, v.gain, v.value from v where v.due and v.unit_key not in (select o.unit_key from open o)
-     order by v.value desc, v.unit_key limit p_limit
+    (select v.unit_key, false as waiting, v.gain, v.value from v
+      where v.watched and v.due and v.unit_key not in (select o.unit_key from open o)
+      order by v.value desc, v.unit_key limit p_limit)
+    union all
+    select v.unit_key, true, v.gain, v.value from v where v.unit_key in (select o.unit_key from open o where o.waiting)
   )
-  select row_number() over (order by b.value desc, b.unit_key), b.unit_key, b.gain, b.value,
-         w.units, w.view_rate, w.fresh_rate, w.aged_rate
-    from whole w left join best b on true order by 1
+  select b.unit_key, b.waiting, b.gain, b.value, w.units, w.view_rate, w.fresh_rate, w.aged_rate
+    from whole w left join best b on true order by b.value desc, b.unit_key
 $function$;
 revoke execute on function market__candidates(text,text,integer,timestamp with time zone) from public;
 
@@ -960,15 +976,32 @@ CREATE OR REPLACE FUNCTION market__guard(s market_settings)
 AS $function$ select least(1, s.hour_s / 20) $function$;
 revoke execute on function market__guard(market_settings) from public;
 
-CREATE OR REPLACE FUNCTION market__identity(p_user_id text)
+CREATE OR REPLACE FUNCTION market__identity(p_user_id text DEFAULT NULL::text)
  RETURNS text
  LANGUAGE plpgsql
  STABLE
 AS $function$
-declare set_by text := coalesce(nullif(current_setting('marketd.user_id', true), ''),
-  nullif(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub', ''));
+declare who text := nullif(current_setting('marketd.user_id', true), ''); claims text;
 begin
-  return coalesce(nullif(p_user_id, ''), set_by);
+  if who is null then
+    claims := nullif(current_setting('request.jwt.claims', true), '');
+    if claims is not null then
+      begin
+        who := nullif(claims::jsonb ->> 'sub', '');
+      exception when invalid_text_representation or data_exception then
+        raise exception 'the setting request.jwt.claims is not JSON' using errcode = '22023';
+      end;
+    end if;
+  end if;
+  if market__trusted() then
+    return coalesce(nullif(p_user_id, ''), who);
+  end if;
+  who := coalesce(who, session_user);
+  if p_user_id <> '' and p_user_id <> who then
+    raise exception 'user_id % is not yours (%)', quote_literal(left(p_user_id, 40)), quote_literal(left(who, 40))
+      using errcode = '42501';
+  end if;
+  return who;
 end $function$;
 revoke execute on function market__identity(text) from public;
 
@@ -1104,6 +1137,17 @@ CREATE OR REPLACE FUNCTION market__lower(p_text text)
  IMMUTABLE PARALLEL SAFE
 AS $function$ select translate(p_text, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ', 'abcdefghijklmnopqrstuvwxyz') $function$;
 revoke execute on function market__lower(text) from public;
+
+CREATE OR REPLACE FUNCTION market__may_see(p_job_id bigint)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+begin
+  return market__trusted() or exists (select from market_job_requests r where r.job_id = p_job_id and r.user_id = market__identity())
+    or exists (select from market_jobs j where j.id = p_job_id and j.user_id = market__identity());
+end $function$;
+revoke execute on function market__may_see(bigint) from public;
 
 CREATE OR REPLACE FUNCTION market__merge(w market__wish, p_job_id bigint)
  RETURNS text
@@ -1289,8 +1333,8 @@ CREATE OR REPLACE FUNCTION market__plan(p_provider text, p_account text, p_inter
  SET work_mem TO '64MB'
 AS $function$
 declare
-  p market_providers; s market_settings; d market_planner; v record; c record; began timestamptz := clock_timestamp();
-  share double precision; quota int; waiting int; lane int; opened int := 0; edge record; typical double precision; key text; ahead int;
+  p market_providers; s market_settings; d market_planner; v record; c market__candidate; found market__candidate[]; began timestamptz := clock_timestamp();
+  share double precision; quota int; waiting int; lane int; opened int := 0; edge market__candidate; typical double precision; key text; ahead int;
 begin
   if not pg_try_advisory_xact_lock(hashtext('marketd.plan ' || p_provider || '/' || p_account)) then
     return 0;
@@ -1309,7 +1353,9 @@ begin
                   and x.planned_at > p_now - interval '1 hour' and date_part('hour', x.planned_at) = date_part('hour', p_now)) then
     typical := market__typical_view_rate(p_provider, p_account, p_now);
   end if;
-  perform market__rank_waiting(p_provider, p_account, share, p_now);
+  -- As many as could be wanted, and some that will turn out to be cooling down.
+  found := array(select x from market__candidates(p_provider, p_account, floor(share + p_dice)::int * 2 + 20, p_now) x);
+  perform market__rank_waiting(p_provider, p_account, found, share, p_now);
   -- What the plan opened before and nobody has fetched yet counts against this interval.
   select count(distinct j.unit_key) into waiting from market_jobs j
    where j.provider = p_provider and j.account = p_account and j.status = 'pending' and j.priority < s.wake_priority
@@ -1321,18 +1367,20 @@ begin
     exit when opened >= lane;
     opened := opened + market__plan_unit(key, 1e9, p_now)::int;
   end loop;
-  for c in select * from market__candidates(p_provider, p_account, quota * 2 + 20, p_now) loop
+  foreach c in array found loop
+    continue when c.waiting;
     edge := c;
     exit when c.unit_key is null or opened >= quota;
     -- What apps wait for and what is worth more goes first, and takes its part of the share.
-    select count(distinct j.unit_key) into ahead from market_jobs j
-     where j.provider = p_provider and j.account = p_account and j.status = 'pending' and j.priority < s.wake_priority
-       and j.rank > c.value;
+    select count(*) into ahead from (
+      select distinct j.unit_key from market_jobs j
+       where j.provider = p_provider and j.account = p_account and j.status = 'pending' and j.priority < s.wake_priority
+         and j.rank > c.value limit floor(share + p_dice)::int) x;
     exit when ahead >= floor(share + p_dice);
     opened := opened + market__plan_unit(c.unit_key, c.value, p_now)::int;
   end loop;
-  perform market__note_plan(p_provider, p_account, share, waiting, opened, edge.gain, edge.value, edge.units,
-    edge.view_rate, edge.fresh_rate, edge.aged_rate, typical, date_part('epoch', clock_timestamp() - began) * 1000, p_now);
+  perform market__note_plan(p_provider, p_account, share, waiting, opened, edge.gain, edge.value, found[1].units,
+    found[1].view_rate, found[1].fresh_rate, found[1].aged_rate, typical, date_part('epoch', clock_timestamp() - began) * 1000, p_now);
   return opened;
 end $function$;
 revoke execute on function market__plan(text,text,double precision,timestamp with time zone,double precision) from public;
@@ -1394,7 +1442,8 @@ revoke execute on function market__plan_unit(text,double precision,timestamp wit
 CREATE OR REPLACE FUNCTION market__quota(p market_providers, p_kind text)
  RETURNS integer
  LANGUAGE plpgsql
- STABLE
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$   -- plpgsql keeps its plans; SQL functions are planned at every call
 declare told int;
 begin
@@ -1404,35 +1453,35 @@ begin
 end $function$;
 revoke execute on function market__quota(market_providers,text) from public;
 
-CREATE OR REPLACE FUNCTION market__rank_waiting(p_provider text, p_account text, p_share double precision, p_now timestamp with time zone)
+CREATE OR REPLACE FUNCTION market__rank_waiting(p_provider text, p_account text, p_found market__candidate[], p_share double precision, p_now timestamp with time zone)
  RETURNS integer
  LANGUAGE sql
 AS $function$
   with worth as materialized (
-    select j.id, v.value, (row_number() over (partition by coalesce(j.user_id, '') order by v.value desc, j.turn, j.id) - 1)
-             / greatest(1, p_share) as place, j.rank
-      from market_jobs j join market__values(p_provider, p_account, p_now) v using (unit_key)
-     where j.provider = p_provider and j.account = p_account and j.status = 'pending' and j.rank < 1e9
+    select j.id, j.rank, f.value / (1 + floor((row_number() over (
+             partition by coalesce(j.user_id, '') order by f.value desc, j.turn, j.id) - 1) / greatest(1, p_share))) as value
+      from unnest(p_found) f join market_jobs j on j.unit_key = f.unit_key
+     where f.waiting and j.provider = p_provider and j.account = p_account and j.status = 'pending' and j.rank < 1e9
        and j.priority < (select wake_priority from market_settings)
   ), moved as (
-    select w.id, w.value / (1 + floor(w.place)) as rank from worth w
-     where abs(w.rank - w.value / (1 + floor(w.place))) > 0.05 * abs(w.rank)
+    select w.id, greatest(w.value, 1e-9) as rank from worth w where abs(w.rank - w.value) > 0.05 * abs(w.rank)
      order by 2 desc limit 1000
   ), free as (
     select j.id from market_jobs j where j.id in (select m.id from moved m) and j.status = 'pending' for update skip locked
   ), done as (
-    update market_jobs j set rank = greatest(m.rank, 1e-9), updated_at = p_now
+    update market_jobs j set rank = m.rank, updated_at = p_now
       from moved m where j.id = m.id and j.id in (select f.id from free f)
     returning 1
   )
   select count(*)::int from done
 $function$;
-revoke execute on function market__rank_waiting(text,text,double precision,timestamp with time zone) from public;
+revoke execute on function market__rank_waiting(text,text,market__candidate[],double precision,timestamp with time zone) from public;
 
 CREATE OR REPLACE FUNCTION market__shares(p market_providers, s market_settings, p_kind text, p_at timestamp with time zone, OUT starts timestamp with time zone, OUT ends timestamp with time zone, OUT quota integer, OUT used integer, OUT urgent_left integer, OUT background_left integer, OUT spacing_s double precision, OUT tolerance integer)
  RETURNS record
  LANGUAGE plpgsql
- STABLE
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
 declare w record; used_bg int; rem double precision; len double precision; keep double precision; late boolean; expected double precision;
 begin
@@ -1581,6 +1630,18 @@ CREATE OR REPLACE FUNCTION market__still(p_a double precision, p_b double precis
 AS $function$ select exp(greatest(-600, p_a * ln(p_b / (p_b + greatest(0, p_age_h))))) $function$;
 revoke execute on function market__still(double precision,double precision,double precision) from public;
 
+CREATE OR REPLACE FUNCTION market__trusted()
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+declare caller name := coalesce(nullif(current_setting('role', true), 'none'), session_user);
+begin
+  return pg_has_role(caller, (select relowner from pg_class where oid = 'market_jobs'::regclass), 'member')
+    or coalesce(pg_has_role(caller, to_regrole('market_operator')::oid, 'member'), false);
+end $function$;
+revoke execute on function market__trusted() from public;
+
 CREATE OR REPLACE FUNCTION market__turn(p_provider text, p_account text, p_priority integer, p_user_id text)
  RETURNS bigint
  LANGUAGE plpgsql
@@ -1658,7 +1719,8 @@ revoke execute on function market__values(text,text,timestamp with time zone) fr
 CREATE OR REPLACE FUNCTION market__verdict(p market_providers, s market_settings, p_urgent boolean, p_now timestamp with time zone, p_goes_on boolean DEFAULT false, OUT reason text, OUT until timestamp with time zone, OUT calls_left integer, OUT hour_quota integer, OUT hour_ends timestamp with time zone, OUT spacing_s double precision)
  RETURNS record
  LANGUAGE plpgsql
- STABLE
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
 declare kind text; h record; allowed timestamptz;
 begin
@@ -2488,7 +2550,7 @@ CREATE OR REPLACE FUNCTION market_why(job_id bigint)
 AS $function$
 begin
   return query select x.state, x.waiting_for, x.until, x.eta, x.detail
-    from market__wait(market_why.job_id, null, 1000) x where x.state is not null;
+    from market__wait(market_why.job_id, null, 1000) x where x.state is not null and market__may_see(market_why.job_id);
   if not found then
     return query select 'unknown'::text, 'nothing'::text, null::timestamptz, null::timestamptz,
       format('no job %s: finished jobs are pruned after some days', market_why.job_id);
@@ -2511,7 +2573,8 @@ begin
   select j.id into id from market_jobs j where j.dedupe_key = w.dedupe_key
    order by (j.status in ('pending', 'running', 'deferred')) desc, j.id desc limit 1;
   if id is not null then
-    return query select * from market_why(id);
+    -- Of an item everybody may know what it waits for, whoever asked.
+    return query select x.state, x.waiting_for, x.until, x.eta, x.detail from market__wait(id, null, 1000) x;
     return;
   end if;
   seen := market__observed_at(w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key);

@@ -20,7 +20,9 @@ from marketd.app import App
 from marketd.migrate import migrate
 from marketd.signals import Stop
 
-_LEFT = "select exists (select from market_jobs where status = 'pending' and priority = 100) or exists (select from market_jobs where status = 'running')"
+_LEFT = """
+select exists (select from market_jobs where status = 'pending' and priority = 100)
+    or exists (select from market_jobs where status = 'running')"""
 _DONE = "select count(*) from market_jobs where status = 'done'"
 _SCHEMA_OF_BENCH = """
 insert into market_providers (provider, all_sizes, currency, pace_s) values ('bench', true, 'USD', 0)
@@ -28,9 +30,11 @@ insert into market_providers (provider, all_sizes, currency, pace_s) values ('be
 # What market_enqueue leaves behind, for items of `per_product` sizes each; a test of the functions this is not.
 _FILL = """
 with wanted as (
-  select 'bench' as provider, $2 || (g / $4::int) as sku, (4 + g % $4::int)::text as size from generate_series(0, $1::int - 1) g
+  select 'bench' as provider, $2 || (g / $4::int) as sku, (4 + g % $4::int)::text as size
+    from generate_series(0, $1::int - 1) g
 ), keyed as (
-  select w.*, 'bench|default|' || w.sku || '|USD|' || w.size as dedupe_key, 'bench|default|' || w.sku || '|USD' as unit_key from wanted w
+  select w.*, 'bench|default|' || w.sku || '|USD|' || w.size as dedupe_key,
+         'bench|default|' || w.sku || '|USD' as unit_key from wanted w
 ), targets as (
   insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
   select provider, 'default', sku, size, 'USD', dedupe_key, unit_key from keyed

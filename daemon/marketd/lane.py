@@ -127,7 +127,8 @@ class Lane:
         self._running.discard(task)
         self._wake.set()  # a slot is free, and the product's latecomers may go
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._observer.event("fetch_crashed", lane=self._name, error=f"{type(error).__name__}: {error}")
+            words = f"{type(error).__name__}: {error}"
+            self._observer.event("fetch_crashed", lane=self._name, error=words, exc_info=error)
 
     async def _wait_for_work(self, stopping: asyncio.Task[Any]) -> None:
         chance = await self._stores.jobs.next_chance_s(self.settings.provider, self.settings.account)

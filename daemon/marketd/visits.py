@@ -10,6 +10,7 @@ import aiohttp
 from aiolimiter import AsyncLimiter
 
 from marketd.config import Config
+from marketd.config.flat import secrets
 from marketd.http_client import Door, ProviderHttp
 from marketd.models import DEFAULT_ACCOUNT, Unit
 from marketd.provider import Ask, Found, TellsUsage, Usage
@@ -76,6 +77,7 @@ class Visits:
                 # One call each interval; (n, period) would allow a burst of n.
                 pacer=AsyncLimiter(1, stanza.pace.interval_s),
                 classify=plugin.classify,
+                secrets=tuple(sorted(secrets(stanza.credentials_of(account)), key=len, reverse=True)),
             )
             known = (fingerprint, plugin, door)
             self._built[provider, account] = known

@@ -194,6 +194,8 @@ class Proxy:
 
     async def _hold_if_trapped(self, line: _Line, message: bytes) -> None:
         if message[0] in (_PARSE, _QUERY):
+            if line.armed is not None and line.armed.text in message:
+                return  # the same statement parsed once more, right before it runs
             line.armed = self._caught(message)
             if line.armed is not None and line.armed.when == "before":
                 line.armed.sprung.set()

@@ -299,8 +299,9 @@ def test_run_on_a_taken_port_fails_with_one_line(env: dict[str, str], tmp_path: 
             env=env, capture_output=True, text=True, check=False, timeout=30,
         )  # fmt: skip
     assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1
-    assert f"http.port {port}" in done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if '"cannot_start"' in line]
+    assert f"cannot serve /metrics on 127.0.0.1:{port}" in json.loads(line)["problem"]
+    assert done.stderr == ""
 
 
 def test_the_sandbox_prints_the_settings_that_lead_to_it_and_ends_with_sigterm(env: dict[str, str]) -> None:

@@ -38,7 +38,7 @@ async def test_every_stored_price_is_the_price_of_that_product_size_and_currency
             assert {row["result"] for row in said} == {"queued"}
             await until(lambda: _settled(db), within_s=120, what="all products")
         await _as_promised(db, sandbox, products)
-        # Three requests for a product that StockX was never asked before, two at Alias (search, prices), whatever the sizes.
+        # Three requests for a product that StockX was never asked before, two at Alias (search, prices).
         carried = [product for product in products if product.alias_id]
         assert sandbox.count("stockx") == 3 * PRODUCTS
         assert sandbox.count("alias") == 2 * len(carried) + (PRODUCTS - len(carried))
@@ -46,9 +46,14 @@ async def test_every_stored_price_is_the_price_of_that_product_size_and_currency
         "select provider, sku, size, currency, lowest_ask, highest_bid, last_sale from market_prices"
     )
     assert len(stored) > 2 * 8 * PRODUCTS
+    unlisted = {product.key for product in products if product.shelf is None}
     for row in stored:
-        truth = sandbox.truth(row["provider"], row["sku"], row["size"], row["currency"])
         told = (row["lowest_ask"], row["highest_bid"], row["last_sale"])
+        if row["provider"] == "ebay" and row["sku"] in unlisted:
+            # Asked by the enrichment, which looks for an image; an empty search is "no asks", not an unknown code.
+            assert told == (None, None, None)
+            continue
+        truth = sandbox.truth(row["provider"], row["sku"], row["size"], row["currency"])
         assert told == truth, (row["provider"], row["sku"], row["size"])
         assert row["currency"] == CURRENCIES[row["provider"]]
 

@@ -18,11 +18,7 @@ def run(arguments: Namespace) -> int:
 
     from marketd import app
 
-    try:
-        return app.run(config, path)
-    except OSError as error:
-        where = f"http.host {config.http.host}, http.port {config.http.port}"
-        raise CommandError(f"cannot start: {error.strerror or error} ({where} in {path})") from error
+    return app.run(config, path)
 
 
 def sandbox(arguments: Namespace) -> int:

@@ -84,7 +84,8 @@ async def error_of(
     response: aiohttp.ClientResponse, classify: Classify | None, secrets: Iterable[str]
 ) -> errors.ProviderError:
     """What an answer that is not 2xx means. Its message is the provider's own, without anything secret."""
-    body = await _error_body(response)
+    secrets = tuple(secrets)
+    body = await _error_body(response, secrets)
     own = classify(response.status, response.headers, body) if classify else None
     error = own or _usual(response.status, _said(body, response), response.headers)
     for secret in secrets:
@@ -150,10 +151,13 @@ def retry_after_s(headers: Mapping[str, str], *, now: datetime | None = None) ->
     return max(0.0, (until - (now or datetime.now(UTC))).total_seconds())
 
 
-async def _error_body(response: aiohttp.ClientResponse) -> Any:
+async def _error_body(response: aiohttp.ClientResponse, secrets: Iterable[str]) -> Any:
     """The error's JSON, or None: the status alone decides when its body is broken, late or not JSON."""
     try:
-        return parse_json(await _body(response, ERROR_BYTES))
+        body = await _body(response, ERROR_BYTES)
+        for secret in secrets:  # before anything is cut to length, or a half of one would stay
+            body = body.replace(secret.encode(), b"***")
+        return parse_json(body)
     except (errors.BadPayload, aiohttp.ClientError, TimeoutError):
         return None
 

@@ -71,6 +71,7 @@ class Door:
     auth: Auth
     pacer: AsyncLimiter
     classify: answers.Classify | None = None
+    secrets: tuple[str, ...] = field(default=(), repr=False)  #: the account's; no message may show them
     max_bytes: int = MAX_BYTES
 
 
@@ -178,7 +179,8 @@ class ProviderHttp:
             ) as response:
                 status.append(response.status)
                 if not 200 <= response.status < 300:
-                    raise await answers.error_of(response, request.classify, request.secrets())
+                    hidden = (*door.secrets, *request.secrets())
+                    raise await answers.error_of(response, request.classify, hidden)
                 return await answers.json_of(response, door.max_bytes), response.headers
         except TimeoutError as error:
             what = f"no answer in {door.timeout_s:g} s" if wire.opened else "no connection in time"
