@@ -41,6 +41,7 @@ class _Line:
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
     armed: Trap | None = None  #: its statement was parsed; the next Bind runs it
+    caught: list[Trap] = field(default_factory=list)
     holding: Trap | None = None  #: its answer is kept back
     flowing: asyncio.Event = field(default_factory=asyncio.Event)
     started: bool = False
@@ -194,14 +195,17 @@ class Proxy:
 
     async def _hold_if_trapped(self, line: _Line, message: bytes) -> None:
         if message[0] in (_PARSE, _QUERY):
-            if line.armed is not None and line.armed.text in message:
-                return  # the same statement parsed once more, right before it runs
-            line.armed = self._caught(message)
+            # A statement may be parsed twice, with looks into the catalogue in between; only then it runs.
+            line.armed = self._caught(message) or next((t for t in line.caught if t.text in message), None)
+            if line.armed is not None:
+                line.caught.append(line.armed)
             if line.armed is not None and line.armed.when == "before":
                 line.armed.sprung.set()
                 await line.armed.freed.wait()
         if line.armed is not None and line.armed.when == "after" and message[0] in (_BIND, _QUERY):
-            line.holding, line.armed = line.armed, None
+            line.holding = line.armed
+            line.armed = None
+            line.caught.clear()
 
     def _caught(self, message: bytes) -> Trap | None:
         for trap in self._traps:

@@ -72,16 +72,18 @@ def _settings(dsn: str, sandbox: Sandbox, folder: Path, **database: Any) -> dict
 async def _die_at(step: Step, db: Connection, proxy: Proxy, sandbox: Sandbox, folder: Path, sku: str) -> int:
     # A listen_dsn of its own makes the daemon send every statement's text, by which it is known.
     victim = Daemon(folder, _settings(proxy.dsn, sandbox, folder, listen_dsn=proxy.dsn))
-    await victim.start()
+    job = await ask(db, "stockx", sku, None)
     if step.statement is None:
         fault = sandbox.fault("stockx", "stall", endpoint="market_data", seconds=30)
-        job = await ask(db, "stockx", sku, None)
-        await until(lambda: asyncio.sleep(0, fault.left == 0), what=step.name)
+        reached = lambda: asyncio.sleep(0, fault.left == 0)  # noqa: E731
     else:
         trap = proxy.trap(step.statement, step.when, skip=step.skip)
-        job = await ask(db, "stockx", sku, None)
-        await until(lambda: asyncio.sleep(0, trap.sprung.is_set()), what=f"being {step.name}")
-    await victim.kill()
+        reached = lambda: asyncio.sleep(0, trap.sprung.is_set())  # noqa: E731
+    await victim.spawn()
+    try:
+        await until(reached, what=f"being {step.name}")
+    finally:
+        await victim.kill()
     return job
 
 
