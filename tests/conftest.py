@@ -19,6 +19,7 @@ import asyncpg
 import pytest
 
 from marketd.embedded import TEST_SETTINGS, EmbeddedPostgres
+from windows import DAY_S, HOUR_S, window_s
 
 Connect = Callable[[], Awaitable["asyncpg.Connection[asyncpg.Record]"]]
 
@@ -47,7 +48,7 @@ def postgres_server() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def template_database(postgres_server: str) -> Iterator[str]:
-    """Name of a database with the whole schema, to be cloned; nobody may connect to it."""
+    """Name of a database with the whole schema, to be cloned; nobody may connect to it. Its windows have just begun."""
     from marketd.migrate import migrate
 
     name = _random_name("template")
@@ -55,6 +56,10 @@ def template_database(postgres_server: str) -> Iterator[str]:
     async def create() -> None:
         await _execute(postgres_server, f"create database {name}")
         await migrate(_with_database(postgres_server, name))
+        await _execute(
+            _with_database(postgres_server, name),
+            f"update market_settings set hour_s = {window_s(HOUR_S)}, day_s = {window_s(DAY_S)}",
+        )
 
     _run(create())
     try:

@@ -18,6 +18,7 @@ from marketd.app import App
 from marketd.config import Config
 from marketd.sandbox import Sandbox
 from marketd.signals import Stop
+from windows import SESSION
 
 CURRENCIES = {"stockx": "GBP", "alias": "USD", "ebay": "USD"}
 GOLDEN = (
@@ -41,9 +42,9 @@ def settings(
     *,
     providers: tuple[str, ...] = ("stockx",),
     stanza: Mapping[str, Any] | None = None,
-    **sections: Mapping[str, Any],
+    **sections: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """A quick configuration as plain data: short polls, no pace to speak of, generous budgets."""
+    """A quick configuration as plain data: short polls, no pace to speak of, generous budgets, windows just begun."""
     quick: dict[str, Any] = {
         "currency": None,
         "budget": {"per_hour": 100_000},
@@ -56,6 +57,7 @@ def settings(
         "http": {"port": 0},
         "scheduler": {"poll": "1s", "interval": "2s", **sections.get("scheduler", {})},
         "jobs": {"lease": "3s", "shutdown_grace": "2s", "fresh_for": "10m", **sections.get("jobs", {})},
+        "testing": SESSION,
         **{name: value for name, value in sections.items() if name not in ("scheduler", "jobs")},
         "providers": {
             name: {

@@ -10,9 +10,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from conftest import Connect
 from queue_kit import (
     SKU,
+    Connect,
     Connection,
     enqueue,
     enqueue_many,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from queue_kit import Connect, Connection, Row, daemon, enqueue, limits, now, settings, value
+from windows import window_s
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +137,6 @@ async def test_a_grant_is_void_before_its_window_ends(db: Connection) -> None:
 
 
 async def test_hours_do_not_depend_on_the_sessions_time_zone(db: Connection) -> None:
-    await settings(db, hour_s=3600)
     await take(db)
     await db.execute("set time zone 'Asia/Kolkata'")
     await take(db)
@@ -147,6 +147,7 @@ async def test_hours_do_not_depend_on_the_sessions_time_zone(db: Connection) -> 
     ("at", "hours"), [("2026-03-08 20:00+00", 23), ("2026-11-01 20:00+00", 25), ("2026-07-01 20:00+00", 24)]
 )
 async def test_the_day_in_los_angeles_has_23_24_or_25_hours(db: Connection, at: str, hours: int) -> None:
+    await settings(db, day_s=None)
     row = await db.fetchrow(
         "select w.* from market_providers p, market_settings s,"
         " market__window(p, s, 'day', $1::text::timestamptz) w where p.provider = 'ebay'",
@@ -160,6 +161,7 @@ async def test_the_day_in_los_angeles_has_23_24_or_25_hours(db: Connection, at: 
 async def test_every_hour_of_a_year_lies_in_one_day_and_days_join_without_gap(
     db: Connection, zone: str
 ) -> None:
+    await settings(db, day_s=None)
     await limits(db, "ebay", day_zone="America/Los_Angeles")
     await db.execute(f"set time zone '{zone}'")
     rows = await db.fetch(
@@ -173,7 +175,6 @@ async def test_every_hour_of_a_year_lies_in_one_day_and_days_join_without_gap(
 
 async def test_a_rolling_hour_counts_the_last_sixty_minutes(db: Connection) -> None:
     await limits(db, quota_hour=3, rolling=True)
-    await settings(db, hour_s=3600)
     for age in ("70 minutes", "59 minutes", "30 minutes"):
         await db.execute(
             "insert into market_grants (provider, account, send_at)"
@@ -188,7 +189,6 @@ async def test_a_rolling_hour_counts_the_last_sixty_minutes(db: Connection) -> N
 
 async def test_a_rolling_hour_counts_a_call_as_long_as_it_may_have_been_late(db: Connection) -> None:
     await limits(db, quota_hour=1, rolling=True)
-    await settings(db, hour_s=3600)
     await db.execute(
         "insert into market_grants (provider, account, send_at)"
         " values ('stockx', 'default', clock_timestamp() - interval '1 hour 5 seconds')"
@@ -322,6 +322,12 @@ async def test_background_is_spread_over_the_window_with_a_small_burst(db: Conne
     assert 10 <= sent <= 12
     assert grants[-1]["reason"] == "budget"
     assert (await take(db, 200))["granted"]
+
+
+async def test_at_the_windows_end_background_is_not_spread_any_more(db: Connection) -> None:
+    await limits(db, quota_hour=100)
+    await settings(db, hour_s=window_s(begun=0.97))
+    assert all([(await take(db, 100))["granted"] for _ in range(30)])
 
 
 # ------------------------------------------------------------------------------------------- pause and circuit

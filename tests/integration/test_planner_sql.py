@@ -31,6 +31,12 @@ HOUR = timedelta(hours=1)
 MID_HOUR = datetime(2026, 11, 2, 12, 20, tzinfo=UTC)  #: a moment at which nothing of the hour's end matters
 
 
+@pytest.fixture(autouse=True)
+async def clock_hours(db: Any) -> None:
+    """These tests name their moments, so they want the clock's own hours and days."""
+    await db.execute("update market_settings set hour_s = 3600, day_s = null")
+
+
 @pytest.fixture
 async def jobs(database: str) -> AsyncIterator[JobStore]:
     pool = Database(database, size=2, timeout_s=10)

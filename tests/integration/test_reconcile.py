@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import asyncpg
 import pytest
@@ -11,10 +13,15 @@ import pytest
 from harness import configured, running, until
 from marketd.sandbox import Limits, Sandbox
 
+# eBay's day is the calendar's in Los Angeles. Near its end another zone stands in, where it is further from midnight.
+ZONE = min(
+    ("America/Los_Angeles", "Asia/Tokyo"), key=lambda zone: abs(datetime.now(ZoneInfo(zone)).hour - 12)
+)
+
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    ebay = Limits(per_day=40, day_zone="America/Los_Angeles")
+    ebay = Limits(per_day=40, day_zone=ZONE)
     async with Sandbox(seed=5, limits={"*": None, "ebay": ebay}) as server:
         yield server
 
@@ -24,8 +31,10 @@ async def test_a_spent_day_closes_the_lane_until_the_reset_that_ebay_reports(
 ) -> None:
     # Somebody else used the same keyset: eBay's day is spent although ours is not.
     sandbox.spend("ebay", 40)
-    stanza = {"budget": {"per_hour": 1000, "per_day": 5000, "day_starts": "00:00 America/Los_Angeles"}}
-    async with running(configured(database, sandbox, tmp_path, providers=("ebay",), stanza=stanza)):
+    stanza = {"budget": {"per_hour": 1000, "per_day": 5000, "day_starts": f"00:00 {ZONE}"}}
+    async with running(
+        configured(database, sandbox, tmp_path, providers=("ebay",), stanza=stanza, testing=None)
+    ):
         await db.fetch("select * from market_enqueue('ebay', 'CP9366', '10.5', 200)")
 
         async def told() -> asyncpg.Record | None:

@@ -91,8 +91,7 @@ async def test_background_is_spread_over_the_window_and_not_burnt_at_its_start(
 ) -> None:
     await _ask(db, [f"BACK-{n}" for n in range(200)], 100)
     stanza = {"budget": {"per_hour": 600, "background_min": "0%"}, "pace": {"calls": 50, "per": "1s"}}
-    testing = {"hour": "1h", "day": "1d"}
-    async with running(configured(database, sandbox, tmp_path, stanza=stanza, testing=testing)):
+    async with running(configured(database, sandbox, tmp_path, stanza=stanza)):
         # 600 an hour: a tenth may go at once, the rest at the pace that lasts until the hour's end.
         await until(lambda: _spent(db, 60), what="the first tenth")
         why = await until(lambda: _held_back(db), what="the wait")

@@ -26,9 +26,8 @@ from queue_kit import (
 
 @pytest.fixture(autouse=True)
 async def lively(db: Connection) -> None:
-    """A daemon lives and nothing stands in the way; a test puts one thing there. No window ends while it runs."""
+    """A daemon lives and nothing stands in the way; a test puts one thing there."""
     await plenty(db)
-    await settings(db, hour_s=1e9)
     await daemon(db)
 
 
@@ -66,7 +65,6 @@ async def test_the_place_in_a_long_queue_is_not_counted_out(db: Connection) -> N
 
 
 async def test_budget_says_what_is_left_and_until_when(db: Connection) -> None:
-    await settings(db, hour_s=3600)
     await limits(db, quota_hour=0)
     _, told = await asked(db, 200)
     assert told["waiting_for"] == "budget"
@@ -204,7 +202,6 @@ async def test_an_item_can_be_asked_about_by_its_own_words(db: Connection) -> No
 
 @pytest.mark.parametrize("quota", [None, 10, 1])
 async def test_etas_never_lie_in_the_past_and_grow_with_the_place(db: Connection, quota: int | None) -> None:
-    await settings(db, hour_s=3600)
     await limits(db, quota_hour=quota, pace_s=1)
     etas = [(await enqueue(db, f"AA{i}-1", priority=p))["eta"] for p in (200, 100) for i in range(p, p + 15)]
     start = await now(db) - timedelta(seconds=5)
