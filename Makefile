@@ -3,6 +3,7 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 ARGS ?=
+SEED ?= 1
 
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 USABLE := import sys, importlib.util as u; sys.exit(sys.version_info < (3, 11) or not u.find_spec("pip"))
@@ -18,7 +19,7 @@ EXPORT := from marketd.metrics import Metrics; m = Metrics(process=False); m.ini
 PIP_INSTALL := $(PY) -m pip install --disable-pip-version-check --no-input
 SELF := $(PIP_INSTALL) --quiet --no-deps --no-build-isolation --editable .
 
-.PHONY: help demo test test-unit check fmt lock schema rebuild
+.PHONY: help demo test test-unit soak check fmt lock schema rebuild
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -32,6 +33,10 @@ test: $(VENV)/.installed-dev ## all tests; ARGS are for pytest
 
 test-unit: $(VENV)/.installed-dev ## the tests that need no database
 	$(PY) -m pytest tests/unit $(ARGS)
+
+soak: $(VENV)/.installed-dev ## the long runs: a storm of faults and half an hour of endurance; SEED=1
+	PYTHONPATH=tests $(PY) -m soak storm --seed $(SEED)
+	PYTHONPATH=tests $(PY) -m soak endurance --seed $(SEED)
 
 check: $(VENV)/.installed-dev ## format, lint, types, import floors
 	$(VENV)/bin/ruff format --check .

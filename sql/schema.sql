@@ -77,6 +77,7 @@ create table market_daemons (
   quotas jsonb default '{}'::jsonb not null,
   started_at timestamp with time zone default clock_timestamp() not null,
   alive_until timestamp with time zone not null,
+  died_at timestamp with time zone,
   constraint market_daemons_pkey PRIMARY KEY (daemon_id)
 );
 comment on table market_daemons is 'Live daemons. A row whose alive_until is past is dead.';
@@ -154,6 +155,7 @@ create table market_jobs (
   attempt integer default 0 not null,
   max_attempts integer default 5 not null,
   rescues integer default 0 not null,
+  suspect_since timestamp with time zone,
   lead boolean default false not null,
   lease_id uuid,
   lease_expires_at timestamp with time zone,
@@ -1297,6 +1299,7 @@ begin
   new.updated_at := now_at;
   new.attempt := 0;
   new.rescues := 0;
+  new.suspect_since := null;
   new.rank := 0;
   new.lead := false;
   new.lease_id := null;
@@ -2216,7 +2219,7 @@ begin
     -- An update, as by anyone who opens a job.
     update market_target_locks l set taken = l.taken + 1 where l.dedupe_key = late.dedupe_key;
     if not exists (select from market_jobs o where o.dedupe_key = late.dedupe_key and o.status in ('pending', 'running', 'deferred')) then
-      update market_jobs j set status = 'pending', attempt = 0, rescues = 0, outcome = null, error_code = null,
+      update market_jobs j set status = 'pending', attempt = 0, rescues = 0, suspect_since = null, outcome = null, error_code = null,
         error_message = null, completed_at = null, not_before = null, retry_at = null, run_at = clock_timestamp(),
         priority = greatest(j.priority, late.priority),
         turn = market__turn(j.provider, j.account, greatest(j.priority, late.priority), j.user_id), updated_at = clock_timestamp()
@@ -2338,7 +2341,7 @@ begin
         where o.dedupe_key = j.dedupe_key and o.status in ('pending', 'running', 'deferred');
       n := n + 1;
     else
-      update market_jobs m set status = 'pending', attempt = 0, rescues = 0, not_before = null, retry_at = null,
+      update market_jobs m set status = 'pending', attempt = 0, rescues = 0, suspect_since = null, not_before = null, retry_at = null,
         run_at = clock_timestamp(), completed_at = null, outcome = null, error_code = null, error_message = null,
         turn = market__turn(m.provider, m.account, m.priority, m.user_id), updated_at = clock_timestamp()
        where m.id = j.id and m.status = 'failed';

@@ -80,7 +80,8 @@ create table market_daemons (
   config_hash text not null,
   quotas jsonb not null default '{}',     -- {"stockx/default": {"hour": 100, "day": 25000}}: the lower one holds
   started_at timestamptz not null default clock_timestamp(),
-  alive_until timestamptz not null
+  alive_until timestamptz not null,
+  died_at timestamptz                     -- when its fetches were taken away for the first time
 );
 comment on table market_daemons is 'Live daemons. A row whose alive_until is past is dead.';
 
@@ -175,6 +176,7 @@ create table market_jobs (
   attempt int not null default 0,
   max_attempts int not null default 5,
   rescues int not null default 0,
+  suspect_since timestamptz,                  -- when its worker died for the first time
   lead boolean not null default false,        -- the job for which its unit was claimed
   lease_id uuid,
   lease_expires_at timestamptz,

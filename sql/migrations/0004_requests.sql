@@ -401,6 +401,7 @@ begin
   new.updated_at := now_at;
   new.attempt := 0;
   new.rescues := 0;
+  new.suspect_since := null;
   new.rank := 0;
   new.lead := false;
   new.lease_id := null;
@@ -471,7 +472,7 @@ begin
         where o.dedupe_key = j.dedupe_key and o.status in ('pending', 'running', 'deferred');
       n := n + 1;
     else
-      update market_jobs m set status = 'pending', attempt = 0, rescues = 0, not_before = null, retry_at = null,
+      update market_jobs m set status = 'pending', attempt = 0, rescues = 0, suspect_since = null, not_before = null, retry_at = null,
         run_at = clock_timestamp(), completed_at = null, outcome = null, error_code = null, error_message = null,
         turn = market__turn(m.provider, m.account, m.priority, m.user_id), updated_at = clock_timestamp()
        where m.id = j.id and m.status = 'failed';
@@ -508,7 +509,7 @@ begin
     -- An update, as by anyone who opens a job.
     update market_target_locks l set taken = l.taken + 1 where l.dedupe_key = late.dedupe_key;
     if not exists (select from market_jobs o where o.dedupe_key = late.dedupe_key and o.status in ('pending', 'running', 'deferred')) then
-      update market_jobs j set status = 'pending', attempt = 0, rescues = 0, outcome = null, error_code = null,
+      update market_jobs j set status = 'pending', attempt = 0, rescues = 0, suspect_since = null, outcome = null, error_code = null,
         error_message = null, completed_at = null, not_before = null, retry_at = null, run_at = clock_timestamp(),
         priority = greatest(j.priority, late.priority),
         turn = market__turn(j.provider, j.account, greatest(j.priority, late.priority), j.user_id), updated_at = clock_timestamp()

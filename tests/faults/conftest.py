@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
+import signal
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +34,21 @@ class OwnServer:
         self.server.stop()
         self.server.start()
 
+    def kill(self) -> None:
+        """kill -9 of the postmaster, and a start with crash recovery."""
+        assert self.server.pid is not None
+        os.kill(self.server.pid, signal.SIGKILL)
+        while self.server.pid is not None:
+            time.sleep(0.01)  # this process is its parent: it is gone when poll() has seen it
+        self.server.start()
+
 
 @pytest.fixture(scope="session")
 def own_postgres() -> Iterator[EmbeddedPostgres]:
     folder = Path(tempfile.mkdtemp(prefix="mkf-", dir="/tmp"))
     folder.chmod(0o711)
-    settings = {**TEST_SETTINGS, "max_connections": str(MAX_CONNECTIONS)}
+    # What was committed has to survive a kill of the postmaster, if not one of the machine.
+    settings = {**TEST_SETTINGS, "synchronous_commit": "on", "max_connections": str(MAX_CONNECTIONS)}
     try:
         with EmbeddedPostgres(folder / "pg", settings) as server:
             yield server

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -47,16 +44,8 @@ async def _others(db: Connection) -> list[int]:
     return [row["pid"] for row in rows]
 
 
-def _kill_postmaster(own: OwnServer) -> None:
-    assert own.server.pid is not None
-    os.kill(own.server.pid, signal.SIGKILL)
-    while own.server.pid is not None:
-        time.sleep(0.01)  # this process is its parent: it is gone when poll() has seen it
-    own.server.start()
-
-
 @pytest.mark.parametrize(
-    "trouble", [OwnServer.restart, _kill_postmaster], ids=["restart", "kill -9 of the postmaster"]
+    "trouble", [OwnServer.restart, OwnServer.kill], ids=["restart", "kill -9 of the postmaster"]
 )
 async def test_after_postgres_was_away_claims_go_on_within_five_seconds_and_nothing_is_lost(
     own: OwnServer, sandbox: Sandbox, tmp_path: Path, trouble: Callable[[OwnServer], None]

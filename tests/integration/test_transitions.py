@@ -611,6 +611,22 @@ async def test_a_job_that_keeps_killing_its_worker_fails_as_poison(db: Connectio
     assert "4 times" in row["error_message"]
 
 
+async def test_a_job_that_is_there_by_chance_when_workers_die_is_no_poison_so_soon(
+    db: Connection, pool: Database
+) -> None:
+    job_id = (await enqueue(db))["job_id"]
+    for death in range(1, 11):
+        # Each time another daemon dies too, at another job.
+        await enqueue(db, f"OTHER-{death}")
+        for _ in range(2):
+            worker = JobStore(pool, await daemon(db))
+            await claim_one(worker)
+        await _expire(db)
+        poisoned = [r.job_id for r in await JobStore(pool, uuid4()).rescue() if r.poisoned]
+        assert poisoned == ([job_id] if death == 10 else []), death
+        await db.execute("delete from market_jobs where sku like 'OTHER%'")
+
+
 async def test_two_rescuers_at_once_rescue_each_job_once(db: Connection, pool: Database) -> None:
     await enqueue_many(db, [item(f"AA{i}-1") for i in range(20)])
     await claim(JobStore(pool, uuid4()), 20)

@@ -85,7 +85,7 @@ def test_every_promised_metric_is_exported_from_the_start(metrics: Metrics) -> N
         budget_quota budget_used budget_remaining budget_reset_seconds lane_state
         price_age_seconds listener_connected scheduler_runs lease_lost
         config_last_reload_successful build_info wake_to_request_seconds jobs_rescued
-        stale_completions targets pool_connections pool_idle_connections
+        stale_completions targets pool_connections pool_idle_connections tasks
         oldest_xmin_age_transactions event_loop_lag_seconds
         db_gauges_last_success_timestamp_seconds listener_echo_age_seconds
         listener_reconnects calls_spent calls_wasted calls_given_back calls_refused

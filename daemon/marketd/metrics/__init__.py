@@ -206,6 +206,9 @@ class Metrics(Families):
         self._pool_size.set(size)
         self._pool_idle.set(idle)
 
+    def tasks(self, count: int) -> None:
+        self._tasks.set(count)
+
     def loop_lag(self, seconds: float) -> None:
         """How late the event loop ran a timer."""
         self._lag.observe(seconds)

@@ -120,6 +120,9 @@ class Families:
             self._runs.labels(result)
         self._pool_size = self._plain(Gauge, "pool_connections", "Database connections open")
         self._pool_idle = self._plain(Gauge, "pool_idle_connections", "Database connections not in use")
+        self._tasks = self._plain(
+            Gauge, "tasks", "Tasks of the event loop; a number that only grows is a leak"
+        )
         self._lag = Histogram(
             "marketd_event_loop_lag_seconds", "Loop lateness", registry=self.registry, buckets=_LAG_S
         )
