@@ -15,22 +15,24 @@ class Policy(Protocol):
     """Chooses units and is told what happened. Times are hours."""
 
     async def choose(
-        self, now: float, left: int, used: int, on_demand: float, tick_h: float, dice: float
+        self, now: float, limit: int, left: int, on_demand: float, tick_h: float, dice: float
     ) -> Ints: ...
+    async def may_go(self, at: float) -> bool: ...
     async def viewed(self, now: float, at: Floats, records: Ints) -> None: ...
     async def fetched(
-        self, units: Ints, at: Floats, gaps: list[Floats], changed: list[list[bool]]
+        self, units: Ints, at: Floats, gaps: list[Floats], changed: list[list[bool]], *, urgent: bool
     ) -> None: ...
     async def added(self, now: float, records: Ints) -> None: ...
+    async def restarted(self) -> None: ...
 
 
-def share(now: float, quota: int, used: int, on_demand: float, tick_h: float) -> float:
+def share(now: float, limit: int, left: int, on_demand: float, tick_h: float) -> float:
     """What the product's own spread grants to background work until the next tick."""
     rest = 1 - now % 1
     late = rest <= 0.05
     expected = on_demand * rest
     keep = 0 if late else int(np.ceil(expected + np.sqrt(expected)))
-    left = max(quota - used - min(keep, quota), 0)
+    left = max(left - min(keep, limit), 0)
     usable = max(rest - 0.05, 0)
     return left * (tick_h / usable if usable > tick_h else 1.0)
 
@@ -49,10 +51,9 @@ class Scored:
         raise NotImplementedError
 
     async def choose(
-        self, now: float, left: int, used: int, on_demand: float, tick_h: float, dice: float
+        self, now: float, limit: int, left: int, on_demand: float, tick_h: float, dice: float
     ) -> Ints:
-        k = int(share(now, self.world.quota, used, on_demand, tick_h) + dice)
-        k = min(k, left)
+        k = min(left, int(share(now, limit, left, on_demand, tick_h) + dice))
         if k <= 0:
             return np.empty(0, dtype=np.int64)
         age = np.minimum(now - self.last, 8760.0)
@@ -60,12 +61,20 @@ class Scored:
         best = np.argpartition(-score, min(k, len(score) - 1))[:k]
         return best[score[best] > -np.inf]
 
+    async def may_go(self, at: float) -> bool:
+        return True
+
+    async def restarted(self) -> None:
+        """What these know is kept for them: they are yardsticks."""
+
     async def viewed(self, now: float, at: Floats, records: Ints) -> None:
         self.views *= np.exp(-(now - self.views_at) / 168)
         self.views_at = now
         self.views += np.bincount(self.world.unit_of[records], minlength=self.world.units)
 
-    async def fetched(self, units: Ints, at: Floats, gaps: list[Floats], changed: list[list[bool]]) -> None:
+    async def fetched(
+        self, units: Ints, at: Floats, gaps: list[Floats], changed: list[list[bool]], *, urgent: bool
+    ) -> None:
         self.last[units] = at
 
     async def added(self, now: float, records: Ints) -> None:

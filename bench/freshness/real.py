@@ -2,139 +2,114 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import asyncpg
 import numpy as np
 
+from .simulate import Conditions
 from .world import Floats, Ints, World
 
-EPOCH = datetime(2026, 6, 1, tzinfo=UTC)
 _HOUR = timedelta(hours=1)
-_SIGNAL = [
-    "kind",
-    "provider",
-    "account",
-    "sku",
-    "size",
-    "currency",
-    "dedupe_key",
-    "unit_key",
-    "user_id",
-    "at",
-]
+_CLOCKWORK = Path(__file__).with_name("clockwork.sql")
+_VACUUM_H = 24.0
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 class RealPlanner:
-    """Keeps nothing itself: units, views and rates are in the database, as in production, so a restart is no event."""
+    """Keeps nothing itself: units, views, rates and budgets are in the database, as in production."""
 
-    def __init__(self, world: World, db: asyncpg.Connection[asyncpg.Record]) -> None:
+    def __init__(self, world: World, conditions: Conditions, dsn: str) -> None:
         self._world = world
-        self._db = db
-        self._lane = 0.02
-        self._waiting_views: list[tuple[Floats, Ints]] = []
-        self._folded = 0.0
+        self._conditions = conditions
+        self._dsn = dsn
+        self._db: Connection | None = None
+        self._vacuumed = -_VACUUM_H
 
-    async def prepare(self) -> None:
-        """Statements, and the account with this world's budget."""
-        db, provider = self._db, self._world.provider
-        await db.execute("set jit = off")
-        await db.execute("set work_mem = '64MB'")
+    async def open(self, *, coalesced: bool) -> None:
+        """The bench's own functions, and the account as this world has it."""
+        db = await self._connection()
+        await db.execute(_CLOCKWORK.read_text())
+        zone, day_quota = self._conditions.day_zone, self._conditions.day_quota
         await db.execute(
-            "update market_providers set quota_hour = $2, quota_day = null, pace_s = 0.5 where provider = $1",
-            provider, self._world.quota,
+            "update market_providers set quota_hour = $2, quota_day = $3, day_zone = $4, all_sizes = $5, pace_s = 0.5"
+            " where provider = $1",
+            self._world.provider, self._world.quota, day_quota, zone, coalesced,
         )  # fmt: skip
-        await db.execute(
-            "insert into market_plans (provider, account, planned_at, share) values ($1, 'default', $2, 0)"
-            " on conflict do nothing", provider, EPOCH,
-        )  # fmt: skip
-        self._share = await db.prepare(
-            "with demand as (update market_providers set on_demand_per_h = $5 where provider = $1 returning 1),"
-            " budget as (insert into market_budgets (provider, window_kind, window_start, window_end, used)"
-            "  values ($1, 'hour', $2, $2::timestamptz + interval '1 hour', $3)"
-            "  on conflict (provider, account, window_kind, window_start) do update set used = $3 returning 1)"
-            " select (select count(*) from demand), (select count(*) from budget), $4::float8"
-        )
-        self._plan_share = await db.prepare(
-            "select market__plan_share(p, s, $3, $2) from market_providers p, market_settings s"
-            " where p.provider = $1 and p.account = 'default'"
-        )
-        self._candidates = await db.prepare(
-            "select unit_key from market__candidates($1, 'default', $2, $3) where not waiting"
-        )
-        self._oldest = await db.prepare("select * from market__oldest($1, 'default', $2, $3)")
-        self._learn = await db.prepare("select market__learn($1, $2, 'default', $3, $4, $5, $6, false, $4)")
+
+    async def close(self) -> None:
+        if self._db:
+            await self._db.close()
+            self._db = None
+
+    async def restarted(self) -> None:
+        """Another daemon takes over: a new session, nothing remembered."""
+        await self.close()
 
     async def choose(
-        self, now: float, left: int, used: int, on_demand: float, tick_h: float, dice: float
+        self, now: float, limit: int, left: int, on_demand: float, tick_h: float, dice: float
     ) -> Ints:
-        provider, at = self._world.provider, _moment(now)
-        await self._fold(now)
-        await self._share.fetch(provider, _moment(np.floor(now)), used, tick_h, on_demand)
-        share = await self._plan_share.fetchval(provider, at, tick_h * 3600)
-        quota = min(left, int(share + dice))
-        lane = min(quota, int(quota * self._lane + (dice * 7919) % 1))
-        chosen = [row[0] for row in await self._oldest.fetch(provider, lane, at)] if lane else []
-        if quota > lane:
-            for row in await self._candidates.fetch(provider, quota, at):
-                if row[0] is not None and row[0] not in chosen and len(chosen) < quota:
-                    chosen.append(row[0])
-        return np.array([int(key) for key in chosen], dtype=np.int64)
+        db = await self._connection()
+        if now - self._vacuumed >= _VACUUM_H:  # autovacuum knows nothing of virtual days
+            self._vacuumed = now
+            await db.execute("vacuum analyze")
+        keys = await db.fetchval(
+            "select bench.tick($1, $2, $3, $4, $5, $6, $7)",
+            self._world.provider, self._moment(now), tick_h * 3600, limit, on_demand, dice, left,
+        )  # fmt: skip
+        return np.array([int(key) for key in keys], dtype=np.int64)
+
+    async def may_go(self, at: float) -> bool:
+        db = await self._connection()
+        answer: bool = await db.fetchval(
+            "select bench.may_go($1, $2)", self._world.provider, self._moment(at)
+        )
+        return answer
+
+    async def fetched(
+        self, units: Ints, at: Floats, gaps: list[Floats], changed: list[list[bool]], *, urgent: bool
+    ) -> None:
+        db = await self._connection()
+        await db.execute(
+            "select bench.fetched($1, $2, $3, $4, $5, $6, $7, $8)",
+            self._world.provider, urgent, [str(u) for u in units], [str(p) for p in self._world.product_of[units]],
+            [self._moment(when) for when in at], [len(gap) for gap in gaps],
+            list(chain.from_iterable(map(np.ndarray.tolist, gaps))), list(chain.from_iterable(changed)),
+        )  # fmt: skip
 
     async def viewed(self, now: float, at: Floats, records: Ints) -> None:
-        self._waiting_views.append((at, records))
-
-    async def fetched(self, units: Ints, at: Floats, gaps: list[Floats], changed: list[list[bool]]) -> None:
-        provider, product = self._world.provider, self._world.product_of
-        await self._learn.executemany(
-            [
-                (str(unit), provider, str(product[unit]), _moment(when), list(gap), bits)
-                for unit, when, gap, bits in zip(units, at, gaps, changed, strict=True)
-            ]
+        db = await self._connection()
+        moments = [self._moment(when) for when in at]
+        await db.execute(
+            "select bench.view($1, $2, $3, $4, $5)", self._world.provider, moments, *self._names(records)
         )
 
     async def added(self, now: float, records: Ints) -> None:
-        await self._signal("watch", np.full(len(records), now), records)
-        await self._db.execute(
-            "insert into market_watches (dedupe_key, provider, account, sku, size, currency, unit_key)"
-            " select r::text, $1, 'default', s, r::text, 'USD', u"
-            " from unnest($2::int[], $3::text[], $4::text[]) x(r, s, u)",
-            self._world.provider, records, *self._names(records),
-        )  # fmt: skip
-        await self._fold(now, force=True)
+        db = await self._connection()
+        await db.execute(
+            "select bench.watch($1, $2, $3, $4, $5)",
+            self._world.provider,
+            self._moment(now),
+            *self._names(records),
+        )
 
-    async def _signal(self, kind: str, at: Floats, records: Ints) -> None:
-        skus, units = self._names(records)
-        rows = zip(at, records, skus, units, strict=True)
-        # Every view is another user's: who looks twice in ten minutes is not what is measured here.
-        await self._db.copy_records_to_table(
-            "market_signals",
-            columns=_SIGNAL,
-            records=[
-                (kind, self._world.provider, "default", sku, str(record), "USD", str(record), unit, str(n),
-                 _moment(when))
-                for n, (when, record, sku, unit) in enumerate(rows)
-            ],
-        )  # fmt: skip
-
-    def _names(self, records: Ints) -> tuple[list[str], list[str]]:
+    def _names(self, records: Ints) -> tuple[list[str], list[str], list[str]]:
         units = self._world.unit_of[records]
-        return [str(p) for p in self._world.product_of[units]], [str(u) for u in units]
+        return (
+            [str(r) for r in records],
+            [str(p) for p in self._world.product_of[units]],
+            [str(u) for u in units],
+        )
 
-    async def _fold(self, now: float, *, force: bool = False) -> None:
-        if not force and now - self._folded < 1:
-            return
-        self._folded = now
-        for at, records in self._waiting_views:
-            await self._signal("view", at, records)
-        self._waiting_views.clear()
-        while await self._db.fetchval("select market__fold($1)", _moment(now)):
-            pass
-        await self._db.execute(
-            "update market_plans set typical_view_rate = market__typical_view_rate(provider, account, $2)"
-            " where provider = $1", self._world.provider, _moment(now),
-        )  # fmt: skip
+    async def _connection(self) -> Connection:
+        if self._db is None:
+            self._db = await asyncpg.connect(self._dsn, command_timeout=600)
+            await self._db.execute("set jit = off; set work_mem = '64MB'")
+        return self._db
 
-
-def _moment(hours: float) -> datetime:
-    return EPOCH + float(hours) * _HOUR
+    def _moment(self, hours: float) -> datetime:
+        moment: Any = self._conditions.epoch + float(hours) * _HOUR
+        return moment

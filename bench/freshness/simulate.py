@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
 from .policies import FRESH_H, Policy
 from .world import Floats, Ints, World
+
+_LATE_H = 1 / 60
+_NO_PRICE = 99  #: missed changes of a view that saw no price at all
+_LONGEST_H = 336.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """When it all happens, and what goes wrong. Hours count from `epoch`."""
+
+    epoch: datetime = datetime(2026, 6, 1, tzinfo=UTC)
+    outage: tuple[float, float] = (np.inf, np.inf)  #: no call reaches the provider
+    halved_from: float = np.inf  #: the provider's hourly limit is half of what it was
+    restart: tuple[float, float] = (np.inf, np.inf)  #: no daemon lives; then another begins
+    day_quota: int | None = None
+    day_zone: str = "UTC"
+
+    def quota(self, hour: int, usual: int) -> int:
+        return usual // 2 if hour >= self.halved_from else usual
+
+    def dead(self, now: float) -> bool:
+        return any(start - 1e-9 <= now < end - 1e-9 for start, end in (self.outage, self.restart))
+
+    def day(self, at: float) -> date:
+        """The provider's calendar day, reckoned apart from the product's own SQL."""
+        return (self.epoch + timedelta(hours=float(at))).astimezone(ZoneInfo(self.day_zone)).date()
 
 
 @dataclass
@@ -21,43 +49,43 @@ class Result:
     missed: float = 0.0  #: sum of the square roots of missed changes, which stands for how wrong a price was
     looked: int = 0
     changed: int = 0
-    waits: list[float] = field(
-        default_factory=list
-    )  #: of urgent requests, hours; only a spent hour makes them wait
-    most_in_an_hour: int = 0
+    waits: list[float] = field(default_factory=list)  #: of urgent requests, hours
+    held_back: int = (
+        0  #: of these: over a minute although neither hour nor day was spent and the provider was there
+    )
+    fullest_hour: float = 0.0  #: share of its limit
     most_in_any_60_minutes: int = 0
+    by_day: Counter[date] = field(default_factory=Counter)
+    day_quota: int | None = None
     calls: list[float] = field(default_factory=list)
     stored_ages: Floats = field(default_factory=lambda: np.empty(0))
 
 
 class Run:
-    """One policy in one world. `limit(hour)` is that hour's quota; 0: the provider is away."""
+    """One policy in one world."""
 
     def __init__(
-        self,
-        world: World,
-        policy: Policy,
-        *,
-        warm_h: float,
-        tick_h: float,
-        limit: Callable[[int], int] | None = None,
+        self, world: World, policy: Policy, conditions: Conditions, *, warm_h: float, tick_h: float
     ) -> None:
-        self.world, self.policy = world, policy
+        self.world, self.policy, self.conditions = world, policy, conditions
         self.warm_h, self.tick_h = warm_h, tick_h
-        self.limit = limit or (lambda hour: world.quota)
-        self.result = Result()
+        self.result = Result(day_quota=conditions.day_quota)
         self.order = np.argsort(world.unit_of, kind="stable")
         self.starts = np.searchsorted(world.unit_of[self.order], np.arange(world.units + 1))
-        self.known = np.zeros(len(world.unit_of), dtype=np.int64)  # version at the last fetch
-        self.seen_at = np.full(len(world.unit_of), -np.inf)
+        records = len(world.unit_of)
+        self.known = np.zeros(records, dtype=np.int64)  # version at the last fetch
+        self.seen_at = np.full(records, -np.inf)
+        # The fetch before: what a view saw that came before a fetch of the same tick.
+        self.known_before, self.seen_before = self.known.copy(), self.seen_at.copy()
         self.fetched_at = np.full(world.units, -np.inf)
-        self.hour, self.used, self.on_demand = -1, 0, 12.0
-        self.waiting: list[tuple[float, int]] = []
+        self.hour, self.used, self.limit, self.on_demand = -1, 0, world.quota, 12.0
+        self.by_day = self.result.by_day
+        self.waiting: list[tuple[float, int, bool]] = []
 
     async def go(self) -> Result:
         world, chance = self.world, np.random.default_rng(7)
         born_order = np.argsort(world.born, kind="stable")
-        born_at, added, asked, viewed = world.born[born_order], 0, 0, 0
+        born_at, added, asked, viewed, was_dead = world.born[born_order], 0, 0, 0, False
         for tick in range(round(world.hours / self.tick_h)):
             now, end = tick * self.tick_h, (tick + 1) * self.tick_h
             upto = int(np.searchsorted(born_at, end))
@@ -65,16 +93,19 @@ class Run:
                 await self.policy.added(now, born_order[added:upto])
                 added = upto
             self._turn_hour(now)
-            await self._serve_waiting(now)
-            left = max(0, self.limit(self.hour) - self.used)
-            if self.limit(self.hour):
+            dice, dead = chance.random(), self.conditions.dead(now)
+            if not dead:
+                if was_dead:
+                    await self.policy.restarted()
+                await self._serve_waiting(now)
                 plan = await self.policy.choose(
-                    now, left, self.used, self.on_demand, self.tick_h, chance.random()
+                    now, self.limit, self._left(now), self.on_demand, self.tick_h, dice
                 )
                 # The plan's calls are spread over the tick, as the lane's spacing does.
                 await self._fetch(plan, now + self.tick_h * (np.arange(len(plan)) + 0.5) / max(1, len(plan)))
+            was_dead = dead
             last = int(np.searchsorted(world.ask_at, end))
-            await self._ask(asked, last)
+            await self._ask(asked, last, dead)
             asked = last
             last = int(np.searchsorted(world.view_at, end))
             if last > viewed:
@@ -87,43 +118,42 @@ class Run:
         hour = int(now + 1e-9)
         if hour != self.hour:
             self.hour, self.used = hour, 0
+            self.limit = self.conditions.quota(hour, self.world.quota)
 
-    async def _ask(self, first: int, last: int) -> None:
+    def _left(self, at: float) -> int:
+        """Calls that the windows still hold."""
+        left = self.limit - self.used
+        if self.conditions.day_quota is not None:
+            left = min(left, self.conditions.day_quota - self.by_day[self.conditions.day(at)])
+        return max(0, left)
+
+    async def _ask(self, first: int, last: int, dead: bool) -> None:
         """Urgent requests of this tick, each at its own moment, while calls are left."""
         for at, record in zip(self.world.ask_at[first:last], self.world.ask_of[first:last], strict=True):
-            self.on_demand += (3600 / 21600) / 60  # what learn_demand makes of one call: memory of six hours
-            if self.used < self.limit(self.hour):
-                await self._urgent(float(at), float(at), int(self.world.unit_of[record]))
-            else:
-                self.waiting.append((float(at), int(self.world.unit_of[record])))
+            await self._try(float(at), float(at), int(self.world.unit_of[record]), dead, held_back=False)
         self.on_demand *= float(np.exp(-self.tick_h / 6))
-        # One call adds 1/6 to an hourly rate that fades in six hours.
-        self.on_demand += (last - first) * (1 / 6 - 1 / 360)
+        self.on_demand += (last - first) / 6  # as learn_demand does: a memory of six hours
 
     async def _serve_waiting(self, now: float) -> None:
         queue, self.waiting = self.waiting, []
-        for asked_at, unit in queue:
-            if self.used < self.limit(self.hour):
-                await self._urgent(now, asked_at, unit)
-            else:
-                self.waiting.append((asked_at, unit))
+        for asked_at, unit, held_back in queue:
+            await self._try(now, asked_at, unit, False, held_back=held_back)
 
-    async def _urgent(self, at: float, asked_at: float, unit: int) -> None:
+    async def _try(self, at: float, asked_at: float, unit: int, dead: bool, *, held_back: bool) -> None:
+        free = not dead and self._left(at) > 0
+        if not free or not await self.policy.may_go(at):
+            self.waiting.append((asked_at, unit, held_back or free))
+            return
         if at > self.warm_h:
             self.result.waits.append(at - asked_at)
+            self.result.held_back += held_back and at - asked_at > _LATE_H
         if at - self.fetched_at[unit] >= FRESH_H:
-            await self._fetch(np.array([unit]), np.array([at]))
+            await self._fetch(np.array([unit]), np.array([at]), urgent=True)
 
-    async def _fetch(self, units: Ints, at: Floats) -> None:
+    async def _fetch(self, units: Ints, at: Floats, *, urgent: bool = False) -> None:
         if not len(units):
             return
-        self.used += len(units)
-        if self.used > self.limit(self.hour):
-            raise AssertionError(
-                f"{self.used} calls in hour {self.hour}, {self.limit(self.hour)} are allowed"
-            )
-        if (at - self.fetched_at[units] < FRESH_H - 1e-9).any():
-            raise AssertionError("a unit was fetched twice within ten minutes")
+        self._charge(units, at)
         gaps: list[Floats] = []
         bits: list[list[bool]] = []
         for unit, when in zip(units, at, strict=True):
@@ -132,30 +162,45 @@ class Run:
             version = self.world.versions(records, when)
             before = self.seen_at[records] > -np.inf
             gaps.append((when - self.seen_at[records])[before])
-            bits.append([bool(b) for b in (version != self.known[records])[before]])
-            self.known[records] = version
-            self.seen_at[records] = when
+            bits.append((version != self.known[records])[before].tolist())
+            self.known_before[records], self.seen_before[records] = self.known[records], self.seen_at[records]
+            self.known[records], self.seen_at[records] = version, when
         self.fetched_at[units] = at
-        self.result.calls.extend(at)
-        self.result.most_in_an_hour = max(self.result.most_in_an_hour, self.used)
         if at[0] > self.warm_h:
             self.result.looked += sum(map(len, bits))
             self.result.changed += sum(map(sum, bits))
-        await self.policy.fetched(units, at, gaps, bits)
+        await self.policy.fetched(units, at, gaps, bits, urgent=urgent)
+
+    def _charge(self, units: Ints, at: Floats) -> None:
+        """The rules that no policy may break; a breach ends the benchmark."""
+        if (at - self.fetched_at[units] < FRESH_H - 1e-9).any() or len(np.unique(units)) < len(units):
+            raise AssertionError("a unit was fetched twice within ten minutes")
+        self.used += len(units)
+        if self.used > self.limit:
+            raise AssertionError(f"{self.used} calls in hour {self.hour}, {self.limit} are allowed")
+        for when in at if self.conditions.day_quota is not None else ():
+            day = self.conditions.day(when)
+            self.by_day[day] += 1
+            if self.by_day[day] > (self.conditions.day_quota or 0):
+                raise AssertionError(
+                    f"{self.by_day[day]} calls on {day}, {self.conditions.day_quota} are allowed"
+                )
+        self.result.calls.extend(at)
+        if at[0] > self.warm_h:
+            self.result.fullest_hour = max(self.result.fullest_hour, self.used / self.limit)
 
     def _look(self, records: Ints, at: Floats) -> None:
         if at[-1] <= self.warm_h:
             return
-        missed = np.where(
-            self.seen_at[records] > -np.inf, self.world.versions(records, at) - self.known[records], 99
-        )
-        # A fetch later in the same tick is already in the books: those few views saw the older price or as good a one.
-        missed = np.maximum(missed, 0)
+        later = self.seen_at[records] > at
+        seen = np.where(later, self.seen_before[records], self.seen_at[records])
+        known = np.where(later, self.known_before[records], self.known[records])
+        missed = np.where(seen > -np.inf, self.world.versions(records, at) - known, _NO_PRICE)
         result = self.result
         result.views += len(records)
         result.right += int((missed == 0).sum())
         result.missed += float(np.sqrt(missed).sum())
-        result.ages.append(np.clip(at - self.seen_at[records], 0, 336))
+        result.ages.append(np.clip(at - seen, 0, _LONGEST_H))
 
     def _finish(self) -> Result:
         calls = np.sort(np.array(self.result.calls))

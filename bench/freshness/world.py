@@ -67,7 +67,7 @@ def make(shape: Shape, provider: str, quota: int, *, coalesced: bool) -> World:
     standard = (np.log(popularity) - np.log(popularity).mean()) / np.log(popularity).std()
     mix = 0.4 if shape.correlated else 0.0
     speed = 1.2 * (mix * standard + np.sqrt(1 - mix * mix) * draw.normal(size=products))
-    change_rate = np.log(2) / 12 * np.exp(speed[product] + 0.8 * draw.normal(size=n))
+    change_rate = np.exp(speed[product] + 0.8 * draw.normal(size=n)) / 12
     hours = shape.days * 24.0
     own = np.random.default_rng([shape.seed, shape.items, 2, quota])
     born = np.where(own.random(n) < 0.15, _bursts(own, n, hours), 0.0)
