@@ -2319,6 +2319,10 @@ CREATE OR REPLACE FUNCTION market_retry(provider text DEFAULT NULL::text, error_
 AS $function$
 declare j record; w market__wish; n bigint := 0; s market_settings; woken text[] := '{}';
 begin
+  if market_retry.provider is not null
+     and not exists (select from market_providers p where p.provider = market_retry.provider) then
+    raise exception 'market_retry: provider % is unknown', quote_literal(left(market_retry.provider, 40)) using errcode = '22023';
+  end if;
   select * into s from market_settings;
   for j in
     select m.* from market_jobs m

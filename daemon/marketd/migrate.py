@@ -58,7 +58,7 @@ async def check(connection: Connection) -> None:
         what = (
             "is missing"
             if pending[0].version == 1
-            else f"is old (needs {pending[0].version} to {pending[-1].version})"
+            else f"is old (at {pending[0].version - 1}, this program needs {pending[-1].version})"
         )
         raise SchemaError(f"the database's schema {what}: run `marketd migrate`, then start again")
 

@@ -450,6 +450,10 @@ returns bigint
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
 declare j record; w market__wish; n bigint := 0; s market_settings; woken text[] := '{}';
 begin
+  if market_retry.provider is not null
+     and not exists (select from market_providers p where p.provider = market_retry.provider) then
+    raise exception 'market_retry: provider % is unknown', quote_literal(left(market_retry.provider, 40)) using errcode = '22023';
+  end if;
   select * into s from market_settings;
   for j in
     select m.* from market_jobs m

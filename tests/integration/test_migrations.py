@@ -87,7 +87,7 @@ async def test_check_says_what_to_do_about_a_missing_and_an_old_schema(
     with pytest.raises(SchemaError, match=r"schema is missing.*marketd migrate"):
         await _check(empty_database)
     await _execute(database, f"delete from market_schema where version = {ALL[-1]}")
-    with pytest.raises(SchemaError, match=rf"needs {ALL[-1]} to {ALL[-1]}.*marketd migrate"):
+    with pytest.raises(SchemaError, match=rf"at {ALL[-2]}, this program needs {ALL[-1]}.*marketd migrate"):
         await _check(database)
 
 

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from marketd.errors import LeaseLost
@@ -767,6 +768,8 @@ async def test_retry_puts_failed_jobs_back_with_a_clean_slate(db: Connection, jo
     job_id = await _fail(db, jobs, priority=200)
     assert await value(db, "select market_retry('alias')") == 0
     assert await value(db, "select market_retry('stockx', 'timeout')") == 0
+    with pytest.raises(asyncpg.InvalidParameterValueError, match="provider 'goat' is unknown"):
+        await value(db, "select market_retry('goat')")
     assert await value(db, "select market_retry('stockx', 'rejected')") == 1
     row = await job(db, job_id)
     assert (row["status"], row["attempt"], row["rescues"], row["error_code"]) == ("pending", 0, 0, None)
