@@ -1,4 +1,4 @@
-"""A short storm: two daemons under load, killed at random while Postgres and network fail; `make soak` has the long one."""
+"""A short storm: two daemons under load, killed while Postgres and network fail; `make soak` is the long form."""
 
 from __future__ import annotations
 
