@@ -73,12 +73,14 @@ create table market_daemons (
   host text not null,
   pid integer not null,
   version text not null,
+  kind text default 'run'::text not null,
   config_hash text not null,
   quotas jsonb default '{}'::jsonb not null,
   started_at timestamp with time zone default clock_timestamp() not null,
   alive_until timestamp with time zone not null,
   died_at timestamp with time zone,
-  constraint market_daemons_pkey PRIMARY KEY (daemon_id)
+  constraint market_daemons_pkey PRIMARY KEY (daemon_id),
+  constraint market_daemons_kind_check CHECK (kind = ANY (ARRAY['run'::text, 'tick'::text]))
 );
 comment on table market_daemons is 'Live daemons. A row whose alive_until is past is dead.';
 

@@ -8,10 +8,11 @@ answers) end after them; what is left is released. A side task that crashes ends
 from __future__ import annotations
 
 import asyncio
-import faulthandler
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any, TextIO
 from uuid import uuid4
 
 import asyncpg
@@ -32,13 +33,13 @@ from marketd.scheduler import Poller, Scheduler
 from marketd.signals import Stop, handled
 from marketd.store.budgets import Circuits
 from marketd.store.catalog import CatalogStore
-from marketd.store.daemons import DaemonStore
+from marketd.store.daemons import AccountLimits, DaemonStore
 from marketd.store.jobs import JobStore, LaneState
 from marketd.store.listener import Listener
 from marketd.store.plan import PlanStore
 from marketd.store.pool import Database
 from marketd.store.runs import RunStore
-from marketd.telemetry import Observers
+from marketd.telemetry import Observer, Observers
 from marketd.visits import Visits
 
 _ENRICH_AT_MOST = 5  #: products a pass; they wait behind all other background work
@@ -48,9 +49,13 @@ _LAST_ACTS_S = 4.0  #: for releasing and unregistering at the end, also when Pos
 class App:
     """One daemon. `serve` may be called once."""
 
-    def __init__(self, config: Config, path: Path | None = None) -> None:
+    def __init__(
+        self, config: Config, path: Path | None = None, *, observers: Sequence[Observer] = ()
+    ) -> None:
+        """`path`: the file to read again on SIGHUP. `observers` are told what metrics and log are told."""
         self._config = config
         self._path = path
+        self._further_observers = observers
         self._daemon_id = uuid4()
         self._kinds = providers.discover()
         self._lanes: dict[tuple[str, str], Lane] = {}
@@ -67,28 +72,45 @@ class App:
         """
         async with AsyncExitStack() as stack:
             await self._open(stack)
+            if not await self._may_enter():
+                return
             await self._apply(None, self._config)
             self._reloaded(None)
             await self._run(stop, on_ready)
+
+    @property
+    def _log_stream(self) -> TextIO:
+        return sys.stdout
+
+    async def _may_enter(self) -> bool:
+        return True
 
     async def _open(self, stack: AsyncExitStack) -> None:
         """Everything that must be there before work begins; `stack` closes it in the opposite order."""
         config = self._config
         self.dsn = await self._database(stack)
+        await self._check_schema()
         pool = config.database
         self._db = Database(
             self.dsn,
-            size=pool.pool_size,
+            size=self._pool_size,
             timeout_s=pool.statement_timeout.total_seconds(),
             # A listen_dsn of its own means that the other one leads through a pooler.
             pooled=pool.listen_dsn is not None,
         )
         await self._db.open()
         stack.push_async_callback(self._db.close)
-        await self._check_schema()
         self._session = await stack.enter_async_context(http_client.open_session())
         self._build()
         stack.push_async_callback(self._last_acts)
+        await self._serve_http(stack)
+
+    @property
+    def _pool_size(self) -> int:
+        return self._config.database.pool_size
+
+    async def _serve_http(self, stack: AsyncExitStack) -> None:
+        config = self._config
         self._admin = Admin(
             config.http.host, config.http.port, render=self.metrics.render, reasons=self._health.reasons
         )
@@ -143,7 +165,9 @@ class App:
         circuits = Circuits(db)
         self._recorder = Recorder(circuits)
         self._reconciler = Reconciler(lambda: self._lanes, self._usage, circuits)
-        self._observer = Observers(self.metrics, logs.LogObserver(), self._recorder, self._reconciler)
+        self._observer = Observers(
+            self.metrics, logs.LogObserver(), self._recorder, self._reconciler, *self._further_observers
+        )
         self._reconciler.observer = self._observer
         self._stores = Stores(jobs=JobStore(db, self._daemon_id), catalog=CatalogStore(db), circuits=circuits)
         self._daemons = DaemonStore(db, self._daemon_id)
@@ -172,29 +196,51 @@ class App:
         self._health = Health(self._lanes, self._poller, self._scheduler, self._listener)
 
     async def _apply(self, old: Config | None, new: Config) -> None:
-        """Write the limits to Postgres in one transaction, then swap what runs; a fetch keeps what it began with."""
+        """Write what Postgres keeps in one transaction, then swap what runs; a fetch keeps what it began with.
+
+        Raises ConfigError or DatabaseUnavailable, and then nothing has changed.
+        """
         new = wiring.with_logins(new)
         accounts = wiring.accounts_of(new, self._kinds)
-        await self._daemons.apply(
-            new.digest(shared=True),
-            wiring.settings_of(new),
-            accounts,
-            alive_for=wiring.timing_of(new).alive_for,
-            renewed=wiring.renewed(old, new),
-        )
-        await self._plans.configure(wiring.dials_of(new))
+        await self._store(old, new, accounts)
         self._config = new
-        logs.setup(new.log)
-        logs.hide(new.secrets())
+        logs.setup(new.log, stream=self._log_stream)
+        logs.hide(
+            new.secrets() | (old.secrets() if old else frozenset())
+        )  # fetches under way still have those
         self.metrics.init_labels(new.providers)
         self.metrics.build(schema=str(migrate.version()))
-        self._poller.timing = self._scheduler.timing = wiring.timing_of(new)
+        self._poller.timing = wiring.timing_of(new)
+        self._poller.kick()
+        self._scheduler.retime(wiring.timing_of(new))
         for account in accounts:
             if account.off_reason is not None:
                 self._observer.event("provider_off", lane=account.lane, reason=account.off_reason)
                 continue
             self._set_lane(account.provider, account.account)
-        others = await self._daemons.differing(new.digest(shared=True))
+        await self._compare_with_others(new)
+
+    async def _store(self, old: Config | None, new: Config, accounts: Sequence[AccountLimits]) -> None:
+        try:
+            await self._daemons.apply(
+                new.digest(shared=True),
+                wiring.settings_of(new),
+                accounts,
+                alive_for=wiring.timing_of(new).alive_for,
+                renewed=await self._renewed(old, new),
+                further=[self._plans.dials_written(wiring.dials_of(new))],
+            )
+        except asyncpg.PostgresError as error:
+            raise errors.ConfigError([f"Postgres refuses a value ({error.sqlstate}): {error}"]) from error
+
+    async def _renewed(self, old: Config | None, new: Config) -> list[tuple[str, str]]:
+        return wiring.renewed(old, new)
+
+    async def _compare_with_others(self, new: Config) -> None:
+        try:
+            others = await self._daemons.differing(new.digest(shared=True))
+        except errors.DatabaseUnavailable:
+            return  # what was to be applied is applied; the next reload compares again
         self.metrics.config_differs(bool(others))
         if others:
             self._observer.event("config_differs", daemons=others, hint="the lower limits hold")
@@ -204,8 +250,7 @@ class App:
         settings = wiring.lane_settings(self._config, provider, account, visit)
         lane = self._lanes.get((provider, account))
         if lane is not None:
-            lane.settings = settings
-            lane.wake()
+            lane.reconfigure(settings)
             return
         lane = Lane(settings, self._stores, self._observer, self._poller.kick)
         self._lanes[provider, account] = lane
@@ -214,25 +259,22 @@ class App:
 
     def _start_lane(self, lane: Lane) -> None:
         assert self._lane_tasks is not None
-        grace_s = self._config.jobs.shutdown_grace.total_seconds()
         name = f"lane {lane.settings.provider}/{lane.settings.account}"
-        self._lane_tasks.create_task(lane.run(self._stop, grace_s), name=name)
+        self._lane_tasks.create_task(lane.run(self._stop, self._grace_s), name=name)
+
+    @property
+    def _grace_s(self) -> float:
+        return self._config.jobs.shutdown_grace.total_seconds()
 
     async def _run(self, stop: Stop, on_ready: Callable[[], None] | None) -> None:
         self._stop = stop
         reloader = self._reloader()
         with handled(stop, reloader.ask if reloader else lambda: None):
             async with asyncio.TaskGroup() as side:
-                services = [
+                services: list[asyncio.Task[None]] = [
                     side.create_task(work(), name=name)
                     for name, work in (
-                        ("listener", self._listener.run),
-                        ("poller", self._poller.run),
-                        ("scheduler", self._scheduler.run),
-                        ("gauges", self._gauges.run),
-                        ("recorder", self._recorder.run),
-                        ("reconciler", self._reconciler.run),
-                        ("watchdog", self._health.feed_watchdog),
+                        *self._side_tasks(),
                         *([("reload", reloader.run)] if reloader else []),
                     )
                 ]
@@ -248,6 +290,17 @@ class App:
                     self._health.draining = True
                 for service in services:
                     service.cancel()
+
+    def _side_tasks(self) -> Sequence[tuple[str, Callable[[], Coroutine[Any, Any, None]]]]:
+        return (
+            ("listener", self._listener.run),
+            ("poller", self._poller.run),
+            ("scheduler", self._scheduler.run),
+            ("gauges", self._gauges.run),
+            ("recorder", self._recorder.run),
+            ("reconciler", self._reconciler.run),
+            ("watchdog", self._health.feed_watchdog),
+        )
 
     def _announce(self, on_ready: Callable[[], None] | None) -> None:
         lanes = [f"{lane.settings.provider}/{lane.settings.account}" for lane in self._lanes.values()]
@@ -310,52 +363,3 @@ class App:
         except (errors.DatabaseUnavailable, TimeoutError) as error:
             # Leases and alive_until run out by themselves; nothing is lost, it only takes longer.
             self._observer.event("stopped", released=0, error=str(error) or "Postgres does not answer")
-
-
-def run(config: Config, path: Path | None = None) -> int:
-    """Serve until a signal, as `marketd run` does. Returns the exit code; expected failures are told in one line."""
-    logs.setup(config.log)
-    logs.hide(config.secrets())
-    log = logs.LogObserver()
-    faulthandler.enable()
-
-    async def serve() -> None:
-        await App(config, path).serve(Stop())
-
-    try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(serve())
-    except errors.ConfigError as error:
-        for problem in error.problems:
-            log.event("cannot_start", problem=problem)
-        return 78
-    except errors.SchemaError as error:
-        log.event("cannot_start", problem=str(error))
-        return 78
-    except errors.DatabaseUnavailable as error:
-        log.event("cannot_start", problem=str(error))
-        return 75
-    except errors.MarketdError as error:
-        log.event("cannot_start", problem=str(error))
-        return 1
-    except BaseExceptionGroup as group:
-        for crash in _leaves(group):
-            log.event("crashed", error=f"{type(crash).__name__}: {crash}", exc_info=crash)
-        return 1
-    return 0
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where the extra `fast` is installed."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found

@@ -63,11 +63,12 @@ class Lane:
     def __init__(
         self, settings: LaneSettings, stores: Stores, observer: Observer, on_deferred: Callable[[], None]
     ) -> None:
-        self.settings = settings  #: swapped whole by a reload
+        self.settings = settings  #: swapped whole by `reconfigure`
         self._stores = stores
         self._observer = observer
         self._on_deferred = on_deferred
         self._wake = asyncio.Event()
+        self._reconfigured = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
         self.last_turn = clock.monotonic()  #: when the loop last came round, for the watchdog
 
@@ -79,6 +80,12 @@ class Lane:
     def wake(self) -> None:
         """There may be work: look now."""
         self._wake.set()
+
+    def reconfigure(self, settings: LaneSettings) -> None:
+        """From the next claim on these hold; fetches under way keep theirs."""
+        self.settings = settings
+        self._reconfigured.set()
+        self.wake()
 
     async def run(self, stop: Stop, grace_s: float) -> None:
         """Work until `stop`; then let fetches finish for `grace_s`, and release the rest with attempts refunded."""
@@ -101,10 +108,7 @@ class Lane:
     async def _turn(self, stopping: asyncio.Task[Any]) -> None:
         free = self.settings.concurrency - len(self._running)
         if free <= 0:
-            # A full lane must still hear the stop.
-            await asyncio.wait(
-                {stopping, *self._running}, timeout=_LOOK_ROUND_S, return_when=asyncio.FIRST_COMPLETED
-            )
+            await self._wait_for_slot(stopping)
             return
         self._wake.clear()  # before the claim: what is enqueued while it runs sets it again
         settings = self.settings
@@ -140,6 +144,19 @@ class Lane:
         while not self._wake.is_set() and not stopping.done():
             await self._sleep(_LOOK_ROUND_S, stopping)
             self.last_turn = clock.monotonic()
+
+    async def _wait_for_slot(self, stopping: asyncio.Task[Any]) -> None:
+        # A full lane must still hear the stop, and that it was given more slots; not each wake, which it cannot follow.
+        self._reconfigured.clear()
+        resized = asyncio.create_task(self._reconfigured.wait())
+        try:
+            await asyncio.wait(
+                {stopping, resized, *self._running},
+                timeout=_LOOK_ROUND_S,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            resized.cancel()
 
     async def _sleep(self, timeout_s: float, stopping: asyncio.Task[Any]) -> None:
         waking = asyncio.create_task(self._wake.wait())

@@ -120,6 +120,7 @@ class Scheduler:
         self._observer = observer
         self._chores = chores
         self._now = asyncio.Event()
+        self._retimed = asyncio.Event()
         self.last_pass = clock.monotonic()  #: when the loop last came round, for the watchdog
 
     def run_now(self) -> None:
@@ -135,7 +136,21 @@ class Scheduler:
             except errors.DatabaseUnavailable as error:
                 self._observer.event("run_done", result="failed", error=str(error))
             self.last_pass = clock.monotonic()
-            await _wait(self._now, clock.jittered(self.timing.interval.total_seconds(), spread=0.05))
+            await self._until_next()
+
+    def retime(self, timing: Timing) -> None:
+        """From now on these hold, also for the pass that is waited for."""
+        self.timing = timing
+        self._retimed.set()
+
+    async def _until_next(self) -> None:
+        late = clock.jittered(1.0, spread=0.05)
+        while not self._now.is_set():
+            self._retimed.clear()
+            left_s = self.last_pass + self.timing.interval.total_seconds() * late - clock.monotonic()
+            if left_s <= 0:
+                return
+            await _either(self._now, self._retimed, left_s)
 
     async def one_pass(self, trigger: str, *, forced: bool = False) -> bool:
         """Do one pass unless another daemon did within the interval. Raises DatabaseUnavailable."""
@@ -168,6 +183,15 @@ class Scheduler:
             history=self.timing.keep_history,
             requests=self.timing.keep_requests,
         )
+
+
+async def _either(one: asyncio.Event, other: asyncio.Event, timeout_s: float) -> None:
+    waiting = {asyncio.create_task(one.wait()), asyncio.create_task(other.wait())}
+    try:
+        await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

@@ -77,6 +77,7 @@ create table market_daemons (
   host text not null,
   pid int not null,
   version text not null,
+  kind text not null default 'run' check (kind in ('run', 'tick')),   -- a tick goes by itself: see `marketd tick`
   config_hash text not null,
   quotas jsonb not null default '{}',     -- {"stockx/default": {"hour": 100, "day": 25000}}: the lower one holds
   started_at timestamptz not null default clock_timestamp(),

@@ -9,6 +9,21 @@ values ($1, $2, $3, $4, $5, $6::jsonb, clock_timestamp() + $7::interval)
 on conflict (daemon_id) do update set config_hash = excluded.config_hash, quotas = excluded.quotas,
   alive_until = excluded.alive_until;
 
+-- name: one_tick_at_a_time
+-- Ticks enter one after the other, so that the next statement's count holds.
+select pg_advisory_xact_lock(hashtext('marketd.tick'));
+
+-- name: enter_as_tick
+-- $1 id  $2 host  $3 pid  $4 version  $5 alive for (interval)  $6 at most so many at once. The configuration follows by `register`.
+insert into market_daemons (daemon_id, host, pid, version, kind, config_hash, alive_until)
+select $1, $2, $3, $4, 'tick', coalesce(s.config_hash, ''), clock_timestamp() + $5::interval
+  from market_settings s
+ where (select count(*) from market_daemons d where d.kind = 'tick' and d.alive_until > clock_timestamp()) < $6
+returning daemon_id;
+
+-- name: is_in_force
+select config_hash is not distinct from $1 from market_settings;
+
 -- name: unregister
 delete from market_daemons where daemon_id = $1 or alive_until < clock_timestamp() - interval '1 day';
 

@@ -173,7 +173,7 @@ async def test_the_watchdogs_abort_prints_where_it_hung(plain: dict[str, Any], t
         process.signal(signal.SIGABRT)
         assert await process.ended() == -signal.SIGABRT
     assert "Fatal Python error: Aborted" in process.stderr
-    assert re.search(r'File ".*marketd/app.py", line \d+ in run', process.stderr)
+    assert re.search(r'File ".*marketd/process.py", line \d+ in run', process.stderr)
 
 
 async def test_a_stop_hands_a_running_job_back_and_refunds_the_attempt(

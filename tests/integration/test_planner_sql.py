@@ -524,12 +524,11 @@ async def test_the_store_writes_the_dials_and_plans_every_account(db: Any, datab
     await pool.open()
     try:
         plans = PlanStore(pool, lambda: HOUR)
-        await plans.configure(
-            Dials(
-                enabled=True, kappa=0.1, lane=0, memory=14 * 24 * HOUR, size_weight=0.2, prior_a=0.5,
-                prior_b=12 * HOUR, evidence_cap=10, slowest=180 * 24 * HOUR,
-            )
+        dials = Dials(
+            enabled=True, kappa=0.1, lane=0, memory=14 * 24 * HOUR, size_weight=0.2, prior_a=0.5,
+            prior_b=12 * HOUR, evidence_cap=10, slowest=180 * 24 * HOUR,
         )  # fmt: skip
+        await pool.together([plans.dials_written(dials)])
         now = await db.fetchval("select clock_timestamp()")
         await _watched(db, "A-1", now, age=20 * HOUR)
         await _watched(db, "E-1", now, age=20 * HOUR, provider="ebay")

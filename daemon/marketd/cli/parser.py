@@ -66,6 +66,14 @@ def span(text: str) -> timedelta:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def deadline(text: str) -> timedelta:
+    """A span in which a tick can do something."""
+    found = span(text)
+    if not timedelta(seconds=5) <= found <= timedelta(hours=24):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time of 5s to 24h")
+    return found
+
+
 def due(text: str) -> datetime | timedelta:
     """A time (`2026-01-31T18:00Z`; UTC where no zone is given), or a duration from now."""
     try:
@@ -95,6 +103,15 @@ def port(text: str) -> int:
 
 def _serving(commands: Commands) -> None:
     _command(commands, "run", "serving:run", words.RUN)
+    tick = _command(commands, "tick", "serving:tick", words.TICK)
+    tick.add_argument(
+        "--within",
+        type=deadline,
+        default=timedelta(seconds=50),
+        metavar="TIME",
+        help="the end, whatever happens; at least 5s (default: 50s)",
+    )
+    _add_json(tick)
     demo = _command(commands, "demo", "showing:demo", words.DEMO)
     demo.add_argument("--once", action="store_true", help="end as soon as every item is settled")
     demo.add_argument(

@@ -9,6 +9,9 @@ from typing import Any
 
 from marketd.cli import access
 from marketd.cli.exits import CommandError, Exit
+from marketd.cli.tables import age, as_json
+
+_TALLIED = ("busy", "planned", "done", "failed", "again", "calls", "next_s")
 
 
 def run(arguments: Namespace) -> int:
@@ -16,9 +19,33 @@ def run(arguments: Namespace) -> int:
     config, path = access.whole(arguments)
     access.own_dsn(config, path)  # says what is missing before anything starts
 
-    from marketd import app
+    from marketd import process
 
-    return app.run(config, path)
+    return process.run(config, path)
+
+
+def tick(arguments: Namespace) -> int:
+    """One pass and the work that waits, by a deadline."""
+    config, path = access.whole(arguments)
+    access.own_dsn(config, path)
+
+    from marketd import process
+
+    tally = process.tick(config, arguments.within)
+    if arguments.json:
+        figures = {name: getattr(tally, name) for name in _TALLIED}
+        print(as_json(figures))
+        return Exit.OK
+    if tally.busy:
+        print("other ticks are at work on this database; nothing was left to do for this one")
+        return Exit.OK
+    later = "nothing waits" if tally.next_s is None else f"more can be done in {age(max(0.0, tally.next_s))}"
+    planned = "" if tally.planned else " (planned already within scheduler.interval)"
+    print(
+        f"{tally.done} done, {tally.failed} failed, {tally.again} to be tried again; "
+        f"{tally.calls} calls; {later}{planned}"
+    )
+    return Exit.OK
 
 
 def sandbox(arguments: Namespace) -> int:

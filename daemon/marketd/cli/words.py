@@ -28,6 +28,19 @@ RUN = """
       marketd run --config /etc/marketd/config.yaml
 """
 
+TICK = """
+    Do one pass of the scheduler and the work that waits, then end; for hosts that have cron and no daemons.
+
+    It works until nothing that waits could start before the deadline, and is over by then. Ticks may be run as
+    often as one likes, any number at once, and beside daemons: budgets and leases hold over all of them, a pass
+    is done once per scheduler.interval, and a fourth tick on one database ends at once. What is asked for
+    between two ticks waits for the next one. Its log goes to stderr.
+
+    Examples:
+      * * * * *  marketd tick --within 50s         (in a crontab: nearly a daemon)
+      marketd tick --within 14m --json             every quarter of an hour
+"""
+
 DEMO = """
     See it work: a Postgres, the three providers' stand-ins and the daemon, all on this machine.
 

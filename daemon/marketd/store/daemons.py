@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from marketd import __version__
-from marketd.store.pool import Database
+from marketd.store.pool import Database, Statement
 from marketd.store.sqlfile import queries
 
 
@@ -78,12 +78,16 @@ class DaemonStore:
         *,
         alive_for: timedelta,
         renewed: Sequence[tuple[str, str]] = (),
+        further: Sequence[Statement] = (),
     ) -> None:
-        """Write the whole configuration in one transaction. `renewed` lanes have new credentials: probe again."""
+        """Write the whole configuration in one transaction, `further` statements with it.
+
+        `renewed` lanes have new credentials: probe again.
+        """
         quotas = {
             account.lane: {"hour": account.quota_hour, "day": account.quota_day} for account in accounts
         }
-        statements: list[tuple[str, Sequence[Any]]] = [
+        statements: list[Statement] = [
             (self._sql["put_settings"], (
                 settings.fresh_for, settings.wake_priority, settings.max_attempts, settings.default_size_system,
                 settings.hour_s, settings.day_s, json.dumps(dict(settings.fallback_images)), config_hash,
@@ -103,7 +107,23 @@ class DaemonStore:
             ]
         statements.append((self._sql["switch_off_others"], ([a.lane for a in accounts],)))
         statements.append((self._sql["probe_again"], ([r[0] for r in renewed], [r[1] for r in renewed])))
-        await self._db.together(statements)
+        await self._db.together([*statements, *further])
+
+    async def enter_as_tick(self, *, most: int, alive_for: timedelta) -> bool:
+        """Say that this process is a tick; False, and nothing said, while `most` others live."""
+        rows = await self._db.together(
+            [
+                (self._sql["one_tick_at_a_time"], ()),
+                (self._sql["enter_as_tick"], (
+                    self._daemon_id, socket.gethostname(), os.getpid(), __version__, alive_for, most,
+                )),
+            ]
+        )  # fmt: skip
+        return bool(rows)
+
+    async def is_in_force(self, config_hash: str) -> bool:
+        """Whether the configuration that was written last is this one."""
+        return bool(await self._db.fetchval(self._sql["is_in_force"], config_hash))
 
     async def unregister(self) -> None:
         """Say that this daemon is gone."""

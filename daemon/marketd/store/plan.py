@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from marketd.store.pool import Database
+from marketd.store.pool import Database, Statement
 from marketd.store.sqlfile import queries
 
 _HOUR = timedelta(hours=1)
@@ -42,9 +42,9 @@ class PlanStore:
         self._interval = interval
         self._sql = queries("plan")
 
-    async def configure(self, dials: Dials) -> None:
-        """Write the dials; a pass that is under way keeps the ones it began with."""
-        await self._db.fetch(self._sql["put_dials"], *dials.row())
+    def dials_written(self, dials: Dials) -> Statement:
+        """What writes the dials, for the transaction of a reload; a pass under way keeps those it began with."""
+        return self._sql["put_dials"], dials.row()
 
     async def plan(self) -> None:
         """One pass over all accounts. Raises DatabaseUnavailable; what was planned until then stays.

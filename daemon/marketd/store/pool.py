@@ -36,6 +36,7 @@ _CONNECT_S = 5.0
 _SLACK_S = 0.5  #: a server that is still there has ended the statement by itself before we give it up
 
 
+Statement: TypeAlias = tuple[str, Sequence[Any]]  #: SQL and its arguments
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 
@@ -118,12 +119,12 @@ class Database:
         row = await self.fetchrow(sql, *args)
         return None if row is None else row[0]
 
-    async def together(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[asyncpg.Record]:
+    async def together(self, statements: Sequence[Statement]) -> list[asyncpg.Record]:
         """Run several statements in one transaction; the rows of the last. Raises DatabaseUnavailable."""
         return await self._run(statements)
 
     async def _run(
-        self, statements: Sequence[tuple[str, Sequence[Any]]], patience_s: float | None = None
+        self, statements: Sequence[Statement], patience_s: float | None = None
     ) -> list[asyncpg.Record]:
         for attempt in range(1, _TRIES + 1):
             try:
@@ -142,9 +143,7 @@ class Database:
                 raise DatabaseUnavailable(_words(error)) from error
         raise AssertionError("unreachable: the last try returns or raises")
 
-    async def _once(
-        self, statements: Sequence[tuple[str, Sequence[Any]]], patience_s: float | None
-    ) -> list[asyncpg.Record]:
+    async def _once(self, statements: Sequence[Statement], patience_s: float | None) -> list[asyncpg.Record]:
         if self._pool is None:
             raise DatabaseUnavailable("the pool is not open")
         async with self._pool.acquire(timeout=self._timeout_s) as connection:
@@ -160,7 +159,7 @@ class Database:
 
 
 async def _in_transaction(
-    connection: Connection, statements: Sequence[tuple[str, Sequence[Any]]], patience_s: float | None
+    connection: Connection, statements: Sequence[Statement], patience_s: float | None
 ) -> list[asyncpg.Record]:
     transaction = connection.transaction()
     await transaction.start()

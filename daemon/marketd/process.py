@@ -1,0 +1,94 @@
+"""The daemon, or a tick of it, as a process: its event loop, its log, its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import os
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from marketd import errors, logs
+from marketd.app import App
+from marketd.config import Config
+from marketd.signals import Stop
+from marketd.tick import Tally
+from marketd.tick import tick as one_tick
+
+T = TypeVar("T")
+_TEMPORARY = 75
+
+
+def run(config: Config, path: Path | None = None) -> int:
+    """Serve until a signal, as `marketd run` does. Returns the exit code; expected failures are told in one line."""
+    logs.setup(config.log)
+    logs.hide(config.secrets())
+    log = logs.LogObserver()
+    faulthandler.enable()
+    try:
+        _in_loop(lambda: App(config, path).serve(Stop()))
+    except errors.ConfigError as error:
+        for problem in error.problems:
+            log.event("cannot_start", problem=problem)
+        return 78
+    except errors.SchemaError as error:
+        log.event("cannot_start", problem=str(error))
+        return 78
+    except errors.DatabaseUnavailable as error:
+        log.event("cannot_start", problem=str(error))
+        return _TEMPORARY
+    except errors.MarketdError as error:
+        log.event("cannot_start", problem=str(error))
+        return 1
+    except BaseExceptionGroup as group:
+        for crash in _leaves(group):
+            log.event("crashed", error=f"{type(crash).__name__}: {crash}", exc_info=crash)
+        return 1
+    return 0
+
+
+def tick(config: Config, within: timedelta) -> Tally:
+    """One tick, with its log on stderr. The process ends with exit code 75 if it is not over after `within`.
+
+    Raises ConfigError, SchemaError or DatabaseUnavailable, and an exception group for what is a bug.
+    """
+    logs.setup(config.log, stream=sys.stderr)
+    logs.hide(config.secrets())
+    late = threading.Timer(within.total_seconds(), _give_up)
+    late.daemon = True
+    late.start()
+    try:
+        return _in_loop(lambda: one_tick(config, within))
+    finally:
+        late.cancel()
+
+
+def _give_up() -> None:
+    # Whatever hangs, cron shall not pile up processes. Leases return what this one holds.
+    print("marketd: tick: its time is over, and what it waits for hangs", file=sys.stderr, flush=True)
+    os._exit(_TEMPORARY)
+
+
+def _in_loop(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(work())
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where the extra `fast` is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found

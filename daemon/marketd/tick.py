@@ -1,0 +1,148 @@
+"""`marketd tick`: one pass of the scheduler, then the work that waits, and an end by a deadline.
+
+For hosts that have cron and no place for a daemon. A tick is a short-lived daemon without /metrics and LISTEN: the
+same claims, leases and budgets hold, so any number of ticks and daemons may work beside each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TextIO
+
+from marketd import clock, errors
+from marketd.app import App
+from marketd.config import Config
+from marketd.embedded import EmbeddedError, EmbeddedPostgres
+from marketd.outcome import Failed, Priced
+from marketd.signals import Stop
+from marketd.telemetry import FetchReport, RequestReport
+
+AT_ONCE = 3  #: ticks that work on one database; a further one ends at once, and costs Postgres no connections
+_CONNECTIONS = 2
+_LAST_ACTS_S = 2.0  #: of the time, for releasing what is left
+_LOOK_EVERY_S = 0.25
+
+
+@dataclass(slots=True)
+class Tally:
+    """What came of one tick. Also an observer, to hear of it."""
+
+    busy: bool = False  #: others were at work, and nothing was done
+    planned: bool = False  #: the scheduler's pass was ours to do
+    done: int = 0
+    failed: int = 0
+    again: int = 0  #: runs of jobs after which the job waits once more
+    calls: int = 0
+    next_s: float | None = None  #: seconds after the end until more could be done; None: nothing waits
+    error: errors.DatabaseUnavailable | None = field(default=None, repr=False)
+
+    def request_done(self, report: RequestReport) -> None:
+        self.calls += not report.given_back
+
+    def fetch_done(self, report: FetchReport) -> None:
+        for _, outcome in () if report.lease_lost else report.outcomes:
+            match outcome:
+                case Priced():
+                    self.done += 1
+                case Failed():
+                    self.failed += 1
+                case _:
+                    self.again += 1
+
+    def event(self, name: str, **fields: object) -> None:
+        """Nothing: events are for the log."""
+
+
+class Tick(App):
+    """One tick. It ends by itself when nothing that waits could start before the deadline."""
+
+    def __init__(self, config: Config, within: timedelta) -> None:
+        """`within`: when it is over, fetches that were still under way included."""
+        self.tally = Tally()
+        super().__init__(config, observers=(self.tally,))
+        whole_s = within.total_seconds()
+        self._drain_s = min(config.jobs.shutdown_grace.total_seconds(), whole_s / 4)
+        self._claim_until = clock.monotonic() + whole_s - self._drain_s - _LAST_ACTS_S
+
+    @property
+    def _pool_size(self) -> int:
+        return min(_CONNECTIONS, self._config.database.pool_size)
+
+    @property
+    def _grace_s(self) -> float:
+        return self._drain_s
+
+    @property
+    def _log_stream(self) -> TextIO:
+        return sys.stderr  # stdout is for the figures
+
+    def _announce(self, on_ready: Callable[[], None] | None) -> None:
+        lanes = [f"{provider}/{account}" for provider, account in self._lanes]
+        self._observer.event("tick_started", lanes=lanes)
+
+    async def _database(self, stack: AsyncExitStack) -> str:
+        if self._config.database.dsn is None and self._config.database.embedded:
+            try:
+                running = EmbeddedPostgres.attach(self._config.state_dir / "postgres")
+            except EmbeddedError as error:
+                raise errors.DatabaseUnavailable(str(error)) from error
+            if running is not None:
+                return running
+        return await super()._database(stack)
+
+    async def _serve_http(self, stack: AsyncExitStack) -> None:
+        """Not at all: a daemon on this machine may have the port, and nobody scrapes what is gone in a minute."""
+
+    async def _may_enter(self) -> bool:
+        entered = await self._daemons.enter_as_tick(most=AT_ONCE, alive_for=self._scheduler.timing.alive_for)
+        self.tally.busy = not entered
+        return entered
+
+    async def _renewed(self, old: Config | None, new: Config) -> list[tuple[str, str]]:
+        # Refused credentials are probed anew when they change, not with every tick.
+        if await self._daemons.is_in_force(new.digest(shared=True)):
+            return []
+        return await super()._renewed(old, new)
+
+    def _side_tasks(self) -> Sequence[tuple[str, Callable[[], Coroutine[Any, Any, None]]]]:
+        return (
+            ("poller", self._poller.run),
+            ("recorder", self._recorder.run),
+            ("errand", self._errand),
+        )
+
+    async def _errand(self) -> None:
+        try:
+            self.tally.planned = await self._scheduler.one_pass("tick")
+            while not self._stop.is_set():
+                chance_s = await self._next_chance_s()
+                left_s = self._claim_until - clock.monotonic()
+                idle = not any(lane.busy for lane in self._lanes.values())
+                if left_s <= 0 or (idle and (chance_s is None or chance_s > left_s)):
+                    self.tally.next_s = chance_s
+                    break
+                await asyncio.sleep(_LOOK_EVERY_S)
+        except errors.DatabaseUnavailable as error:
+            self.tally.error = error
+        self._stop.set()
+
+    async def _next_chance_s(self) -> float | None:
+        """Seconds until something that waits could start, here; None when nothing waits."""
+        states = await self._stores.jobs.poll(self._scheduler.timing.alive_for)
+        due = [state.next_due_s for state in states if state.next_due_s is not None]
+        waiting = [await self._stores.jobs.next_chance_s(*lane) for lane in self._lanes]
+        return min([*due, *(chance for chance in waiting if chance is not None)], default=None)
+
+
+async def tick(config: Config, within: timedelta) -> Tally:
+    """One tick. Raises ConfigError, SchemaError or DatabaseUnavailable."""
+    work = Tick(config, within)
+    await work.serve(Stop())
+    if work.tally.error is not None:
+        raise work.tally.error
+    return work.tally
