@@ -6,6 +6,7 @@ The same grammar is in sql/migrations/0002_words.sql, so that an app's INSERT an
 from __future__ import annotations
 
 import re
+import unicodedata
 from string import ascii_lowercase, ascii_uppercase
 
 BLANKS = " \t\n\r\f\v"  #: what counts as whitespace; other spaces of Unicode are refused or kept as they are
@@ -85,6 +86,11 @@ def matches(wanted: str, style: str | None) -> bool:
     """Whether a provider's style text names the wanted code: one part of each is the same in compare form."""
     if not style:
         return False
-    style = _LABEL.sub("", style.strip(BLANKS), count=1) if style.startswith("(") else style
-    theirs = {compare_form(part) for part in _JOINER.sub("/", style).split("/")} - {""}
+    theirs = {compare_form(part) for part in _JOINER.sub("/", _LABEL.sub(" ", style)).split("/")} - {""}
     return any(compare_form(part) in theirs for part in parts(wanted))
+
+
+def words(text: str) -> list[str]:
+    """The words of a title or a name, whatever their case, accents and punctuation."""
+    plain = unicodedata.normalize("NFKD", text.casefold())
+    return re.findall(r"[^\W_]+", "".join(letter for letter in plain if not unicodedata.combining(letter)))

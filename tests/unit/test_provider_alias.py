@@ -141,6 +141,41 @@ async def test_sizes_of_another_unit_are_taken_by_their_us_equivalent() -> None:
     assert quote_of(found, "10").lowest_ask == Decimal(97)
 
 
+async def test_a_number_of_another_unit_is_never_taken_for_a_us_size() -> None:
+    british = item(allowed_sizes=[{"display_name": "9", "value": 9}], size_unit="SIZE_UNIT_UK")
+    found = await fetch(Scripted(search=hits(british), availabilities={"variants": [row(9)]}), "9")
+    assert isinstance(found.answers["9"], errors.Unmatched)
+    assert found.quotes == ()
+
+
+async def test_sizes_as_texts_are_sizes_and_not_a_single_size_item() -> None:
+    texts = item(allowed_sizes=[{"display_name": "10", "value": "10", "us_size_equivalent": "10"}])
+    http = Scripted(search=hits(texts), availabilities={"variants": [row(0, "100"), row("10")]})
+    found = await fetch(http, "10", None)
+    assert [(quote.size, quote.lowest_ask) for quote in found.quotes] == [("10", Decimal(97))]
+
+
+async def test_an_item_whose_sizes_are_not_told_gets_no_price_of_the_junk_size_0() -> None:
+    silent = item()
+    del silent["allowed_sizes"]
+    with pytest.raises(errors.BadPayload):
+        await fetch(Scripted(search=hits(silent), availabilities={"variants": [row(0)]}), None)
+
+
+async def test_a_row_that_lacks_amounts_or_contradicts_another_refuses_its_size_and_no_other() -> None:
+    sizes = item("DD1391 100", 9, 10, 11)
+    rows = [row(9, availability={}), row(10, "100"), row(10, "200"), row(11), row(12, availability=None)]
+    found = await fetch(Scripted(search=hits(sizes), availabilities={"variants": rows}), "9", "10", "11")
+    assert isinstance(found.answers["9"], errors.BadPayload)
+    assert isinstance(found.answers["10"], errors.BadPayload)
+    assert [quote.size for quote in found.quotes] == ["11"]
+
+
+async def test_a_name_in_another_script_does_not_fit_a_nameless_item() -> None:
+    with pytest.raises(errors.NotListed):
+        await fetch(Scripted(search=hits(item(name=None))), sku="name:ポケモン")
+
+
 async def test_an_item_without_sizes_is_a_single_size_item() -> None:
     http = Scripted(search=hits(item(allowed_sizes=[])), availabilities={"variants": [row(0)]})
     assert quote_of(await fetch(http, None), None).lowest_ask == Decimal(97)

@@ -124,6 +124,24 @@ async def test_where_the_size_aspect_finds_nothing_titles_are_read_and_the_price
     assert len(http.asked) == 1
 
 
+async def test_a_warning_means_that_the_size_aspect_may_not_have_worked() -> None:
+    rows = results(listing("50.00", "Nike Dunk DD1391-100 new"), listing("100.00"))
+    rows["warnings"] = [{"errorId": 12018, "message": "bad aspect_filter"}]
+    assert quote_of(await fetch(Scripted(search=rows)), "10").lowest_ask == 100
+
+
+async def test_a_us_number_is_never_asked_under_another_systems_aspect() -> None:
+    http = Scripted(search=results(listing("50.00", "Nike Dunk DD1391-100 new"), listing("100.00")))
+    quote = quote_of(await fetch(http, options={"size_aspect": "UK Shoe Size"}), "10")
+    assert "aspect_filter" not in http.asked[0][2]
+    assert (quote.lowest_ask, quote.basis["quality"]) == (Decimal(100), "low")
+
+
+async def test_numbers_and_texts_are_the_same_to_us() -> None:
+    row = listing("1.00") | {"price": {"value": 90, "currency": "USD"}, "conditionId": 1000}
+    assert quote_of(await fetch(Scripted(search=results(row))), "10").lowest_ask == 90
+
+
 async def test_a_graded_card_must_have_its_grade_in_the_title() -> None:
     def card(price: str, title: str) -> dict[str, Any]:
         return listing(price, title, conditionId="2750", leafCategoryIds=["261328"])
@@ -182,6 +200,8 @@ async def test_a_price_that_is_no_price_is_a_bad_payload() -> None:
         ("dunk men's size 10", [("10", "")]),
         ("dunk sz 10.5 new", [("10.5", None)]),
         ("dunk us 10 uk 9", [("10", None)]),
+        ("dunk size 9 uk", []),
+        ("dunk size 44 eu us 10", [("10", None)]),
         ("men's size 9 / women's size 10.5", [("9", ""), ("10.5", "W")]),
         ("wmns us w 7.5", [("7.5", "W")]),
         ("size 5y", [("5", "Y")]),
@@ -206,6 +226,13 @@ def test_sizes_are_read_from_titles_as_sellers_write_them(
         ("Nike Dunk DD1391-100 Men's 10 / Women's 11.5", True),
         ("Nike Dunk DD1391-100 size 10 1/2", False),
         ("Women's Nike Dunk DD1391-100", False),
+        ("Women's Nike Dunk DD1391-100 Size 10", False),
+        ("Nike Dunk Low GS Youth DD1391-100 Size 10", False),
+        ("Nike Dunk Low TD DD1391-100 Size 10", False),
+        ("Nike Dunk DD1391 - 100 Size 10", True),
+        ("Shoelaces for DD1391-100 size 10", False),
+        ("Keychains DD1391-100 size 10", False),
+        ("Crease protectors DD1391-100 size 10", False),
     ],
 )
 def test_a_title_is_right_when_code_and_size_agree(title: str, right: bool) -> None:

@@ -121,7 +121,9 @@ async def test_an_amount_is_whole_units_and_nothing_is_none(ask: Any, expected: 
     assert quote_of(await fetch(http), "10").lowest_ask == expected
 
 
-@pytest.mark.parametrize("ask", ["-5", "99999999", "NaN", "ten", "", True, [], Decimal("Infinity")])
+@pytest.mark.parametrize(
+    "ask", ["-5", "99999999", "NaN", "ten", "", "1_0", "1e3", " 104", True, [], Decimal("Infinity")]
+)
 async def test_an_amount_that_cannot_be_a_price_refuses_its_size_and_no_other(ask: Any) -> None:
     http = Scripted(
         search=hits(product()),
@@ -161,6 +163,47 @@ async def test_what_cannot_be_told_apart_is_left_out_and_loaded_no_more_than_onc
     again = await stockx.fetch(Ask(sku=ask.sku, sizes=("10",), currency="USD", listing=first.listing), http)
     assert [endpoint for endpoint, *_ in http.asked] == ["search", "variants", "market_data", "market_data"]
     assert again.listing is None
+
+
+async def test_a_rival_whose_sizes_cannot_be_had_does_not_hide_the_shoe() -> None:
+    pair = hits(product(TWIN, title="Dunk (Extra Lace Set Only)"), product(SHOE))
+    http = Scripted(search=pair, variants=Each(([], [variant("10")])), market_data=[market("10")])
+    found = await fetch(http)
+    assert found.listing is not None
+    assert found.listing.product.id == SHOE
+
+
+@pytest.mark.parametrize(
+    ("style", "listed"),
+    [
+        ("(White) DD1391-100", True),
+        ("ZZ0000-000/(White) DD1391-100", True),
+        ("DD1391-100 (White)", True),
+        ("DD1391-100 S", False),
+        ("DD1391-1000", False),
+        (None, False),
+    ],
+)
+async def test_a_style_code_is_told_from_labels_and_samples(style: str | None, listed: bool) -> None:
+    http = Scripted(search=hits(product(style=style)), variants=[variant("10")], market_data=[market("10")])
+    if listed:
+        assert (await fetch(http)).answers == {"10": "10"}
+    else:
+        with pytest.raises(errors.NotListed):
+            await fetch(http)
+
+
+async def test_an_empty_market_is_not_told_as_no_asks() -> None:
+    http = Scripted(search=hits(product()), variants=[variant("10")], market_data=[])
+    found = await fetch(http, "DD1391-100", None, "10")
+    assert all(isinstance(answer, errors.BadPayload) for answer in found.answers.values())
+
+
+async def test_a_variant_without_a_value_is_a_single_size() -> None:
+    row = variant(None) | {"variantId": "only"}
+    del row["variantValue"]
+    http = Scripted(search=hits(product()), variants=[row], market_data=[market("", variantId="only")])
+    assert quote_of(await fetch(http, "DD1391-100", None), None).lowest_ask == 104
 
 
 async def test_a_product_id_must_be_a_uuid() -> None:

@@ -51,7 +51,7 @@ class Alias:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self._known_strange: frozenset[str] = frozenset()  # traded sizes that no item lists
+        self._known_strange: set[tuple[str, str]] = set()  # (item, size): traded, but not in the item's list
 
     def authorize(
         self, credentials: Credentials, *, token_url: str | None, token_file: Path
@@ -81,10 +81,10 @@ class Alias:
                 raise
             listing = await _find_again(ask.sku, http)
             market = await self._market(listing, http)
-        if listing is ask.listing and not market.strange <= self._known_strange:
+        if listing is ask.listing and not _named(market, listing) <= self._known_strange:
             listing = await _item(listing.product.id, http)
             market = await self._market(listing, http)
-        self._known_strange |= market.strange
+        self._known_strange |= _named(market, listing)
         answers = {size: _answer(size, listing, market) for size in ask.sizes}
         if self.options.recent_sales:
             for size in {answer for answer in answers.values() if isinstance(answer, str)}:
@@ -132,6 +132,10 @@ class Alias:
         }
 
 
+def _named(market: reading.Market, listing: Listing) -> set[tuple[str, str]]:
+    return {(listing.product.id, size) for size in market.strange}
+
+
 def _answer(
     wanted: str | None, listing: Listing, market: reading.Market
 ) -> str | errors.ProviderError | None:
@@ -161,8 +165,8 @@ async def _find(sku: str, http: Http) -> Listing:
     if kind == "id":
         return await _item(rest, http)
     if kind == "name":
-        wanted = skus.compare_form(rest)
-        found = [item for item in await _search(rest, http) if skus.compare_form(item["name"]) == wanted]
+        wanted = skus.words(rest)
+        found = [item for item in await _search(rest, http) if wanted and skus.words(item["name"]) == wanted]
     else:
         found = []
         for part in skus.parts(sku):

@@ -19,6 +19,7 @@ from marketd.models import Listing, Product, Quote, Variant
 CURRENCY = "USD"
 NEW = ("PRODUCT_CONDITION_NEW", 1)  #: the service takes and may give either spelling
 GOOD_BOX = ("PACKAGING_CONDITION_GOOD_CONDITION", 1)
+US_UNIT = "SIZE_UNIT_US"
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _ABSURD_CENTS = 1_000_000_000
 #: What a size number means by the item's gender, as a suffix of the canonical size.
@@ -63,23 +64,26 @@ def listing(item: Any) -> Listing:
                 image_url=_text(rest, "main_picture_url"),
                 details={name: value for name, value in details.items() if value},
             )
-            return Listing(product=product, variants=_variants(rest.get("allowed_sizes"), product))
+            return Listing(product=product, variants=_variants(rest, product))
     raise errors.BadPayload("an item without a catalog_id that can be used")
 
 
-def _variants(allowed: Any, product: Product) -> tuple[Variant, ...]:
+def _variants(item: Mapping[Any, Any], product: Product) -> tuple[Variant, ...]:
     """The item's sizes; `id` is Alias' own number, `size` the canonical US one. None of either for one size."""
-    rows = [row for row in allowed if isinstance(row, dict)] if isinstance(allowed, list) else []
+    rows = item.get("allowed_sizes")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise errors.BadPayload("an item without a list of allowed_sizes")
     numbers = [(_number(row.get("value")), _number(row.get("us_size_equivalent"))) for row in rows]
-    if all(value in (None, 0) for value, _ in numbers):
+    if all(value == 0 for value, _ in numbers):
         return (Variant(id="0", size=None),)
     suffix = _SUFFIXES.get(product.gender or "")
     if suffix is None:
         raise errors.Unmatched(f"sizes of gender {product.gender!r} are not understood", code="size_system")
     found: dict[str, str] = {}
+    american = item.get("size_unit", US_UNIT) == US_UNIT
     for value, us in numbers:
-        try:
-            size = sizes.canonical(f"{_plain(us or value)}{suffix}")
+        try:  # in any other unit the number alone says nothing of the US size
+            size = sizes.canonical(f"{_plain(us or (value if american else None))}{suffix}")
         except ValueError:
             continue  # junk such as 0 and 40 stands among the real ones
         if value and size:
@@ -89,6 +93,9 @@ def _variants(allowed: Any, product: Product) -> tuple[Variant, ...]:
 
 
 def _number(value: Any) -> Decimal | None:
+    """A size number, given as a number or as its text."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,2})?", value, re.ASCII):
+        return Decimal(value)
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         return None
     return Decimal(value)
@@ -112,13 +119,19 @@ class Market:
     )  #: traded size numbers that the item did not list when it was cached
 
 
+#: what a size without a row has
+_NOTHING: Mapping[Any, Any] = {"lowest_listing_price_cents": None, "highest_offer_price_cents": None}
+
+
 def market(body: Any, item: Listing, basis: Mapping[str, Any], at: datetime) -> Market:
     """Every size of the item, from the rows of new pairs in a good box; a size without a row has no market."""
     rows = _rows(body)
     found = Market(strange=frozenset(size for size in rows if _worn(size)) - {v.id for v in item.variants})
     for variant in item.variants:
-        row = rows.get(variant.id, {})
+        row = rows.get(variant.id, _NOTHING)
         try:
+            if not row.keys() >= {"lowest_listing_price_cents", "highest_offer_price_cents"}:
+                raise errors.BadPayload(f"availabilities: no ask or no offer is told of size {variant.id}")
             found.quotes[variant.size] = Quote(
                 size=variant.size,
                 currency=CURRENCY,
@@ -140,16 +153,14 @@ def _rows(body: Any) -> dict[str, Mapping[Any, Any]]:
     rows: dict[str, Mapping[Any, Any]] = {}
     for row in listed:
         match row:
-            case {
-                "size": size,
-                "product_condition": new,
-                "packaging_condition": box,
-                "availability": dict(amounts),
-            }:
-                if new in NEW and box in GOOD_BOX:
-                    rows[_plain(_number(size))] = amounts
+            case {"size": size, "product_condition": new, "packaging_condition": box, **rest}:
+                if new in NEW and box in GOOD_BOX and (number := _number(size)) is not None:
+                    amounts = rest.get("availability")
+                    told = amounts if isinstance(amounts, dict) else {}
+                    key = _plain(number)
+                    rows[key] = told if rows.get(key, told) == told else {}  # two that differ tell nothing
             case _:
-                raise errors.BadPayload("availabilities: a row without size, conditions or availability")
+                raise errors.BadPayload("availabilities: a row without size or conditions")
     return rows
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -19,15 +19,23 @@ from marketd.provider import Usage
 NEW, GRADED, UNGRADED = "1000", "2750", "4000"
 CARD_CATEGORIES = frozenset(("183050", "183454", "261328"))  #: single cards: non-sport, card games, sport
 _ACCESSORY = re.compile(
-    r"\b(laces?|box only|empty box|insoles?|key ?chain|replacement|display case|dust ?bag|no shoes?|stickers?"
-    r"|poster|shoe ?trees?|tags? only|proxy|custom(s|ized)?|replica|left only|right only)\b"
+    r"\b((shoe)?-?laces?|(shoe )?box(es)? only|only (the )?box|empty (shoe ?)?box|no shoes?|insoles?|key ?-?chains?"
+    r"|replacement|display case|dust ?bag|stickers?|posters?|shoe ?trees?|tags? only|proxy|custom(s|ized)?|replicas?"
+    r"|(left|right|one|single) (shoe )?only|crease (protectors?|guards?)|sole (protectors?|shields?))\b"
 )
 _GRADE = re.compile(r"\b(psa|bgs|cgc|sgc|bvg|hga|tag|ace) ?(10|[1-9](?:\.5)?)\b")
 _STATED = re.compile(
     r"(?P<who>\b(?:wo)?men'?s?'?\b|\bwmns\b|\bm\b|\bw\b)?\s*(?P<key>\b(?:size|sz|us)\b[:.]?)?"
     r"\s*(?P<in>(?:us\b)?\s*(?:\b(?:wo)?men'?s?'?\b|\bwmns\b|\bm\b|\bw\b)?)\s*"
     r"(?P<n>[0-9]{1,2}(?:\.[05])?)(?P<suffix>[ywcm])?(?![\w.]*[0-9])(?![a-z])"
+    r"(?! ?(?:uk|eur?|cm|jp|kr)\b(?!:? ?[0-9]))"
 )
+_AUDIENCES = {
+    "": r"\bmen'?s?'?\b",
+    "W": r"\b(women'?s?'?|wmns|ladies)\b",
+    "Y": r"\b(gs|grade school|youth|big kids?)\b",
+    "C": r"\b(td|ps|toddlers?|infants?|pre-?school|little kids?)\b",
+}
 _ABSURD = Decimal(10_000_000)
 
 
@@ -63,6 +71,8 @@ def offers(body: Any, wanted: Wanted) -> list[Offer]:
     """The listings of a search answer that are right; `itemSummaries` is missing when nothing was found."""
     if not isinstance(body, dict) or "total" not in body:
         raise errors.BadPayload("search: no total")
+    if body.get("warnings"):  # a filter may not have worked, so no aspect vouches for the size
+        wanted = replace(wanted, stated=bool(wanted.number))
     rows = body.get("itemSummaries", [])
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise errors.BadPayload("search: itemSummaries is not a list of items")
@@ -78,10 +88,9 @@ def is_wanted(row: Mapping[str, Any], wanted: Wanted) -> bool:
     """Whether a listing, live or sold, is the wanted thing in the wanted condition."""
     leaves = row.get("leafCategoryIds")
     card = isinstance(leaves, list) and not CARD_CATEGORIES.isdisjoint(map(str, leaves))
-    condition = row.get("conditionId")
+    condition = str(row.get("conditionId"))
     return (
-        isinstance(condition, str)
-        and condition in wanted.conditions
+        condition in wanted.conditions
         and (condition != UNGRADED or card)
         and (condition != NEW or not card)
         and not row.get("itemGroupType")
@@ -113,7 +122,7 @@ def _holds_code(title: str, code: str) -> bool:
 
 def _spelled(part: str) -> str:
     chunks = re.findall(r"[a-z0-9]+", part.lower())
-    return r"(?<![a-z0-9])" + r"[\s._/+-]?".join(chunks) + r"(?![a-z0-9])"
+    return r"(?<![a-z0-9])" + r"[\s._/+\u2010-\u2015-]{0,3}".join(chunks) + r"(?![a-z0-9])"
 
 
 def _without_codes(title: str, code: str) -> str:
@@ -125,10 +134,17 @@ def _without_codes(title: str, code: str) -> str:
 def _size_fits(title: str, wanted: Wanted) -> bool:
     """Whether the sizes that the title states, if any, have the wanted one among them."""
     said = list(stated(title))
+    audience = _audience(title)
+    if audience and wanted.group not in audience | {group for _, group in said}:
+        return False
     if not said:
-        whose = set(re.findall(r"\b(wo)?(?:men|mens|men's|wmns)\b", title))
-        return not wanted.stated and not (wanted.group == "" and whose == {"wo"})
+        return not wanted.stated
     return any(number == wanted.number and group in (None, wanted.group) for number, group in said)
+
+
+def _audience(title: str) -> set[str]:
+    """For whom a lower-case title says the shoe is, as groups of US sizes; empty if it does not say."""
+    return {group for group, pattern in _AUDIENCES.items() if re.search(pattern, title)}
 
 
 def stated(title: str) -> Sequence[tuple[str, str | None]]:
@@ -183,7 +199,8 @@ def _shipping(given: Any, currency: str) -> Decimal | None:
 def _money(given: Any, currency: str) -> Decimal | None:
     """None for another currency or nothing. BadPayload for what cannot be an amount of money."""
     match given:
-        case {"value": str(text), "currency": str(unit)} if unit == currency:
+        case {"value": str() | int() | Decimal() as value, "currency": str(unit)} if unit == currency:
+            text = str(value)
             try:
                 amount = Decimal(text)
             except InvalidOperation:

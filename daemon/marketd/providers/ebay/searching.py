@@ -77,8 +77,8 @@ def aspect(wish: Wanted, options: Options) -> dict[str, str]:
     """Category and size aspect, which only work together; empty where no category is known."""
     by_group = {"": options.category_men, "W": options.category_women, "Y": options.category_youth}
     category = by_group.get(wish.group) if wish.number else None
-    if category is None:
-        return {}
+    if category is None or not options.size_aspect.startswith("US "):
+        return {}  # a US number under "UK Shoe Size" would be another size: titles are read instead
     narrowed = f"categoryId:{category},{options.size_aspect}:{{{wish.number}}}"
     return {"category_ids": category, "aspect_filter": narrowed}
 

@@ -109,7 +109,7 @@ def _answer(
 ) -> str | errors.ProviderError | None:
     """The size that settles the wish; None (all sizes) where none was named."""
     if wanted is None and any(variant.size for variant in listing.variants):
-        return None
+        return None if quotes else errors.BadPayload("no market data for any of its sizes")
     product = listing.product
     try:
         variant = sizes.match(wanted, listing.variants, brand=product.brand, gender=product.gender)
@@ -121,7 +121,7 @@ def _answer(
 
 
 async def _market(listing: Listing, currency: str, http: Http) -> tuple[dict[str, reading.Row], datetime]:
-    path = f"/catalog/products/{finding.uuid(listing.product.id)}/market-data"
+    path = f"/catalog/products/{finding.segment(listing.product.id)}/market-data"
     try:
         reply = await http.get(path, {"currencyCode": currency}, endpoint="market_data")
     except errors.NotListed as gone:

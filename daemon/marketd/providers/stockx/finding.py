@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
+from urllib.parse import quote
 from uuid import UUID
 
 from marketd import errors, sizes, skus
@@ -50,18 +50,15 @@ async def _by_style(sku: str, http: Http) -> list[Product]:
     return []
 
 
-def _words(text: str) -> list[str]:
-    plain = unicodedata.normalize("NFKD", text.casefold())
-    return re.findall(r"[^\W_]+", "".join(letter for letter in plain if not unicodedata.combining(letter)))
-
-
 def _by_name(name: str, hits: Sequence[Product]) -> list[Product]:
     """Products of exactly this title, else the only hit whose title has all the words."""
-    wanted = _words(name)
-    exact = [product for product in hits if _words(product.name or "") == wanted]
+    wanted = skus.words(name)
+    if not wanted:
+        return []
+    exact = [product for product in hits if skus.words(product.name or "") == wanted]
     if exact:
         return exact
-    holding = [product for product in hits if set(wanted) <= set(_words(product.name or ""))]
+    holding = [product for product in hits if set(wanted) <= set(skus.words(product.name or ""))]
     if len(holding) > 1:
         raise _ambiguous(name, holding)
     return holding
@@ -78,7 +75,9 @@ async def _choose(candidates: list[Product], ask: Ask, http: Http) -> Listing:
     """Of several, those with most of the wanted sizes; of these, those that are no sample or accessory."""
     if len(candidates) > MAX_RIVALS:
         raise _ambiguous(ask.sku, candidates)
-    listings = [Listing(product=product, variants=await variants(product.id, http)) for product in candidates]
+    if len(candidates) == 1:
+        return Listing(product=candidates[0], variants=await variants(candidates[0].id, http))
+    listings = [await _rival(product, http) for product in candidates]
     if len(listings) > 1:
         best = max(_offered(ask, listing) for listing in listings)
         listings = [listing for listing in listings if _offered(ask, listing) == best]
@@ -88,6 +87,14 @@ async def _choose(candidates: list[Product], ask: Ask, http: Http) -> Listing:
     if len(listings) > 1:
         raise _ambiguous(ask.sku, [listing.product for listing in listings])
     return listings[0]
+
+
+async def _rival(product: Product, http: Http) -> Listing:
+    """A candidate with its sizes; one whose sizes cannot be had (an accessory, a withdrawn product) has none."""
+    try:
+        return Listing(product=product, variants=await variants(product.id, http))
+    except (errors.NotListed, errors.BadPayload):
+        return Listing(product=product, variants=())
 
 
 def _offered(ask: Ask, listing: Listing) -> int:
@@ -111,8 +118,13 @@ async def _search(query: str, http: Http) -> list[Product]:
 
 async def variants(product_id: str, http: Http) -> tuple[Variant, ...]:
     """The product's sizes; one request. Raises NotListed for an unknown product."""
-    reply = await http.get(f"/catalog/products/{uuid(product_id)}/variants", endpoint="variants")
+    reply = await http.get(f"/catalog/products/{segment(product_id)}/variants", endpoint="variants")
     return reading.variants(reply.body)
+
+
+def segment(product_id: str) -> str:
+    """A product id of StockX's own as part of a path."""
+    return quote(product_id, safe="")
 
 
 def uuid(text: str) -> str:

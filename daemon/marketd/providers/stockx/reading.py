@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, TypeAlias
 
 from marketd import errors, sizes
@@ -14,6 +15,7 @@ Row: TypeAlias = Mapping[str, Any]
 
 _COARSE = ("JPY", "KRW")  #: currencies whose unit is about a thousandth of the others'
 _ABSURD = Decimal(10_000_000)
+_AMOUNT = re.compile(r"[0-9]{1,18}(\.[0-9]{1,6})?", re.ASCII)
 _GENDERS = {"men": "men", "women": "women", "kids": "youth", "child": "youth", "unisex": "unisex"}
 
 
@@ -83,10 +85,13 @@ def _text(value: Any) -> str | None:
 
 def _variant(body: Any, *, alone: bool) -> Variant | None:
     """One size; None if its `variantValue` is in no form that can be told from others."""
+    value = body.get("variantValue") if isinstance(body, dict) else None
     match body:
-        case {"variantId": str(variant_id), "variantValue": None | str() as value, **rest}:
+        case {"variantId": str(variant_id), **rest} if value is None or isinstance(
+            value, str | int | Decimal
+        ):
             try:
-                size = sizes.canonical(value or None)
+                size = sizes.canonical(None if value in (None, "") else str(value))
             except ValueError:
                 if not alone:
                     return None
@@ -100,7 +105,7 @@ def _variant(body: Any, *, alone: bool) -> Variant | None:
                 chart=_chart(rest.get("sizeChart")),
                 gtins=tuple(code for code in given if isinstance(code, str)),
             )
-    raise errors.BadPayload("a variant without variantId or variantValue")
+    raise errors.BadPayload("a variant without variantId, or with a variantValue that is no text")
 
 
 def _chart(body: Any) -> dict[str, str]:
@@ -132,11 +137,10 @@ def _amount(value: Any, currency: str) -> Decimal | None:
     """Whole units; null and zero are none. BadPayload for what cannot be a price."""
     if value is None:
         return None
-    try:
-        amount = Decimal(value) if isinstance(value, str | int | Decimal) else Decimal("NaN")
-    except InvalidOperation:
-        amount = Decimal("NaN")
+    text = (
+        value if isinstance(value, str) else format(value, "f") if isinstance(value, Decimal) else str(value)
+    )
     limit = _ABSURD * (1000 if currency in _COARSE else 1)
-    if isinstance(value, bool) or not amount.is_finite() or not 0 <= amount <= limit:
-        raise errors.BadPayload(f"market data: {str(value)[:40]!r} is not a price")
-    return amount or None
+    if not _AMOUNT.fullmatch(text) or Decimal(text) > limit:
+        raise errors.BadPayload(f"market data: {text[:40]!r} is not a price")
+    return Decimal(text) or None
