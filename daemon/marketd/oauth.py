@@ -228,6 +228,9 @@ def _sendable(access: Any) -> bool:
 
 
 def _read_token(body: Any, fingerprint: str, rotated: str | None) -> Token:
+    given = body.get("expires_in") if isinstance(body, dict) else None
+    if isinstance(given, str) and re.fullmatch(r"[0-9]{1,9}", given, re.ASCII):
+        body = {**body, "expires_in": int(given)}
     match body:
         case {"access_token": str(access), "expires_in": int(life)} if _sendable(access) and life > 0:
             new = body.get("refresh_token")

@@ -165,12 +165,13 @@ select t.provider, t.account, t.sku, t.size, coalesce(t.price_size, p.size) as p
        case when m.circuit <> 'closed' and m.circuit_reason = 'throttled' then m.circuit_until end as rate_limited_until,
        case
          when j.status = 'running' then 'running'
-         when m.enabled is not true and p.observed_at is null then 'account_not_connected'
+         when m.enabled is not true and (p.observed_at is null or j.id is not null) then 'account_not_connected'
          when m.circuit <> 'closed' and m.circuit_reason = 'unauthorized' then 'account_not_connected'
          when m.circuit <> 'closed' and m.circuit_reason = 'throttled' and j.id is not null then 'rate_limited'
          when m.circuit <> 'closed' and m.circuit_reason = 'errors' and j.id is not null then 'provider_down'
          when j.status in ('pending', 'deferred') and (j.retry_at is null or j.attempt > 0) then 'queued'
-         when t.last_error_at > coalesce(t.last_success_at, '-infinity') then t.last_error_code
+         when t.last_error_at > coalesce(t.last_success_at, '-infinity')
+           then case when t.last_error_code in ('server_error', 'timeout', 'connection') then 'provider_down' else t.last_error_code end
          when t.last_outcome = 'no_asks' or p.observed_at is not null and p.lowest_ask is null then 'no_asks'
          when t.last_outcome is not null or p.observed_at is not null then 'priced'
          else 'unknown'

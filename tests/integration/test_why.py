@@ -244,6 +244,27 @@ async def test_price_status_tells_price_age_error_and_what_is_under_way(db: Conn
     assert (await _status(db))["state"] == "account_not_connected"
 
 
+async def test_price_status_says_that_an_account_is_not_connected_also_of_an_old_price(
+    db: Connection,
+) -> None:
+    await enqueue(db)
+    await db.execute(
+        "insert into market_prices (provider, sku, size, currency, lowest_ask, observed_at, changed_at)"
+        " values ('stockx', $sku$DD1391-100$sku$, '10', 'GBP', 210, now() - interval '1 day', now())"
+    )
+    await limits(db, enabled=False)
+    assert (await _status(db))["state"] == "account_not_connected"
+
+
+@pytest.mark.parametrize("code", ["server_error", "timeout", "connection"])
+async def test_price_status_says_provider_down_of_what_failed_for_it(db: Connection, code: str) -> None:
+    await enqueue(db)
+    await db.execute("delete from market_jobs")
+    await db.execute("update market_targets set last_error_at = now(), last_error_code = $1", code)
+    row = await _status(db)
+    assert (row["state"], row["last_error_code"]) == ("provider_down", code)
+
+
 async def test_price_status_says_rate_limited_until_when(db: Connection) -> None:
     await enqueue(db)
     await db.execute("select market_report('stockx', 'default', 'throttled', 60)")

@@ -147,6 +147,12 @@ async def test_a_token_that_another_process_minted_is_used(file: Path) -> None:
     assert bearer(await mine.headers(Endpoint(AssertionError("not to be asked")))) == "t2"
 
 
+async def test_a_life_told_as_text_is_a_life(file: Path) -> None:
+    endpoint = Endpoint(token("t1", expires_in="7200"))
+    assert bearer(await MintedToken(REFRESH, file).headers(endpoint)) == "t1"
+    assert read(file)["expires_at"] > time.time() + 7_000
+
+
 async def test_a_token_about_to_expire_is_replaced(file: Path) -> None:
     endpoint = Endpoint(token("t1", expires_in=1), token("t2"))
     source = MintedToken(REFRESH, file)

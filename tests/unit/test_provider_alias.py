@@ -235,6 +235,16 @@ async def test_recent_sales_are_asked_for_only_when_switched_on() -> None:
     assert (asked["size"], asked["product_condition"]) == ("10", reading.NEW[0])
 
 
+@pytest.mark.parametrize(
+    "trouble",
+    [errors.Rejected("HTTP 400", http_status=400), errors.NotGranted("budget", None), {"recent_sales": None}],
+)
+async def test_prices_stand_when_their_sales_cannot_be_had(trouble: Any) -> None:
+    http = Scripted(search=hits(item()), availabilities={"variants": [row(10)]}, recent_sales=trouble)
+    quote = quote_of(await fetch(http, recent_sales=True), "10")
+    assert (quote.lowest_ask, quote.basis["recent_sales"]) == (Decimal(97), "no_answer")
+
+
 def test_a_grpc_code_says_more_than_an_odd_status() -> None:
     assert isinstance(Alias.classify(402, {}, {"code": 14}), errors.Transient)
     assert isinstance(Alias.classify(400, {}, {"code": 8}), errors.Throttled)

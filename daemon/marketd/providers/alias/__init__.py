@@ -7,6 +7,7 @@ the global view.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -87,8 +88,7 @@ class Alias:
         self._known_strange |= _named(market, listing)
         answers = {size: _answer(size, listing, market) for size in ask.sizes}
         if self.options.recent_sales:
-            for size in {answer for answer in answers.values() if isinstance(answer, str)}:
-                market.quotes[size] = await self._with_sales(market.quotes[size], listing, http)
+            await self._add_sales(answers, market, listing, http)
         new = None if listing is ask.listing else listing
         return Found(listing=new, quotes=tuple(market.quotes.values()), answers=answers)
 
@@ -99,6 +99,25 @@ class Alias:
         except errors.NotListed as gone:
             raise errors.NotListed(str(gone), code="mapping_broken", http_status=404) from gone
         return reading.market(reply.body, listing, self._basis(), reply.granted_at)
+
+    async def _add_sales(
+        self,
+        answers: Mapping[str | None, str | errors.ProviderError | None],
+        market: reading.Market,
+        listing: Listing,
+        http: Http,
+    ) -> None:
+        """Sales are an extra: prices that are here stand without them. Raises Throttled, which is news for the lane."""
+        for size in sorted({answer for answer in answers.values() if isinstance(answer, str)}):
+            try:
+                market.quotes[size] = await self._with_sales(market.quotes[size], listing, http)
+            except errors.Throttled:
+                raise
+            except (errors.ProviderError, errors.NotGranted) as error:
+                basis = {**market.quotes[size].basis, "recent_sales": "no_answer"}
+                market.quotes[size] = replace(market.quotes[size], basis=basis)
+                if not isinstance(error, errors.BadPayload):
+                    return  # the next request would fare no better, and costs a call
 
     async def _with_sales(self, price: Quote, listing: Listing, http: Http) -> Quote:
         """The quote with its sales of the last 72 hours; `size` and both conditions must be sent."""
