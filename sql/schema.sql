@@ -1275,6 +1275,8 @@ CREATE OR REPLACE FUNCTION market__plain_insert()
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
 AS $function$
 declare w market__wish; a record; d record; now_at timestamptz := clock_timestamp();
 begin
@@ -1977,7 +1979,8 @@ CREATE OR REPLACE FUNCTION market_enqueue(provider text, sku text, size text DEF
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
-AS $function$   -- one plan fits all values, and a fresh session plans each statement once
+ SET enable_seqscan TO 'off'
+AS $function$             -- planned while the tables were small it would still walk them when they are not
 declare w market__wish; o record;
 begin
   w := market__wish(market_enqueue.provider, market_enqueue.sku, market_enqueue.size, market_enqueue.currency,
@@ -1996,6 +1999,7 @@ CREATE OR REPLACE FUNCTION market_enqueue_many(items jsonb, priority integer DEF
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
 AS $function$
 declare
   i record; o record; x record; lane market__lane; who text := market__identity(market_enqueue_many.user_id);
@@ -2468,6 +2472,8 @@ CREATE OR REPLACE FUNCTION market_unwatch(items jsonb, user_id text DEFAULT NULL
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
 AS $function$
 declare i record; w market__wish; who text := market__identity(market_unwatch.user_id); answers jsonb[] := '{}';
 begin
@@ -2496,6 +2502,8 @@ CREATE OR REPLACE FUNCTION market_viewed(items jsonb, user_id text DEFAULT NULL:
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
 AS $function$
 declare i record; who text := market__identity(market_viewed.user_id); answers jsonb[] := '{}';
 begin
@@ -2517,6 +2525,8 @@ CREATE OR REPLACE FUNCTION market_watch(items jsonb, user_id text DEFAULT NULL::
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
 AS $function$
 declare i record; w market__wish; who text := market__identity(market_watch.user_id); answers jsonb[] := '{}'; id bigint; fresh boolean;
 begin

@@ -231,7 +231,8 @@ create function market_enqueue(provider text, sku text, size text default null, 
   user_id text default null, not_before timestamptz default null, currency text default null)
 returns table (job_id bigint, result text, wait_reason text, eta timestamptz)
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp
-set plan_cache_mode = force_generic_plan as $$   -- one plan fits all values, and a fresh session plans each statement once
+set plan_cache_mode = force_generic_plan   -- one plan fits all values, and a fresh session plans each statement once
+set enable_seqscan = off as $$             -- planned while the tables were small it would still walk them when they are not
 declare w market__wish; o record;
 begin
   w := market__wish(market_enqueue.provider, market_enqueue.sku, market_enqueue.size, market_enqueue.currency,
@@ -247,7 +248,7 @@ end $$;
 create function market_enqueue_many(items jsonb, priority int default 100, user_id text default null)
 returns table (ord int, job_id bigint, result text, wait_reason text, eta timestamptz, error_code text, error_message text)
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp
-set plan_cache_mode = force_generic_plan as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
 declare
   i record; o record; x record; lane market__lane; who text := market__identity(market_enqueue_many.user_id);
   answers jsonb[] := '{}';
@@ -375,7 +376,8 @@ end $$;
 -- The plain INSERT of old and simple apps: the same checks, the same merging. unit_key null marks it; the functions
 -- above give one, and producers have no right to write that column.
 create function market__plain_insert() returns trigger
-language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
 declare w market__wish; a record; d record; now_at timestamptz := clock_timestamp();
 begin
   w := market__wish(new.provider, new.sku, new.size, new.currency, new.priority, new.not_before,

@@ -205,3 +205,19 @@ async def test_reopening_and_folding_read_only_what_is_open(full: Connection) ->
         )
         == 0
     )
+
+
+async def test_a_bulk_enqueue_into_empty_tables_walks_none_of_them(db: Connection) -> None:
+    # Plans are made at the first item, when the statistics say that each table is a page: the cost would be quadratic.
+    await db.execute("analyze")
+    await daemon(db)
+    items = json.dumps([{"provider": "stockx", "sku": f"AA{n}-100", "size": "10"} for n in range(500)])
+    transaction = db.transaction()
+    await transaction.start()
+    answers = await db.fetch("select result from market_enqueue_many($1::jsonb, 100)", items)
+    walked = await db.fetch(
+        "select relname, seq_tup_read from pg_stat_xact_user_tables where seq_tup_read > 500 * 10"
+    )
+    await transaction.rollback()
+    assert {row["result"] for row in answers} == {"queued"}
+    assert not walked
