@@ -18,19 +18,26 @@ from typing import Any
 from . import cost, report
 from .measure import measure
 from .server import postgres
-from .words import CONDITIONS, FIFO, KNOWN, PLANNER, POLICIES
+from .words import CONDITIONS, FIFO, KNOWN, PLANNER, POLICIES, UNCOALESCED
 from .world import Shape
 
 WORLDS = ("plain", "uncorrelated", "spiky")
 FIVE = (1, 2, 3, 4, 5)
-#: what docs/FRESHNESS.md shows: worlds, items, seeds, conditions, policies, days and those that do not count
+FEW = (FIFO, "views x age", PLANNER, KNOWN)
+TWENTY = tuple(
+    name for name in POLICIES if name != PLANNER + UNCOALESCED
+)  # which alone would take as long as all
+TROUBLES = tuple(name for name in CONDITIONS if name)
+#: What docs/FRESHNESS.md shows: worlds, items, seeds, conditions, policies, days, those that do not count, minutes
+#: between two passes.
 FULL = [
-    (("plain",), (5_000,), FIVE, ("",), POLICIES, 10, 5),
-    (("plain",), (20_000,), FIVE, ("",), POLICIES, 8, 4),
-    (("uncorrelated", "spiky"), (5_000,), (1, 2, 3), ("",), (FIFO, "views x age", PLANNER, KNOWN), 8, 4),
-    (("plain",), (5_000,), (1,), tuple(c for c in CONDITIONS if c), (PLANNER, KNOWN), 8, 4),
-    (("plain",), (100_000,), (1,), ("",), (FIFO, "views x age", PLANNER, KNOWN), 5, 3),
+    (("plain",), (5_000,), FIVE, ("",), POLICIES, 10, 5, 3.0),
+    (("plain",), (20_000,), FIVE, ("",), TWENTY, 8, 4, 5.0),
+    (("uncorrelated", "spiky"), (5_000,), (1, 2, 3), ("",), FEW, 8, 4, 5.0),
+    (("plain",), (5_000,), (1,), TROUBLES, (PLANNER, KNOWN), 8, 4, 5.0),
+    (("plain",), (100_000,), (1,), ("",), FEW, 5, 3, 10.0),
 ]
+_KEYS = ("cost", "world", "items", "seed", "condition", "policy", "run_days", "warm_days", "tick_min")
 COSTS = (3_000, 33_000, 100_000)
 
 
@@ -57,7 +64,7 @@ def main() -> int:
     if wanted:
         with postgres() as server:
             for work in wanted:
-                _record(args.results, asyncio.run(_done(work, args, server)))
+                _record(args.results, asyncio.run(_done(work, server)))
     if args.report:
         report.write(_read(args.results), args.report)
     return report.gates(_read(args.results))
@@ -69,31 +76,29 @@ def _wanted(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield {"cost": units}
     if args.cost and not args.full:
         return
-    own = (args.worlds, args.items, args.seeds, args.conditions, args.policies, args.days, args.warm)
-    for worlds, items, seeds, conditions, policies, days, warm in FULL if args.full else [own]:
+    names = ("worlds", "items", "seeds", "conditions", "policies", "days", "warm", "tick")
+    own = tuple(getattr(args, name) for name in names)
+    for worlds, items, seeds, conditions, policies, days, warm, tick in FULL if args.full else [own]:
         names = ("world", "items", "seed", "condition", "policy")
         for values in product(worlds, items, seeds, conditions, policies):
             work = dict(zip(names, values, strict=True))
             # What a day's quota and a restart do is shown of the planner; they are no matter of the best order.
             if work["policy"] == PLANNER or not CONDITIONS[work["condition"]].planner_only:
-                yield work | {"run_days": days, "warm_days": warm}
+                yield work | {"run_days": days, "warm_days": warm, "tick_min": tick}
 
 
-async def _done(work: dict[str, Any], args: argparse.Namespace, server: str) -> dict[str, Any]:
+async def _done(work: dict[str, Any], server: str) -> dict[str, Any]:
     if "cost" in work:
         return work | await cost.planning(server, work["cost"])
     kind = work["world"]
     shape = Shape(work["items"], work["run_days"], work["seed"], kind == "plain", kind == "spiky")
     return work | await measure(
-        work["policy"], shape, work["condition"], work["warm_days"], args.tick / 60, server
+        work["policy"], shape, work["condition"], work["warm_days"], work["tick_min"] / 60, server
     )
 
 
 def _key(line: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(
-        line.get(name)
-        for name in ("cost", "world", "items", "seed", "condition", "policy", "run_days", "warm_days")
-    )
+    return tuple(line.get(name) for name in _KEYS)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -102,7 +102,7 @@ def _world_table(key: tuple[str, int, str], runs: Mapping[str, Mapping[int, Line
     note = f" The fluid bound for the same rates is {np.mean(bounds):.3f}." if bounds else ""
     parts = [
         f"\n**{items:,} items, {world} world** ({seeds} seed{'s' * (seeds > 1)}, {line['run_days']} days of which the"
-        f" first {line['warm_days']} do not count).{note}\n",
+        f" first {line['warm_days']} do not count, a pass every {line['tick_min']:.0f} minutes).{note}\n",
         "| policy | right at view | % of known rates | mean age h | p95 age h | error | useful | p99 stored h "
         "| late | held back |",
         "|---|---|---|---|---|---|---|---|---|---|",

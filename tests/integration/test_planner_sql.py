@@ -397,6 +397,36 @@ async def test_what_apps_wait_for_is_ranked_and_takes_its_part_of_the_share(db: 
     assert await _plan(db, MID_HOUR, interval_s=50) == ["NEW", "A-5"]  # a share of 2.25
 
 
+async def test_what_apps_ask_for_merges_with_the_plan_and_one_fetch_answers_both(
+    db: Any, jobs: JobStore
+) -> None:
+    """The plan's job, the old kind of read at 100, and a manual refresh, in three sizes of one product."""
+    now = await db.fetchval("select clock_timestamp()")
+    await _watched(db, "A-1", now, age=20 * HOUR)
+    await _watched(db, "B-1", now, age=200 * HOUR)  # worth more than A-1
+    assert await _plan(db, now, interval_s=3600) == ["B-1", "A-1"]
+    planned = await db.fetchval("select id from market_jobs where sku = 'A-1'")
+    rows = await db.fetch(
+        "select * from market_enqueue_many($1::jsonb, 100, 'ann')",
+        json.dumps([_item("A-1"), _item("A-1", "11")]),
+    )
+    assert [row["result"] for row in rows] == ["merged", "queued"]
+    assert rows[0]["job_id"] == planned
+    assert await _plan(db, now, interval_s=3600) == ["B-1", "A-1", "A-1"]  # nothing is opened twice
+    await db.fetch("select * from market_refresh($1::jsonb, 'bob')", json.dumps([_item("A-1", "12")]))
+    [unit] = await jobs.claim("stockx", "default", units=1, lease=MINUTE)
+    assert (unit.sku, sorted(unit.sizes, key=str)) == ("A-1", ["10", "11", "12"])
+    at = await db.fetchval("select clock_timestamp()")
+    prices = [
+        Quote(size=size, currency="GBP", lowest_ask=Decimal(100), observed_at=at)
+        for size in ("10", "11", "12")
+    ]
+    await jobs.settle(unit, [(job, Priced(size=job.size)) for job in unit.jobs], prices)
+    assert await db.fetchval("select count(*) from market_jobs where sku = 'A-1' and status = 'done'") == 3
+    await db.fetchval("select market__plan('stockx', 'default', 3600)")
+    assert await _planned(db) == ["B-1"]  # A-1 is young now
+
+
 async def test_one_users_import_does_not_shut_out_the_others(db: Any) -> None:
     await _call(db, "market_enqueue_many", [])
     items = [_item(f"BULK-{n:02}") for n in range(30)]
