@@ -569,6 +569,20 @@ async def test_the_store_writes_the_dials_and_plans_every_account(db: Any, datab
     assert sorted(await _planned(db)) == ["A-1", "E-1"]
 
 
+async def test_a_pass_takes_up_all_views_however_many_came_since_the_last(db: Any, database: str) -> None:
+    await db.execute(
+        "insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id)"
+        " select 'view', 'stockx', 'default', 'A-1', '10', 'GBP', 'k', 'u', n::text from generate_series(1, 45000) n"
+    )
+    pool = Database(database, size=2, timeout_s=30)
+    await pool.open()
+    try:
+        await PlanStore(pool, lambda: HOUR).plan()
+    finally:
+        await pool.close()
+    assert await db.fetchval("select views from market_units") == pytest.approx(45000, rel=0.01)
+
+
 async def test_a_hundred_thousand_units_are_planned_in_one_cheap_scan(db: Any) -> None:
     await db.execute(
         "insert into market_units (unit_key, provider, account, sku, currency, sizes, views, views_at, tracked_since,"

@@ -10,6 +10,7 @@ from marketd.store.pool import Database, Statement
 from marketd.store.sqlfile import queries
 
 _HOUR = timedelta(hours=1)
+_FOLDS = 50  #: statements a pass, of 20,000 signals each; what is over waits for the next pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,10 @@ class PlanStore:
 
         Two daemons cannot plan the same account at once: each account's statement takes an advisory lock, or nothing.
         """
-        await self._db.fetch(self._sql["fold"])
+        for _ in range(_FOLDS):
+            [row] = await self._db.fetch(self._sql["fold"])
+            if row["more"] is False:
+                break
         for account in await self._db.fetch(self._sql["accounts"]):
             seconds = self._interval().total_seconds()
             await self._db.fetch(self._sql["plan"], account["provider"], account["account"], seconds)
