@@ -19,7 +19,7 @@ EXPORT := from marketd.metrics import Metrics; m = Metrics(process=False); m.ini
 PIP_INSTALL := $(PY) -m pip install --disable-pip-version-check --no-input
 SELF := $(PIP_INSTALL) --quiet --no-deps --no-build-isolation --editable .
 
-.PHONY: help demo test test-unit soak check fmt lock schema rebuild
+.PHONY: help demo test test-unit bench soak check fmt lock schema rebuild
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -37,6 +37,9 @@ test-unit: $(VENV)/.installed-dev ## the tests that need no database
 soak: $(VENV)/.installed-dev ## the long runs: a storm of faults and half an hour of endurance; SEED=1
 	PYTHONPATH=tests $(PY) -m soak storm --seed $(SEED)
 	PYTHONPATH=tests $(PY) -m soak endurance --seed $(SEED)
+
+bench: $(VENV)/.installed-bench ## beside the floor and two peers, within 10 minutes; ARGS are for bench
+	$(PY) -m bench $(ARGS)
 
 check: $(VENV)/.installed-dev ## format, lint, types, import floors
 	$(VENV)/bin/ruff format --check .
@@ -93,6 +96,10 @@ $(VENV)/.installed-dev: requirements.lock pyproject.toml $(REBUILD)
 	@$(PIP_INSTALL) --require-hashes -r requirements.lock
 	@$(SELF)
 	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-bench: bench/requirements.txt $(VENV)/.installed-dev
+	@$(PIP_INSTALL) --quiet -r bench/requirements.txt
+	@touch $@
 
 # Both stamps may ask for this in one run, so it looks again.
 define make_venv

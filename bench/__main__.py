@@ -22,6 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("scenario", nargs="*", default=ALL, help=f"some of {' '.join(ALL)} (default: all)")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--minutes", type=float, default=9.5, help="no round begins that would end later")
     parser.add_argument("--others", type=int, default=scenarios.OTHERS, help="jobs that wait in c")
     parser.add_argument("--idle-seconds", type=float, default=60)
     parser.add_argument(
@@ -33,23 +34,30 @@ def main() -> None:
     began = time.monotonic()
     with place.postgres() as at:
         bench = Bench(at)
-        asyncio.run(run(bench, options))
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {options.rounds} rounds, "
+        rounds = asyncio.run(run(bench, options))
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {rounds} rounds, "
           f"{time.monotonic() - began:.0f} s")  # fmt: skip
     print(report.table(bench))
 
 
-async def run(bench: Bench, options: argparse.Namespace) -> None:
-    """All rounds of each scenario; within a round the contenders follow one another."""
+async def run(bench: Bench, options: argparse.Namespace) -> int:
+    """As many rounds as were asked for and fit; within one the contenders follow one another. Returns how many."""
     wanted = set(options.scenario)
+    ends = time.monotonic() + 60 * options.minutes - ("f" in wanted) * (options.idle_seconds + 15)
+    took_s, done = 0.0, 0
     for number in range(options.rounds):
+        began = time.monotonic()
+        if began + took_s > ends:
+            break
         print(f"round {number + 1} of {options.rounds}", flush=True)
         await _round(bench, wanted, options.others)
+        took_s, done = time.monotonic() - began, number + 1
     if "f" in wanted:
         names = [name for name in QUEUES if name != "floor"]
         for name, sample in (await scenarios.idle(bench.at, names, options.idle_seconds)).items():
             for figure, value in sample.items():
                 bench.samples.setdefault(("f", name, figure), []).append(value)
+    return done
 
 
 async def _round(bench: Bench, wanted: set[str], others: int) -> None:

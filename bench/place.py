@@ -163,3 +163,20 @@ def busy_s() -> float:
     """CPU seconds that everything on this machine has used so far."""
     fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
     return sum(int(fields[i]) for i in (0, 1, 2, 5, 6)) / _TICK
+
+
+def own_s() -> float:
+    """CPU seconds of this process, of what it started, and of what those started; the ended ones too."""
+    stats: dict[int, tuple[int, float]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        stats[int(path.parent.name)] = int(fields[1]), sum(int(field) for field in fields[11:15]) / _TICK
+    ours, found = {os.getpid()}, 1
+    while found:
+        more = {pid for pid, (parent, _) in stats.items() if parent in ours} - ours
+        ours |= more
+        found = len(more)
+    return sum(stats[pid][1] for pid in ours if pid in stats)

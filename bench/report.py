@@ -5,8 +5,8 @@ from __future__ import annotations
 from bench.scenarios import Bench
 
 _NAMES = {"floor": "floor", "pgqueuer_": "pgqueuer", "procrastinate_": "procrastinate", "ours": "marketd"}
-_HEAD = "| scenario | figure | floor | pgqueuer | procrastinate | marketd | of floor | of pgqueuer |"
-_RULE = "|---|---|---:|---:|---:|---:|---:|---:|"
+_HEAD = "| scenario | figure | floor | pgqueuer | procrastinate | marketd | of floor | of pgqueuer | others, cores |"
+_RULE = "|---|---|---:|---:|---:|---:|---:|---:|---:|"
 
 #: scenario, figure, what it is
 _LINES = (
@@ -44,17 +44,24 @@ def table(bench: Bench) -> str:
             continue
         cells = [_cell(found[name]) for name in ("floor", "pgqueuer_", "procrastinate_", "ours")]
         ratios = [_ratio(found["ours"], found["floor"]), _ratio(found["ours"], found["pgqueuer_"])]
+        ratios.append(_cell(bench.disturbance(scenario)))
         lines.append(f"| {scenario} | {words} | {' | '.join(cells + ratios)} |")
     b, c = bench.median("b", "ours", "per_s"), bench.median("c", "ours", "per_s")
     if b and c:
-        lines.append(f"| c/b | marketd with others waiting, of its own without | | | | {_cell(c / b)} | | |")
-    one = bench.median("i", "1", "per_s")
-    for daemons in ("1", "2", "4"):
-        if (rate := bench.median("i", daemons, "per_s")) is not None and one:
-            lines.append(
-                f"| i | {daemons} daemons, jobs/s (of one: {rate / one:.2f}) | | | | {_cell(rate)} | | |"
-            )
-    return "\n".join(lines)
+        lines.append(
+            f"| c/b | marketd with others waiting, of its own without | | | | {_cell(c / b)} | | | |"
+        )
+    return "\n".join([*lines, *_daemons(bench)])
+
+
+def _daemons(bench: Bench) -> list[str]:
+    one, others = bench.median("i", "1", "per_s"), _cell(bench.disturbance("i"))
+    found = [(n, bench.median("i", n, "per_s")) for n in ("1", "2", "4")]
+    return [
+        f"| i | {n} daemons, jobs/s (of one: {rate / one:.2f}) | | | | {_cell(rate)} | | | {others} |"
+        for n, rate in found
+        if rate is not None and one
+    ]
 
 
 def _cell(value: float | None) -> str:

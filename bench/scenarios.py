@@ -18,8 +18,9 @@ from bench.place import Place
 
 JOBS = 50_000
 OTHERS = 1_000_000
-CAP_S = 4.0  #: of a drain; what is done by then counts
-CONCURRENCY = 64
+CAP_S = 2.5  #: of a drain; what is done by then counts
+CONCURRENCY = 64  #: requests under way
+IN_FLIGHT = 512  #: jobs under way where nothing is waited for; pgqueuer is given batches of 1,000
 WAKES = 40
 
 Sample = dict[str, float]
@@ -35,13 +36,21 @@ class Bench:
 
     async def take(self, scenario: str, contender: str, sampling: Callable[[], Awaitable[Sample]]) -> None:
         """One sample, and the share of the machine that nobody of ours can have used."""
+        began, busy, own = time.monotonic(), place.busy_s(), place.own_s()
         sample = await sampling()
+        others = (place.busy_s() - busy) - (place.own_s() - own)
+        self.others_busy.setdefault((scenario, contender), []).append(others / (time.monotonic() - began))
         for figure, value in sample.items():
             self.samples.setdefault((scenario, contender, figure), []).append(value)
 
     def median(self, scenario: str, contender: str, figure: str) -> float | None:
         found = self.samples.get((scenario, contender, figure))
         return statistics.median(found) if found else None
+
+    def disturbance(self, scenario: str) -> float | None:
+        """Cores that processes which are not ours kept busy meanwhile, median."""
+        found = [n for (key, _), samples in self.others_busy.items() if key == scenario for n in samples]
+        return max(0.0, statistics.median(found)) if found else None
 
 
 async def drain(at: Place, contender: str, *, others: int = 0, sizes: int = 1) -> Sample:
@@ -50,9 +59,7 @@ async def drain(at: Place, contender: str, *, others: int = 0, sizes: int = 1) -
         {"sizes": sizes} if contender == "ours" else {}
     )
     async with at.clone(contender, **options) as dsn:
-        result = await place.call(
-            contender, "drain", dsn=dsn, jobs=JOBS, cap_s=CAP_S, concurrency=CONCURRENCY
-        )
+        result = await place.call(contender, "drain", dsn=dsn, jobs=JOBS, cap_s=CAP_S, concurrency=IN_FLIGHT)
     return {"per_s": result["jobs"] / result["seconds"], "rss_mib": result["peak_rss_mib"]}
 
 
@@ -60,7 +67,7 @@ async def many_daemons(at: Place, daemons: int) -> Sample:
     """i: the same drain by several processes at once."""
     async with at.clone("ours", jobs=JOBS, others=0, sizes=1) as dsn:
         programs = [
-            await place.begin("ours", "drain", dsn=dsn, cap_s=CAP_S, concurrency=CONCURRENCY)
+            await place.begin("ours", "drain", dsn=dsn, cap_s=CAP_S, concurrency=IN_FLIGHT)
             for _ in range(daemons)
         ]
         results = [await program.line() for program in programs]

@@ -24,6 +24,7 @@ from marketd.store.jobs import JobStore, Settled
 from marketd.telemetry import FetchReport, Observer
 
 _IDLE_WAIT_S = 1.0  #: before another look at work that cannot be claimed yet (its product is being fetched)
+_GATHER_S = 0.005  #: with a backlog, slots that come free within this time share a claim
 _LOOK_ROUND_S = 30.0  #: a lane comes round so often even when nothing happens, which the watchdog sees
 
 
@@ -70,6 +71,7 @@ class Lane:
         self._wake = asyncio.Event()
         self._reconfigured = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
+        self._backlog = False  #: the last claim filled every free slot
         self.last_turn = clock.monotonic()  #: when the loop last came round, for the watchdog
 
     @property
@@ -110,9 +112,13 @@ class Lane:
         if free <= 0:
             await self._wait_for_slot(stopping)
             return
+        if self._backlog and free < self.settings.concurrency // 4:
+            await asyncio.sleep(_GATHER_S)
+            free = self.settings.concurrency - len(self._running)
         self._wake.clear()  # before the claim: what is enqueued while it runs sets it again
         settings = self.settings
         units = await asyncio.shield(self._claim(settings, free))
+        self._backlog = len(units) >= free
         if not units:
             await self._wait_for_work(stopping)
 

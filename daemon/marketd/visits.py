@@ -15,7 +15,7 @@ from marketd.http_client import Door, ProviderHttp
 from marketd.models import DEFAULT_ACCOUNT, Unit
 from marketd.provider import Ask, Found, TellsUsage, Usage
 from marketd.providers import Plugin
-from marketd.store.budgets import PgGate
+from marketd.store.budgets import Charger
 from marketd.store.pool import Database
 from marketd.telemetry import Observer
 
@@ -54,6 +54,7 @@ class Visits:
         self._state_dir = state_dir
         self._observer = observer
         self._built: dict[Lane, tuple[str, Plugin, Door]] = {}
+        self._chargers: dict[Lane, Charger] = {}
 
     def opener(self, config: Config, provider: str, account: str) -> Callable[[Unit], Visit]:
         """What opens a visit for each unit of this lane. An unchanged stanza keeps its door, and so its token."""
@@ -83,13 +84,18 @@ class Visits:
             self._built[provider, account] = known
         _, built, door = known
 
+        charger = self._charger(provider, account)
+
         def visit(unit: Unit) -> Visit:
-            gate = PgGate(self._db, unit.provider, unit.account, unit.priority)
+            gate = charger.gate(unit.priority)
             return Visit(
                 built, ProviderHttp(door, gate=gate, observer=self._observer, priority=unit.priority)
             )
 
         return visit
+
+    def _charger(self, provider: str, account: str) -> Charger:
+        return self._chargers.setdefault((provider, account), Charger(self._db, provider, account))
 
     async def usage(self, provider: str, account: str) -> Usage | None:
         """The provider's own word on the calls of its day; None for one that has no such word.
@@ -99,6 +105,6 @@ class Visits:
         known = self._built.get((provider, account))
         if known is None or not isinstance(known[1], TellsUsage):
             return None
-        gate = PgGate(self._db, provider, account, priority=0)
+        gate = self._charger(provider, account).gate(priority=0)
         http = ProviderHttp(known[2], gate=gate, observer=self._observer, priority=0)
         return await known[1].usage(http)

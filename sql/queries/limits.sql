@@ -1,7 +1,11 @@
 -- The gate in front of every request: see sql/migrations/0003_limits.sql for the rules.
 
 -- name: take
-select * from market_take($1, $2, $3, $4, $5);
+-- Charges the requests of several fetches that are to leave now, one after the other as if each had come alone; what they
+-- share is the round trip, the row lock and the flush of the log. A function of its own snapshot sees the charges before it.
+-- $1 provider  $2 account  $3 priorities  $4 meters  $5 whether each belongs to a fetch that has begun
+select t.* from unnest($3::int[], $4::text[], $5::boolean[]) with ordinality x(priority, meter, goes_on, n)
+  cross join lateral (select * from market_take($1, $2, x.priority, x.meter, x.goes_on)) t;
 
 -- name: give_back
 select market_give_back($1);

@@ -135,7 +135,7 @@ class Provider(Model):
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
     budget: Budget = Budget()
     pace: Pace = Pace()
-    concurrency: Int = Field(default=1, ge=1, le=64)
+    concurrency: Int = Field(default=1, ge=1, le=1000)
     timeout: Annotated[Duration, lasting("10ms", "10m")] = timedelta(seconds=30)
     circuit: Circuit = Circuit()
     options: BaseModel

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeAlias
 
 from marketd.models import Listing, Product, Variant
+from marketd.store.batching import Batcher
 from marketd.store.pool import Database
 from marketd.store.sqlfile import queries
+
+_KNOWN_AT_ONCE = 256
+
+_Asked: TypeAlias = tuple[str, str, str, str | None]  # provider, sku, currency, size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,17 +33,24 @@ class CatalogStore:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._sql = queries("catalog")
+        self._known = Batcher(self._known_batch, at_most=_KNOWN_AT_ONCE)
 
     async def known(self, provider: str, sku: str, currency: str, size: str | None) -> Known:
-        """What earlier fetches learnt that helps the next one."""
-        row = await self._db.fetchrow(self._sql["known"], provider, sku, currency, size)
-        if row is None:
-            return Known(listing=None, elsewhere=None, reference=None)
-        return Known(
-            listing=_listing(row["listing"]),
-            elsewhere=_listing(row["elsewhere"]),
-            reference=row["reference"],
+        """What earlier fetches learnt that helps the next one; fetches that begin together share a statement."""
+        return await self._known((provider, sku, currency, size))
+
+    async def _known_batch(self, asked: Sequence[_Asked]) -> list[Known | Exception]:
+        rows = await self._db.fetch(
+            self._sql["known"], *(list(column) for column in zip(*asked, strict=True))
         )
+        return [
+            Known(
+                listing=_listing(row["listing"]),
+                elsewhere=_listing(row["elsewhere"]),
+                reference=row["reference"],
+            )
+            for row in rows
+        ]
 
     async def enrich(self, at_most: int) -> int:
         """Queue fetches that bring an image for products without one. Returns how many."""
