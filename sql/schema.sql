@@ -60,6 +60,8 @@ create table market_budgets (
   used_background integer default 0 not null,
   given_back integer default 0 not null,
   refused integer default 0 not null,
+  background_tokens double precision,
+  background_at timestamp with time zone,
   quota integer,
   constraint market_budgets_pkey PRIMARY KEY (provider, account, window_kind, window_start),
   constraint market_budgets_used_background_check CHECK (used_background >= 0),
@@ -327,10 +329,11 @@ create table market_providers (
   circuit_reason text,
   circuit_until timestamp with time zone,
   circuit_detail text,
+  circuit_day_spent boolean default false not null,
+  circuit_probe bigint default 0 not null,
   circuit_failures integer default 0 not null,
   circuit_opens integer default 0 not null,
   next_request_at timestamp with time zone default '-infinity'::timestamp with time zone not null,
-  background_tat timestamp with time zone default '-infinity'::timestamp with time zone not null,
   reported_remaining integer,
   reported_at timestamp with time zone,
   reported_drift integer,
@@ -746,6 +749,16 @@ begin
 end $function$;
 revoke execute on function market__ahead(market_jobs,integer) from public;
 
+CREATE OR REPLACE FUNCTION market__ahead_s(p market_providers, p_interval_s double precision, p_now timestamp with time zone)
+ RETURNS double precision
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select case when p.next_request_at > p_now and p.next_request_at <= p_now + make_interval(secs => p_interval_s + 1)
+              then date_part('epoch', p.next_request_at - p_now) else 0 end
+$function$;
+revoke execute on function market__ahead_s(market_providers,double precision,timestamp with time zone) from public;
+
 CREATE OR REPLACE FUNCTION market__answers(p_answers jsonb[])
  RETURNS TABLE(ord integer, job_id bigint, result text, wait_reason text, eta timestamp with time zone, error_code text, error_message text)
  LANGUAGE sql
@@ -794,6 +807,97 @@ AS $function$
 $function$;
 revoke execute on function market__candidates(text,text,integer,timestamp with time zone) from public;
 
+CREATE OR REPLACE FUNCTION market__charge(p market_providers, s market_settings, p_priority integer, p_meter text, p_after text, p_now timestamp with time zone, OUT granted boolean, OUT reason text, OUT until timestamp with time zone, OUT wait_s double precision, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone)
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+declare
+  v record; w record; h record; kind text; limited int; urgent boolean := p_priority >= s.wake_priority; kinds text[];
+  guard double precision := market__guard(s); interval_s double precision; edge_s double precision := 0; grant_no bigint; probe boolean;
+  tokens double precision;
+begin
+  granted := false;
+  if p.provider is null then
+    reason := 'off';
+    return;
+  end if;
+  kinds := case when p_meter = 'calls' then array['hour', 'day'] else array[p_meter] end;
+  if p_meter = 'calls' then
+    select x.reason, x.until into reason, until from market__verdict(p, s, urgent, p_now, p_after) x;
+    interval_s := market__pace(p);
+    delay_s := market__ahead_s(p, interval_s, p_now);
+  else
+    -- A report on a spent day goes to another place, and may tell that the day is over earlier.
+    select x.reason, x.until into reason, until from market__closed(p, p_now, p_after) x
+     where not (p_meter = 'reports' and p.circuit_day_spent and p.enabled and p.paused_at is null);
+    delay_s := 0;
+  end if;
+  if reason is not null then
+    perform market__note_refusal(p, s, reason, p_now);
+    return;
+  end if;
+  foreach kind in array kinds loop
+    limited := market__quota(p, kind);
+    select * into w from market__window(p, s, case when kind in ('mints', 'reports') then 'day' else kind end, p_now);
+    if limited is not null then
+      edge_s := greatest(edge_s, case
+        when date_part('epoch', w.ends - p_now) < guard then date_part('epoch', w.ends - p_now) + guard / 2
+        else guard / 2 - date_part('epoch', p_now - w.starts) end);
+    end if;
+    insert into market_budgets as b (provider, account, window_kind, window_start, window_end, quota)
+    values (p.provider, p.account, kind, w.starts, w.ends, limited)
+    on conflict (provider, account, window_kind, window_start) do update set quota = excluded.quota
+      where b.quota is distinct from excluded.quota;
+    select b.used into h from market_budgets b
+     where b.provider = p.provider and b.account = p.account and b.window_kind = kind and b.window_start = w.starts;
+    if h.used >= limited then
+      reason := 'budget';
+      until := w.ends;
+      return;
+    end if;
+  end loop;
+  if edge_s > 0 or delay_s > least(0.1, guard / 4) then
+    reason := 'pace';
+    wait_s := greatest(edge_s, delay_s);
+    until := p_now + make_interval(secs => wait_s);
+    return;
+  end if;
+  granted_at := p_now + make_interval(secs => delay_s);
+  foreach kind in array kinds loop
+    select * into w from market__window(p, s, case when kind in ('mints', 'reports') then 'day' else kind end, p_now);
+    cost_window := coalesce(cost_window, w.starts);
+    tokens := null;
+    if p_meter = 'calls' and not urgent then
+      select x.tokens into tokens from market__shares(p, s, kind, p_now) x;
+    end if;
+    update market_budgets b set used = b.used + 1, used_background = b.used_background + (not urgent)::int,
+      background_tokens = coalesce(tokens - 1, b.background_tokens),
+      background_at = case when tokens is null then b.background_at else p_now end
+     where b.provider = p.provider and b.account = p.account and b.window_kind = kind and b.window_start = w.starts;
+    receipt := concat_ws(';', receipt, kind || '=' || date_part('epoch', w.starts)::text);
+    valid_s := least(valid_s, date_part('epoch', w.ends - p_now) - guard / 2);
+  end loop;
+  if p_meter = 'calls' then
+    if p.rolling then
+      insert into market_grants (provider, account, send_at) values (p.provider, p.account, granted_at)
+      returning grant_id into grant_no;
+      receipt := concat_ws(';', receipt, 'grant=' || grant_no);
+    end if;
+    -- One probe over all daemons; given up when nothing is heard of it for two minutes.
+    probe := p.circuit <> 'closed';
+    update market_providers m set next_request_at = market__charge.granted_at + make_interval(secs => interval_s),
+      circuit = case when probe then 'half_open' else m.circuit end,
+      circuit_until = case when probe then p_now + interval '2 minutes' else m.circuit_until end,
+      circuit_probe = m.circuit_probe + probe::int
+    where m.provider = p.provider and m.account = p.account;
+    receipt := concat_ws(';', receipt, case when probe then 'probe=' || p.circuit_probe + 1 end);
+  end if;
+  granted := true;
+  valid_s := least(valid_s, delay_s + 5 * guard);
+  receipt := concat_ws(';', p.provider, p.account, (not urgent)::int, receipt);
+end $function$;
+revoke execute on function market__charge(market_providers,market_settings,integer,text,text,timestamp with time zone) from public;
+
 CREATE OR REPLACE FUNCTION market__check_items(items jsonb, p_caller text)
  RETURNS void
  LANGUAGE plpgsql
@@ -807,6 +911,21 @@ begin
   end if;
 end $function$;
 revoke execute on function market__check_items(jsonb,text) from public;
+
+CREATE OR REPLACE FUNCTION market__closed(p market_providers, p_now timestamp with time zone, p_after text, OUT reason text, OUT until timestamp with time zone)
+ RETURNS record
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select x.reason, case when x.reason in ('circuit', 'cooldown') then p.circuit_until end
+    from (select case
+            when not p.enabled then 'off'
+            when p.paused_at is not null then 'paused'
+            when p.circuit <> 'closed' and p.circuit_until > p_now
+                 and not (p.circuit = 'half_open' and coalesce(strpos(p_after || ';', ';probe=' || p.circuit_probe || ';') > 0, false))
+              then case when p.circuit_reason = 'errors' then 'circuit' else 'cooldown' end end as reason) x
+$function$;
+revoke execute on function market__closed(market_providers,timestamp with time zone,text) from public;
 
 CREATE OR REPLACE FUNCTION market__count_view(w market__wish, p_now timestamp with time zone DEFAULT clock_timestamp())
  RETURNS boolean
@@ -1045,8 +1164,8 @@ begin
   l.hour_quota := v.hour_quota;
   l.hour_ends := v.hour_ends;
   l.hour_s := s.hour_s;
-  l.next_step_s := greatest(p.pace_s * 1.05, case when not l.urgent then 0.95 * s.hour_s / nullif(v.hour_quota, 0) end);
-  l.step_s := greatest(p.pace_s * 1.05, case when not l.urgent then v.spacing_s end);
+  l.next_step_s := greatest(market__pace(p), case when not l.urgent then 0.95 * s.hour_s / nullif(v.hour_quota, 0) end);
+  l.step_s := greatest(market__pace(p), case when not l.urgent then v.spacing_s end);
   l.words := case v.reason
     when 'off' then coalesce(p.off_reason, 'the provider is switched off in the configuration')
     when 'paused' then concat_ws(': ', 'paused by an operator', p.paused_reason)
@@ -1270,6 +1389,20 @@ begin
 end $function$;
 revoke execute on function market__open(market__wish,boolean) from public;
 
+CREATE OR REPLACE FUNCTION market__pace(p market_providers)
+ RETURNS double precision
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare told double precision;
+begin
+  select max((d.quotas -> (p.provider || '/' || p.account) ->> 'pace_s')::double precision) into told
+    from market_daemons d where d.alive_until > clock_timestamp();
+  return 1.05 * greatest(told, p.pace_s);
+end $function$;
+revoke execute on function market__pace(market_providers) from public;
+
 CREATE OR REPLACE FUNCTION market__plain_insert()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -1484,13 +1617,14 @@ AS $function$
 $function$;
 revoke execute on function market__rank_waiting(text,text,market__candidate[],double precision,timestamp with time zone) from public;
 
-CREATE OR REPLACE FUNCTION market__shares(p market_providers, s market_settings, p_kind text, p_at timestamp with time zone, OUT starts timestamp with time zone, OUT ends timestamp with time zone, OUT quota integer, OUT used integer, OUT urgent_left integer, OUT background_left integer, OUT spacing_s double precision, OUT tolerance integer)
+CREATE OR REPLACE FUNCTION market__shares(p market_providers, s market_settings, p_kind text, p_at timestamp with time zone, OUT starts timestamp with time zone, OUT ends timestamp with time zone, OUT quota integer, OUT used integer, OUT urgent_left integer, OUT background_left integer, OUT spacing_s double precision, OUT tokens double precision)
  RETURNS record
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
-declare w record; used_bg int; rem double precision; len double precision; keep double precision; late boolean; expected double precision;
+declare w record; b record; used_bg int; rem double precision; len double precision; keep double precision; late boolean;
+  expected double precision; burst int;
 begin
   quota := market__quota(p, p_kind);
   if quota is null then
@@ -1499,10 +1633,10 @@ begin
   w := market__window(p, s, p_kind, p_at);
   starts := w.starts;
   ends := w.ends;
-  select b.used, b.used_background into used, used_bg from market_budgets b
-   where b.provider = p.provider and b.account = p.account and b.window_kind = p_kind and b.window_start = w.starts;
-  used := coalesce(used, 0);
-  used_bg := coalesce(used_bg, 0);
+  select m.used, m.used_background, m.background_tokens, m.background_at into b from market_budgets m
+   where m.provider = p.provider and m.account = p.account and m.window_kind = p_kind and m.window_start = w.starts;
+  used := coalesce(b.used, 0);
+  used_bg := coalesce(b.used_background, 0);
   if p.rolling and p_kind = 'hour' then
     -- The provider counts the last hour, whenever it asks; our clock-hour row is then bookkeeping only. A request may
     -- leave as late as its grant is valid, so a call is counted for so much longer.
@@ -1531,7 +1665,13 @@ begin
     end if;
   end if;
   spacing_s := greatest(0, rem - 0.05 * len) / greatest(1, background_left);
-  tolerance := greatest(1, quota / 10);
+  if p.rolling and p_kind = 'hour' then   -- calls come back one by one, at the rate at which they went
+    spacing_s := least(spacing_s, 0.95 * len / greatest(1, quota - least(keep, quota)));
+  end if;
+  burst := greatest(1, least(quota, used_bg + background_left) / 10);
+  tokens := case when spacing_s = 0 then burst
+    else least(burst, coalesce(b.background_tokens, burst)
+                      + greatest(0, coalesce(date_part('epoch', p_at - b.background_at), 0)) / spacing_s) end;
 end $function$;
 revoke execute on function market__shares(market_providers,market_settings,text,timestamp with time zone) from public;
 
@@ -1723,22 +1863,15 @@ AS $function$
 $function$;
 revoke execute on function market__values(text,text,timestamp with time zone) from public;
 
-CREATE OR REPLACE FUNCTION market__verdict(p market_providers, s market_settings, p_urgent boolean, p_now timestamp with time zone, p_goes_on boolean DEFAULT false, OUT reason text, OUT until timestamp with time zone, OUT calls_left integer, OUT hour_quota integer, OUT hour_ends timestamp with time zone, OUT spacing_s double precision)
+CREATE OR REPLACE FUNCTION market__verdict(p market_providers, s market_settings, p_urgent boolean, p_now timestamp with time zone, p_after text DEFAULT NULL::text, OUT reason text, OUT until timestamp with time zone, OUT calls_left integer, OUT hour_quota integer, OUT hour_ends timestamp with time zone, OUT spacing_s double precision)
  RETURNS record
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
-declare kind text; h record; allowed timestamptz;
+declare kind text; h record; allowed timestamptz; ahead_s double precision;
 begin
-  if not p.enabled then
-    reason := 'off';
-  elsif p.paused_at is not null then
-    reason := 'paused';
-  elsif p.circuit <> 'closed' and p.circuit_until > p_now and not (p_goes_on and p.circuit = 'half_open') then
-    reason := case when p.circuit_reason = 'errors' then 'circuit' else 'cooldown' end;
-    until := p.circuit_until;
-  end if;
+  select c.reason, c.until into reason, until from market__closed(p, p_now, p_after) c;
   foreach kind in array array['hour', 'day'] loop
     h := market__shares(p, s, kind, p_now);
     continue when h.quota is null;
@@ -1754,8 +1887,8 @@ begin
       allowed := h.ends;
     elsif p_urgent and h.urgent_left <= 0 or not p_urgent and h.background_left <= 0 then
       allowed := h.ends - 0.05 * (h.ends - h.starts);
-    elsif not p_urgent and not p_goes_on then
-      allowed := p.background_tat - make_interval(secs => h.spacing_s * (h.tolerance - 1));
+    elsif not p_urgent and p_after is null and h.tokens < 1 then
+      allowed := p_now + make_interval(secs => (1 - h.tokens) * h.spacing_s);
     end if;
     if allowed > p_now and (until is null or allowed > until) then
       reason := 'budget';
@@ -1763,11 +1896,14 @@ begin
     end if;
   end loop;
   if reason is null and p.next_request_at > p_now + interval '5 seconds' then
-    reason := 'pace';
-    until := p.next_request_at;
+    ahead_s := market__ahead_s(p, market__pace(p), p_now);
+    if ahead_s > 5 then
+      reason := 'pace';
+      until := p_now + make_interval(secs => ahead_s);
+    end if;
   end if;
 end $function$;
-revoke execute on function market__verdict(market_providers,market_settings,boolean,timestamp with time zone,boolean) from public;
+revoke execute on function market__verdict(market_providers,market_settings,boolean,timestamp with time zone,text) from public;
 
 CREATE OR REPLACE FUNCTION market__view_by_asking(w market__wish)
  RETURNS void
@@ -1873,7 +2009,15 @@ begin
   end if;
   local_day := date_trunc('day', (p_at at time zone p.day_zone) - p.day_start::interval) + p.day_start::interval;
   starts := local_day at time zone p.day_zone;
+  if starts > p_at then      -- the day begins within an hour that the clocks repeat: it begins once
+    local_day := local_day - interval '1 day';
+    starts := local_day at time zone p.day_zone;
+  end if;
   ends := (local_day + interval '1 day') at time zone p.day_zone;
+  if ends <= p_at then       -- or within one that they leave out
+    starts := ends;
+    ends := (local_day + interval '2 days') at time zone p.day_zone;
+  end if;
 end $function$;
 revoke execute on function market__window(market_providers,market_settings,text,timestamp with time zone) from public;
 
@@ -2090,24 +2234,27 @@ CREATE OR REPLACE FUNCTION market_give_back(p_receipt text)
  RETURNS integer
  LANGUAGE plpgsql
 AS $function$
-declare parts text[] := string_to_array(p_receipt, ';'); entry text; n int := 0;
+declare parts text[] := string_to_array(p_receipt, ';'); entry text; word text; n int := 0;
 begin
   -- The same lock order as market_take: provider first, then its windows.
   perform from market_providers where provider = parts[1] and account = parts[2] for no key update;
   foreach entry in array parts[4:] loop
-    if split_part(entry, '=', 1) = 'grant' then
-      delete from market_grants where grant_id = split_part(entry, '=', 2)::bigint;
-      continue;
-    end if;
-    update market_budgets set used = greatest(0, used - 1),
-      used_background = greatest(0, used_background - parts[3]::int), given_back = given_back + 1
-     where provider = parts[1] and account = parts[2] and window_kind = split_part(entry, '=', 1)
-       and window_start = to_timestamp(split_part(entry, '=', 2)::double precision);
-    n := n + 1;
+    word := split_part(entry, '=', 2);
+    case split_part(entry, '=', 1)
+    when 'grant' then
+      delete from market_grants where grant_id = word::bigint;
+    when 'probe' then
+      -- A probe that never left leaves the circuit as it was: due for a probe.
+      update market_providers set circuit = 'open', circuit_until = clock_timestamp()
+       where provider = parts[1] and account = parts[2] and circuit = 'half_open' and circuit_probe = word::bigint;
+    else
+      update market_budgets set used = greatest(0, used - 1), used_background = greatest(0, used_background - parts[3]::int),
+        background_tokens = background_tokens + parts[3]::int, given_back = given_back + 1
+       where provider = parts[1] and account = parts[2] and window_kind = split_part(entry, '=', 1)
+         and window_start = to_timestamp(word::double precision);
+      n := n + 1;
+    end case;
   end loop;
-  -- A probe that never left leaves the circuit as it was: due for a probe.
-  update market_providers set circuit = 'open', circuit_until = clock_timestamp()
-   where provider = parts[1] and account = parts[2] and circuit = 'half_open';
   return n;
 end $function$;
 revoke execute on function market_give_back(text) from public;
@@ -2262,7 +2409,7 @@ begin
     end if;
     changed := p.circuit <> 'closed';
     update market_providers set circuit = 'closed', circuit_reason = null, circuit_until = null, circuit_detail = null,
-      circuit_failures = 0, circuit_opens = 0 where provider = p_provider and account = p_account;
+      circuit_day_spent = false, circuit_failures = 0, circuit_opens = 0 where provider = p_provider and account = p_account;
     state := 'closed';
     until := null;
     return;
@@ -2279,7 +2426,8 @@ begin
     select * into w from market__window(p, s, 'day', now_at);
     wait_s := greatest(date_part('epoch', w.ends - now_at), coalesce(p_retry_after_s, 0));
   else
-    wait_s := coalesce(p_retry_after_s,
+    -- "Retry after 0" (or a date that is past) is no word at all: else each probe would follow the one before.
+    wait_s := coalesce(case when p_retry_after_s > 0 then p_retry_after_s end,
       case p_kind when 'throttled' then least(300, 2 * 2 ^ least(p.circuit_opens, 20))
                   when 'unauthorized' then 900
                   else least(300, p.circuit_open_s * 2 ^ least(p.circuit_opens, 20)) end);
@@ -2291,7 +2439,7 @@ begin
   end if;
   changed := p.circuit <> 'open' or p.circuit_reason <> p_kind or p.circuit_until < until;
   update market_providers m set circuit = 'open', circuit_reason = p_kind, circuit_until = market_report.until,
-    circuit_detail = left(p_detail, 300), circuit_failures = m.circuit_failures + 1,
+    circuit_detail = left(p_detail, 300), circuit_day_spent = p_day_spent, circuit_failures = m.circuit_failures + 1,
     -- several requests that were under way together are one piece of trouble
     circuit_opens = m.circuit_opens + (p.circuit <> 'open' or p.circuit_until <= now_at)::int
    where m.provider = p_provider and m.account = p_account;
@@ -2310,7 +2458,7 @@ begin
   end if;
   return query
     update market_providers p set paused_at = null, paused_reason = null, circuit = 'closed', circuit_reason = null,
-      circuit_until = null, circuit_detail = null, circuit_failures = 0, circuit_opens = 0
+      circuit_until = null, circuit_detail = null, circuit_day_spent = false, circuit_failures = 0, circuit_opens = 0
      where p.provider = market_resume.provider
     returning p.account, case when p.enabled then 'ready' else 'off' end;
   perform pg_notify('market_jobs', market_resume.provider);
@@ -2379,93 +2527,18 @@ begin
 end $function$;
 revoke execute on function market_run_now() from public;
 
-CREATE OR REPLACE FUNCTION market_take(p_provider text, p_account text, p_priority integer, p_meter text DEFAULT 'calls'::text, p_goes_on boolean DEFAULT false, OUT granted boolean, OUT reason text, OUT until timestamp with time zone, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT valid_s double precision, OUT receipt text)
+CREATE OR REPLACE FUNCTION market_take(p_provider text, p_account text, p_priority integer, p_meter text DEFAULT 'calls'::text, p_after text DEFAULT NULL::text, OUT granted boolean, OUT reason text, OUT until timestamp with time zone, OUT wait_s double precision, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone)
  RETURNS record
  LANGUAGE plpgsql
 AS $function$
-declare
-  p market_providers; s market_settings; v record; w record; h record; kind text;
-  now_at timestamptz; send_at timestamptz; guard interval; urgent boolean; spacing double precision := 0; kinds text[];
-  grant_no bigint;
+declare p market_providers; s market_settings;
 begin
   select * into s from market_settings;
   select * into p from market_providers where provider = p_provider and account = p_account for no key update;
-  now_at := clock_timestamp();
-  granted := false;
-  urgent := p_priority >= s.wake_priority;
-  if not found then
-    reason := 'off';
-    return;
-  end if;
-  kinds := case when p_meter = 'calls' then array['hour', 'day'] else array[p_meter] end;
-  if p_meter = 'calls' then
-    select * into v from market__verdict(p, s, urgent, now_at, p_goes_on);
-    if v.reason is not null then
-      reason := v.reason;
-      until := v.until;
-      perform market__note_refusal(p, s, v.reason, now_at);
-      return;
-    end if;
-  elsif not p.enabled or p.paused_at is not null then
-    reason := case when p.enabled then 'paused' else 'off' end;
-    return;
-  end if;
-  send_at := case when p_meter = 'calls' then greatest(now_at, p.next_request_at) else now_at end;
-  guard := make_interval(secs => market__guard(s));
-  foreach kind in array kinds loop
-    select * into w from market__window(p, s, case when kind in ('mints', 'reports') then 'day' else kind end, send_at);
-    if w.ends - send_at < guard and market__quota(p, kind) is not null then
-      send_at := w.ends + guard / 20;
-    end if;
-  end loop;
-  foreach kind in array kinds loop
-    select * into w from market__window(p, s, case when kind in ('mints', 'reports') then 'day' else kind end, send_at);
-    insert into market_budgets as b (provider, account, window_kind, window_start, window_end, quota)
-    values (p_provider, p_account, kind, w.starts, w.ends, market__quota(p, kind))
-    on conflict (provider, account, window_kind, window_start) do update set quota = excluded.quota
-      where b.quota is distinct from excluded.quota;
-    select b.* into h from market_budgets b
-     where b.provider = p_provider and b.account = p_account and b.window_kind = kind and b.window_start = w.starts;
-    if h.used >= h.quota then     -- only after a shift into the next window, or for mints
-      reason := 'budget';
-      until := h.window_end;
-      return;
-    end if;
-  end loop;
-  foreach kind in array kinds loop
-    select * into w from market__window(p, s, case when kind in ('mints', 'reports') then 'day' else kind end, send_at);
-    if p_meter = 'calls' then
-      select * into h from market__shares(p, s, kind, send_at);
-      spacing := greatest(spacing, coalesce(h.spacing_s, 0));
-    end if;
-    update market_budgets b set used = b.used + 1, used_background = b.used_background + (not urgent)::int
-     where b.provider = p_provider and b.account = p_account and b.window_kind = kind and b.window_start = w.starts;
-    receipt := concat_ws(';', receipt, kind || '=' || date_part('epoch', w.starts)::text);
-    valid_s := least(valid_s, date_part('epoch', w.ends - now_at) - date_part('epoch', guard) / 2);
-  end loop;
-  if p_meter = 'calls' then
-    if p.rolling then
-      insert into market_grants (provider, account, send_at) values (p_provider, p_account, send_at)
-      returning grant_id into grant_no;
-      receipt := concat_ws(';', receipt, 'grant=' || grant_no);
-    end if;
-    update market_providers m set
-      -- 5 % wider than asked: the network's jitter must not make two requests look closer than they left.
-      next_request_at = send_at + make_interval(secs => p.pace_s * 1.05),
-      background_tat = case when urgent then m.background_tat
-                            else greatest(m.background_tat, now_at) + make_interval(secs => spacing) end,
-      circuit = case when m.circuit = 'open' then 'half_open' else m.circuit end,
-      -- one probe over all daemons; given up when nothing is heard of it for two minutes
-      circuit_until = case when m.circuit = 'closed' then m.circuit_until else now_at + interval '2 minutes' end
-    where m.provider = p_provider and m.account = p_account;
-  end if;
-  granted := true;
-  granted_at := send_at;
-  delay_s := greatest(0, date_part('epoch', send_at - now_at));
-  valid_s := least(valid_s, delay_s + 5 * market__guard(s));
-  receipt := concat_ws(';', p_provider, p_account, (not urgent)::int, receipt);
+  select c.* into granted, reason, until, wait_s, granted_at, delay_s, valid_s, receipt, cost_window
+    from market__charge(p, s, p_priority, p_meter, p_after, clock_timestamp()) c;
 end $function$;
-revoke execute on function market_take(text,text,integer,text,boolean) from public;
+revoke execute on function market_take(text,text,integer,text,text) from public;
 
 CREATE OR REPLACE FUNCTION market_unwatch(items jsonb, user_id text DEFAULT NULL::text)
  RETURNS TABLE(ord integer, job_id bigint, result text, wait_reason text, eta timestamp with time zone, error_code text, error_message text)

@@ -111,6 +111,17 @@ async def plenty(db: Connection) -> None:
     )
 
 
+async def hold_background_back(db: Connection, provider: str = "stockx") -> None:
+    """The spread lets no background call go for the rest of the hour's first 95 %; urgent work has calls left."""
+    await limits(db, provider, quota_hour=100)
+    await db.execute(
+        "insert into market_budgets (provider, window_kind, window_start, window_end, background_tokens, background_at)"
+        " select p.provider, 'hour', w.starts, w.ends, -1000, clock_timestamp() from market_providers p,"
+        " market_settings s, market__window(p, s, 'hour', clock_timestamp()) w where p.provider = $1",
+        provider,
+    )
+
+
 async def daemon(db: Connection, **quotas: Mapping[str, int]) -> UUID:
     """Registers a live daemon. `quotas`: stockx={"hour": 100}."""
     daemon_id = uuid4()

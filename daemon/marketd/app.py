@@ -234,7 +234,8 @@ class App:
             raise errors.ConfigError([f"Postgres refuses a value ({error.sqlstate}): {error}"]) from error
 
     async def _renewed(self, old: Config | None, new: Config) -> list[tuple[str, str]]:
-        return wiring.renewed(old, new)
+        # Whoever loads a configuration may have mended credentials, here or at the provider: one probe each.
+        return wiring.lanes_of(new)
 
     async def _compare_with_others(self, new: Config) -> None:
         try:

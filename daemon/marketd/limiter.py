@@ -20,13 +20,14 @@ class Grant:
     delay_s: float  #: wait so long (counted from the moment the grant arrived) before sending
     valid_s: float  #: past so many seconds from arrival the grant must be given back and taken anew
     receipt: str  #: opaque; names the charged windows for `give_back`
+    cost_window: datetime | None = None  #: start of the shortest window that was charged
 
 
 class Gate(Protocol):
     """Charges requests before they leave. `meter` is `calls`, or `mints` for token endpoints with a meter."""
 
     async def take(self, endpoint: str, *, meter: str = "calls") -> Grant:
-        """Charge one request. Raises `NotGranted` (nothing charged) when it may not leave soon."""
+        """Charge one request, perhaps after a short wait. Raises `NotGranted` when it may not leave soon."""
         ...
 
     async def give_back(self, grant: Grant) -> None:

@@ -9,7 +9,6 @@ from pydantic import BaseModel
 from marketd import clock, login, providers
 from marketd.config import Config, ProviderTypes
 from marketd.config import Provider as Stanza
-from marketd.config.flat import digest
 from marketd.lane import LaneSettings, Visit
 from marketd.models import DEFAULT_ACCOUNT, Unit
 from marketd.provider import Credentials
@@ -129,15 +128,12 @@ def lane_settings(
     )
 
 
-def renewed(old: Config | None, new: Config) -> list[tuple[str, str]]:
-    """Lanes whose credentials are not the old ones: what was refused may be accepted now."""
+def lanes_of(config: Config) -> list[tuple[str, str]]:
+    """Every provider account of the configuration."""
     return [
         (name, account)
-        for name, stanza in new.providers.items()
+        for name, stanza in config.providers.items()
         for account in (DEFAULT_ACCOUNT, *stanza.accounts)
-        if old is None
-        or name not in old.providers
-        or digest(stanza.credentials_of(account)) != digest(old.providers[name].credentials_of(account))
     ]
 
 

@@ -48,10 +48,11 @@ create table market_providers (
   circuit_reason text check (circuit_reason in ('throttled', 'unauthorized', 'errors')),
   circuit_until timestamptz,                  -- open: when a probe may go; half open: when the probe is given up
   circuit_detail text,
+  circuit_day_spent boolean not null default false,  -- the provider says so: no use in asking earlier
+  circuit_probe bigint not null default 0,    -- number of the latest probe
   circuit_failures int not null default 0,
   circuit_opens int not null default 0,       -- openings in a row, for the backoff
   next_request_at timestamptz not null default '-infinity',   -- pace: earliest time of the next request
-  background_tat timestamptz not null default '-infinity',    -- spread: theoretical arrival time (GCRA) of background
   reported_remaining int,                     -- the provider's own word on its day, where it has one
   reported_at timestamptz,
   reported_drift int,                         -- calls that it counted and we did not (or, negative, the reverse)
@@ -96,6 +97,8 @@ create table market_budgets (
   used_background int not null default 0 check (used_background >= 0),
   given_back int not null default 0,
   refused int not null default 0,
+  background_tokens double precision,     -- spread: background calls that may go at once, as of background_at
+  background_at timestamptz,
   quota int,                              -- as of the last charge; null: no limit. May be below used after a cut.
   primary key (provider, account, window_kind, window_start)
 ) with (fillfactor = 50);

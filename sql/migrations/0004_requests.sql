@@ -563,7 +563,7 @@ begin
   end if;
   return query
     update market_providers p set paused_at = null, paused_reason = null, circuit = 'closed', circuit_reason = null,
-      circuit_until = null, circuit_detail = null, circuit_failures = 0, circuit_opens = 0
+      circuit_until = null, circuit_detail = null, circuit_day_spent = false, circuit_failures = 0, circuit_opens = 0
      where p.provider = market_resume.provider
     returning p.account, case when p.enabled then 'ready' else 'off' end;
   perform pg_notify('market_jobs', market_resume.provider);

@@ -37,7 +37,7 @@ update market_settings set fresh_for = $1, wake_priority = $2, max_attempts = $3
   hour_s = $5, day_s = $6, fallback_images = $7::jsonb, config_hash = $8, updated_at = clock_timestamp();
 
 -- name: put_provider
--- Limits of one account. The operator's pause, cool-down, circuit and pace stay; a changed background spread starts anew.
+-- Limits of one account. The operator's pause, cool-down, circuit and pace stay.
 insert into market_providers as p (provider, account, enabled, off_reason, all_sizes, currency, currencies, quota_hour, quota_day,
   day_zone, day_start, rolling, reserve, background_min, pace_s, circuit_after, circuit_open_s, images)
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
@@ -46,15 +46,13 @@ on conflict (provider, account) do update set
   currencies = excluded.currencies, quota_hour = excluded.quota_hour, quota_day = excluded.quota_day,
   day_zone = excluded.day_zone, day_start = excluded.day_start, rolling = excluded.rolling, reserve = excluded.reserve,
   background_min = excluded.background_min, pace_s = excluded.pace_s, circuit_after = excluded.circuit_after,
-  circuit_open_s = excluded.circuit_open_s, images = excluded.images,
-  background_tat = case when (p.quota_hour, p.quota_day) is distinct from (excluded.quota_hour, excluded.quota_day)
-                        then least(p.background_tat, clock_timestamp()) else p.background_tat end;
+  circuit_open_s = excluded.circuit_open_s, images = excluded.images;
 
 -- name: probe_again
--- New credentials deserve a probe at once.
+-- Whoever loads a configuration may have mended the credentials, here or at the provider: a probe at once.
 update market_providers set circuit_until = clock_timestamp()
- where circuit = 'open' and circuit_reason = 'unauthorized' and (provider, account) in (
-   select * from unnest($1::text[], $2::text[]));
+ where circuit = 'open' and circuit_reason = 'unauthorized' and circuit_until > clock_timestamp()
+   and (provider, account) in (select * from unnest($1::text[], $2::text[]));
 
 -- name: switch_off_others
 -- Providers and accounts that the configuration does not name any more.

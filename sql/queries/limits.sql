@@ -3,9 +3,10 @@
 -- name: take
 -- Charges the requests of several fetches that are to leave now, one after the other as if each had come alone; what they
 -- share is the round trip, the row lock and the flush of the log. A function of its own snapshot sees the charges before it.
--- $1 provider  $2 account  $3 priorities  $4 meters  $5 whether each belongs to a fetch that has begun
-select t.* from unnest($3::int[], $4::text[], $5::boolean[]) with ordinality x(priority, meter, goes_on, n)
-  cross join lateral (select * from market_take($1, $2, x.priority, x.meter, x.goes_on)) t;
+-- $1 provider  $2 account  $3 priorities  $4 meters  $5 receipts of the calls before, in fetches that
+-- have begun
+select t.* from unnest($3::int[], $4::text[], $5::text[]) with ordinality x(priority, meter, after, n)
+  cross join lateral (select * from market_take($1, $2, x.priority, x.meter, x.after)) t;
 
 -- name: give_back
 select market_give_back($1);

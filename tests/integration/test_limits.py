@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -10,7 +12,6 @@ from typing import Any
 import pytest
 
 from queue_kit import Connect, Connection, Row, daemon, enqueue, limits, now, settings, value
-from windows import window_s
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +24,19 @@ async def quick(db: Connection) -> None:
 
 async def take(db: Connection, priority: int = 200, provider: str = "stockx", meter: str = "calls") -> Row:
     row = await db.fetchrow("select * from market_take($1, 'default', $2, $3)", provider, priority, meter)
+    assert row is not None
+    return row
+
+
+async def charge(
+    db: Connection, at: datetime, priority: int = 200, meter: str = "calls", after: str | None = None
+) -> Row:
+    """What market_take does, at a time of the test's choice."""
+    row = await db.fetchrow(
+        "select c.* from market_providers p, market_settings s, market__charge(p, s, $2, $3, $4, $1) c"
+        " where p.provider = 'stockx'",
+        at, priority, meter, after,
+    )  # fmt: skip
     assert row is not None
     return row
 
@@ -113,27 +127,31 @@ async def test_sixteen_takers_at_once_get_exactly_the_quota(connect: Connect, db
     assert await value(db, "select sum(refused) from market_budgets") == 60
 
 
-async def test_no_grant_leaves_in_the_last_second_of_a_window(db: Connection) -> None:
-    # The window is as long as the time until 0.5 s from now, which is then within its last second.
-    edge = await value(db, "select date_part('epoch', clock_timestamp()) + 0.5")
-    await settings(db, hour_s=edge, day_s=edge)
-    grant = await take(db)
-    starts = await value(
-        db, "select date_part('epoch', window_start) from market_budgets where window_kind = 'hour'"
-    )
-    assert grant["granted"]
-    assert starts == pytest.approx(edge, abs=0.01)
-    assert 0 < grant["delay_s"] < 0.7
-    assert grant["granted_at"].timestamp() > edge
+@pytest.mark.parametrize(
+    ("before_s", "wait_s"), [(0.9, 1.4), (0.1, 0.6), (0.0, 0.5), (-0.2, 0.3), (1.1, None), (-0.6, None)]
+)
+async def test_nothing_leaves_where_the_providers_clock_may_be_in_another_window(
+    db: Connection, before_s: float, wait_s: float | None
+) -> None:
+    await settings(db, hour_s=3600)
+    at = datetime(2031, 3, 4, 12, tzinfo=UTC) - timedelta(seconds=before_s)
+    answer = await charge(db, at)
+    assert answer["granted"] == (wait_s is None)
+    assert answer["wait_s"] == (None if wait_s is None else pytest.approx(wait_s, abs=1e-3))
+    assert await used(db) == answer["granted"]
 
 
 async def test_a_grant_is_void_before_its_window_ends(db: Connection) -> None:
-    edge = await value(db, "select date_part('epoch', clock_timestamp()) + 3")
-    await settings(db, hour_s=edge)
-    grant = await take(db)
-    left_s = edge - (await now(db)).timestamp()
-    assert grant["delay_s"] == 0
-    assert grant["valid_s"] < left_s + 0.5
+    await settings(db, hour_s=3600)
+    grant = await charge(db, datetime(2031, 3, 4, 12, tzinfo=UTC) - timedelta(seconds=3))
+    assert grant["granted"]
+    assert grant["valid_s"] == pytest.approx(2.5, abs=1e-3)
+
+
+async def test_a_window_without_limit_has_no_edge(db: Connection) -> None:
+    await settings(db, hour_s=3600)
+    await limits(db, quota_hour=None)
+    assert (await charge(db, datetime(2031, 3, 4, 12, tzinfo=UTC)))["granted"]
 
 
 async def test_hours_do_not_depend_on_the_sessions_time_zone(db: Connection) -> None:
@@ -236,13 +254,19 @@ async def test_of_two_live_daemons_the_lower_quota_holds(db: Connection) -> None
     assert (await take(db))["granted"]
 
 
-async def test_mints_have_a_meter_of_their_own_that_no_circuit_stops(db: Connection) -> None:
-    await report(db, "unauthorized")
-    assert not (await take(db))["granted"]
+async def test_mints_have_a_meter_of_their_own_and_wait_for_what_all_wait_for(db: Connection) -> None:
     assert (await take(db, meter="mints"))["granted"]
     assert (await used(db, "mints"), await used(db, "hour")) == (1, 0)
+    await report(db, "throttled", 30)
+    assert [(await take(db, meter=meter))["reason"] for meter in ("mints", "reports")] == ["cooldown"] * 2
     await db.execute("select market_pause('stockx', 'lunch')")
     assert (await take(db, meter="mints"))["reason"] == "paused"
+
+
+async def test_on_a_spent_day_the_providers_report_may_be_asked_for(db: Connection) -> None:
+    await report(db, "throttled", 10, day_spent=True)
+    assert (await take(db, meter="mints"))["reason"] == "cooldown"
+    assert (await take(db, meter="reports"))["granted"]
 
 
 async def test_without_quota_calls_are_counted_all_the_same(db: Connection) -> None:
@@ -259,21 +283,52 @@ async def test_requests_of_many_processes_leave_at_least_the_interval_apart(
 ) -> None:
     await limits(db, pace_s=0.2)
     takers = [await connect() for _ in range(5)]
-    grants = await asyncio.gather(*(take(taker) for taker in takers))
-    grants += [await take(db) for _ in range(5)]
-    times = sorted(grant["granted_at"] for grant in grants if grant["granted"])
-    assert len(times) == 10
-    gaps = [(b - a).total_seconds() for a, b in pairwise(times)]
-    assert min(gaps) >= 0.2
+
+    async def leave(taker: Connection) -> Row:
+        answer = await take(taker)
+        if answer["granted"]:
+            return answer
+        await asyncio.sleep(answer["wait_s"])
+        return await leave(taker)
+
+    grants = await asyncio.gather(*(leave(taker) for taker in takers for _ in range(1)))
+    grants += [await leave(db) for _ in range(3)]
+    times = sorted(grant["granted_at"] for grant in grants)
+    assert min((b - a).total_seconds() for a, b in pairwise(times)) >= 0.2
+    assert await used(db) == 8
 
 
-async def test_a_place_too_far_ahead_in_the_pace_is_refused_with_its_time(db: Connection) -> None:
+async def test_who_has_to_wait_for_the_pace_is_charged_nothing(db: Connection) -> None:
     await limits(db, pace_s=4)
-    assert [(await take(db))["granted"] for _ in range(2)] == [True, True]
+    assert (await take(db))["granted"]
+    waits = await take(db)
+    assert (waits["granted"], waits["reason"]) == (False, "pace")
+    assert 3 < waits["wait_s"] < 4.3
+    await limits(db, pace_s=20)
+    await db.execute(
+        "update market_providers set next_request_at = clock_timestamp() + interval '19 seconds'"
+    )
     refused = await take(db)
-    assert (refused["granted"], refused["reason"]) == (False, "pace")
+    assert (refused["granted"], refused["reason"], refused["wait_s"]) == (False, "pace", None)
     assert refused["until"] > await now(db) + timedelta(seconds=5)
-    assert await used(db) == 2
+    assert await used(db) == 1
+
+
+async def test_a_clock_that_was_set_back_or_a_quicker_pace_does_not_stop_the_lane(db: Connection) -> None:
+    await limits(db, pace_s=1)
+    await db.execute("update market_providers set next_request_at = clock_timestamp() + interval '1 day'")
+    assert (await take(db))["granted"]
+
+
+async def test_of_two_live_daemons_the_slower_pace_holds(db: Connection) -> None:
+    await limits(db, pace_s=0.1)
+    slow = await daemon(db, stockx={"pace_s": 60})
+    assert (await take(db))["granted"]
+    refused = await take(db)
+    assert (refused["reason"], refused["wait_s"]) == ("pace", None)
+    assert refused["until"] > await now(db) + timedelta(seconds=50)
+    await db.execute("update market_daemons set alive_until = now() where daemon_id = $1", slow)
+    assert (await take(db))["reason"] != "pace"
 
 
 # ----------------------------------------------------------------------------------------------- shares (9.11)
@@ -311,8 +366,12 @@ async def test_urgent_work_stops_at_what_is_kept_for_background_which_then_may_g
     await enqueue(db)
     await spend(db, 18)
     assert (await take(db, 200))["reason"] == "budget"
-    assert [(await take(db, 100))["granted"] for _ in range(2)] == [True, True]
-    assert not (await take(db, 100))["granted"]
+    assert (await take(db, 100))["granted"]
+    waits = await take(db, 100)  # what is kept is spread over the window, too
+    assert waits["reason"] == "budget"
+    assert timedelta(0) < waits["until"] - await now(db) < timedelta(hours=1)
+    assert (await charge(db, waits["until"], 100))["granted"]
+    assert not (await take(db, 200))["granted"]
 
 
 async def test_background_is_spread_over_the_window_with_a_small_burst(db: Connection) -> None:
@@ -324,10 +383,67 @@ async def test_background_is_spread_over_the_window_with_a_small_burst(db: Conne
     assert (await take(db, 200))["granted"]
 
 
-async def test_at_the_windows_end_background_is_not_spread_any_more(db: Connection) -> None:
-    await limits(db, quota_hour=100)
-    await settings(db, hour_s=window_s(begun=0.97))
-    assert all([(await take(db, 100))["granted"] for _ in range(30)])
+HOUR = datetime(2031, 3, 4, 12, tzinfo=UTC)
+
+
+async def live(
+    db: Connection, hours: float, *, urgent: Callable[[int], int] = lambda _second: 0, step_s: int = 4
+) -> list[tuple[float, int]]:
+    """Lives through hours in which background always waits: (second, priority) of each call that may leave.
+
+    `urgent(second)`: how many urgent calls are wanted in that step.
+    """
+    await settings(db, hour_s=3600, day_s=None)
+    sent: list[tuple[float, int]] = []
+    for second in range(0, round(hours * 3600), step_s):
+        at = HOUR + timedelta(seconds=second)
+        for priority in [200] * urgent(second) + [100]:
+            if (await charge(db, at, priority))["granted"]:
+                sent.append((second, priority))
+    return sent
+
+
+async def test_an_hour_of_background_alone_is_used_up_and_evenly(db: Connection) -> None:
+    await limits(db, quota_hour=100, background_min=0.05, reserve=None, on_demand_per_h=16)
+    times = [second for second, _ in await live(db, 2)]
+    for hour in (0, 3600):
+        mine = [second - hour for second in times if hour <= second < hour + 3600]
+        assert 98 <= len(mine) <= 100, len(mine)
+        for quarter in range(0, 3600, 900):
+            assert 15 <= sum(quarter <= second < quarter + 900 for second in mine) <= 36, mine
+
+
+async def test_what_a_reserve_kept_is_given_to_background_at_the_windows_end(db: Connection) -> None:
+    await limits(db, quota_hour=100, reserve=0.5)
+    assert len(await live(db, 1)) >= 98
+
+
+async def test_an_urgent_burst_does_not_hold_background_back_in_the_next_hour(db: Connection) -> None:
+    await limits(db, quota_hour=100, background_min=0.05)
+    await enqueue(db)  # background waits
+    calls = await live(db, 2, urgent=lambda second: 1 if second < 600 else 0, step_s=5)
+    first = Counter(priority for second, priority in calls if second < 3600)
+    assert sum(first.values()) <= 100
+    assert first[100] >= 5
+    second_hour = [second - 3600 for second, _ in calls if second >= 3600]
+    assert len(second_hour) >= 98
+    assert sum(second < 900 for second in second_hour) >= 20
+
+
+async def test_a_day_that_is_scarcer_than_its_hours_is_spread_too(db: Connection) -> None:
+    await limits(db, quota_hour=100, quota_day=240)
+    calls = await live(db, 12, step_s=30)  # from noon to midnight
+    assert len(calls) >= 235
+    halves = Counter(second < 6 * 3600 for second, _ in calls)
+    assert 90 <= halves[True] <= 160, halves
+
+
+async def test_in_a_rolling_hour_background_alone_uses_all_of_it(db: Connection) -> None:
+    await limits(db, quota_hour=100, rolling=True)
+    times = [second for second, _ in await live(db, 3)]
+    for begin in range(0, 7200, 600):
+        assert sum(begin <= second < begin + 3600 for second in times) <= 100
+    assert sum(3600 <= second < 10800 for second in times) >= 190
 
 
 # ------------------------------------------------------------------------------------------- pause and circuit
@@ -400,6 +516,34 @@ async def test_a_probe_that_is_never_heard_of_again_is_given_up(db: Connection) 
     assert not (await take(db))["granted"]
     await _due_for_a_probe(db)
     assert (await take(db))["granted"]
+
+
+async def test_only_the_probes_own_fetch_goes_on_while_the_circuit_is_half_open(db: Connection) -> None:
+    before = await take(db)
+    await report(db, "throttled")
+    await _due_for_a_probe(db)
+    probe = await take(db)
+    at = await now(db)
+    assert (await charge(db, at, after=before["receipt"]))["reason"] == "cooldown"
+    goes_on = await charge(db, at, after=probe["receipt"])
+    assert goes_on["granted"]
+    assert (await charge(db, at, after=goes_on["receipt"]))["granted"]
+    assert (await charge(db, at, after=before["receipt"]))["reason"] == "cooldown"
+
+
+async def test_what_another_fetch_gives_back_does_not_let_a_second_probe_go(db: Connection) -> None:
+    before = await take(db)
+    await report(db, "throttled")
+    await _due_for_a_probe(db)
+    assert (await take(db))["granted"]
+    await db.execute("select market_give_back($1)", before["receipt"])
+    assert (await take(db))["reason"] == "cooldown"
+
+
+@pytest.mark.parametrize("told", [0.0, -5.0])
+async def test_retry_after_nothing_is_no_word(db: Connection, told: float) -> None:
+    answer = await report(db, "throttled", told)
+    assert timedelta(seconds=1) < answer["until"] - await now(db) <= timedelta(seconds=2)
 
 
 async def test_a_probe_that_never_left_leaves_the_circuit_due_for_a_probe(db: Connection) -> None:

@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from marketd.store.sqlfile import queries
-from queue_kit import Connection, daemon, enqueue, plenty
+from queue_kit import Connection, daemon, enqueue, hold_background_back, plenty
 
 JOBS = 50_000
 
@@ -122,9 +122,7 @@ async def test_claim_of_background_alone_does_not_wade_through_urgent_jobs(full:
 
 async def test_claim_of_urgent_alone_finds_none_without_reading_the_backlog(full: Connection) -> None:
     await full.execute("update market_jobs set priority = 100 where status = 'pending'")
-    await full.execute(
-        "update market_providers set quota_hour = 100, background_tat = now() + interval '1 day'"
-    )
+    await hold_background_back(full)
     scans = await _claim(full)
     assert "seq scan" not in scans
     # Entries of the rows' former versions are still in the index; no row of the backlog is.

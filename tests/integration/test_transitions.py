@@ -27,6 +27,7 @@ from queue_kit import (
     daemon,
     enqueue,
     enqueue_many,
+    hold_background_back,
     item,
     job,
     limits,
@@ -171,8 +172,7 @@ async def test_claimers_at_once_never_share_a_unit(db: Connection, pool: Databas
 async def test_only_urgent_work_is_claimed_when_background_has_no_calls(
     db: Connection, jobs: JobStore
 ) -> None:
-    # The spread of background calls lets the next one go tomorrow only.
-    await limits(db, quota_hour=100, background_tat=await now(db) + timedelta(days=1))
+    await hold_background_back(db)
     await enqueue(db, "AA1-1")
     assert await claim(jobs) == []
     await enqueue(db, "BB1-1", priority=150)
@@ -190,7 +190,7 @@ async def test_nothing_is_claimed_that_could_not_be_sent(
 
 async def test_an_open_circuit_lets_one_unit_go_as_the_probe(db: Connection, jobs: JobStore) -> None:
     await enqueue_many(db, [item(f"AA{i}-1") for i in range(5)], 200)
-    await db.execute("select market_report('stockx', 'default', 'throttled', 0)")
+    await db.execute("select market_report('stockx', 'default', 'throttled', 0.001)")
     units = await claim(jobs, 5)
     assert len(units) == 1
     assert units[0].troubled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,11 +33,19 @@ class CircuitState:
 
 @dataclass(frozen=True, slots=True)
 class _Charge:
-    """One request to be charged. `goes_on`: its fetch has sent one before."""
+    """One request to be charged. `after`: the receipt of its fetch's call before."""
 
     priority: int
     meter: str
-    goes_on: bool
+    after: str | None
+
+
+class _NotYet(Exception):
+    """Nothing is charged; asking again after `wait_s` is better than giving the fetch up."""
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__(wait_s)
+        self.wait_s = wait_s
 
 
 class Charger:
@@ -54,8 +63,16 @@ class Charger:
         return PgGate(self, priority)
 
     async def take(self, charge: _Charge) -> Grant:
-        """Charge one request to all its windows. Raises NotGranted, DatabaseUnavailable."""
-        return await self._takes(charge)
+        """Charge one request to all its windows. Raises NotGranted, DatabaseUnavailable.
+
+        Waits as long as Postgres says that the wait is worth it, with nothing charged meanwhile.
+        """
+        while True:
+            try:
+                return await self._takes(charge)
+            except _NotYet as not_yet:
+                wait_s = not_yet.wait_s
+            await asyncio.sleep(wait_s)
 
     async def give_back(self, grant: Grant) -> None:
         """Return the charge of a request that provably never left. Raises DatabaseUnavailable."""
@@ -69,21 +86,23 @@ class Charger:
             self._account,
             [charge.priority for charge in charges],
             [charge.meter for charge in charges],
-            [charge.goes_on for charge in charges],
+            [charge.after for charge in charges],
         )
-        spent_s = clock.monotonic() - asked if len(charges) > 1 else 0.0
+        spent_s = clock.monotonic() - asked
         return [_grant(row, spent_s) for row in rows]
 
 
 def _grant(row: asyncpg.Record, spent_s: float) -> Grant | Exception:
-    """`spent_s`: how long ago it may have been granted, since the first of a batch waits for the last."""
+    """`spent_s`: how long ago it may have been granted: a batch answers together, and perhaps late."""
     if not row["granted"]:
-        return NotGranted(row["reason"], row["until"])
+        wait_s = row["wait_s"]
+        return NotGranted(row["reason"], row["until"]) if wait_s is None else _NotYet(wait_s)
     return Grant(
         granted_at=row["granted_at"],
         delay_s=row["delay_s"],
         valid_s=row["valid_s"] - spent_s,
         receipt=row["receipt"],
+        cost_window=row["cost_window"],
     )
 
 
@@ -93,12 +112,13 @@ class PgGate:
     def __init__(self, charger: Charger, priority: int) -> None:
         self._charger = charger
         self._priority = priority
-        self._begun = False  #: whether this fetch has sent a request
+        self._latest: str | None = None  #: receipt of this fetch's latest call
 
     async def take(self, endpoint: str, *, meter: str = "calls") -> Grant:
         """Charge one request to all its windows. Raises NotGranted, DatabaseUnavailable."""
-        grant = await self._charger.take(_Charge(self._priority, meter, self._begun))
-        self._begun = self._begun or meter == "calls"
+        grant = await self._charger.take(_Charge(self._priority, meter, self._latest))
+        if meter == "calls":
+            self._latest = grant.receipt
         return grant
 
     async def give_back(self, grant: Grant) -> None:

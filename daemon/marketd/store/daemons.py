@@ -82,10 +82,15 @@ class DaemonStore:
     ) -> None:
         """Write the whole configuration in one transaction, `further` statements with it.
 
-        `renewed` lanes have new credentials: probe again.
+        Of `renewed` lanes refused credentials may be probed once more.
         """
         quotas = {
-            account.lane: {"hour": account.quota_hour, "day": account.quota_day} for account in accounts
+            account.lane: {
+                "hour": account.quota_hour,
+                "day": account.quota_day,
+                "pace_s": account.pace_s,
+            }
+            for account in accounts
         }
         statements: list[Statement] = [
             (self._sql["put_settings"], (
