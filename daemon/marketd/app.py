@@ -43,7 +43,7 @@ from marketd.telemetry import Observer, Observers
 from marketd.visits import Visits
 
 _ENRICH_AT_MOST = 5  #: products a pass; they wait behind all other background work
-_LAST_ACTS_S = 4.0  #: for releasing and unregistering at the end, also when Postgres hangs
+_LAST_ACTS_S = 1.5  #: for releasing and unregistering at the end, also when Postgres hangs
 
 
 class App:
@@ -261,10 +261,11 @@ class App:
     def _start_lane(self, lane: Lane) -> None:
         assert self._lane_tasks is not None
         name = f"lane {lane.settings.provider}/{lane.settings.account}"
-        self._lane_tasks.create_task(lane.run(self._stop, self._grace_s), name=name)
+        self._lane_tasks.create_task(lane.run(self._stop, self.grace_s), name=name)
 
     @property
-    def _grace_s(self) -> float:
+    def grace_s(self) -> float:
+        """How long fetches may go on after a stop was asked for."""
         return self._config.jobs.shutdown_grace.total_seconds()
 
     async def _run(self, stop: Stop, on_ready: Callable[[], None] | None) -> None:

@@ -25,6 +25,7 @@ from marketd.telemetry import FetchReport, Observer
 
 _IDLE_WAIT_S = 1.0  #: before another look at work that cannot be claimed yet (its product is being fetched)
 _GATHER_S = 0.005  #: with a backlog, slots that come free within this time share a claim
+_RELEASE_S = 1.5  #: for a fetch that was cut off to give its jobs back
 _LOOK_ROUND_S = 30.0  #: a lane comes round so often even when nothing happens, which the watchdog sees
 
 
@@ -72,6 +73,8 @@ class Lane:
         self._reconfigured = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
         self._backlog = False  #: the last claim filled every free slot
+        self._drained_by: float | None = None  #: when the grace period ends, if it began during a turn
+        self._closed = False
         self.last_turn = clock.monotonic()  #: when the loop last came round, for the watchdog
 
     @property
@@ -97,7 +100,7 @@ class Lane:
             while not stop.is_set():
                 self.last_turn = clock.monotonic()
                 try:
-                    await self._turn(stopping)
+                    await self._turn_or_stop(stopping, grace_s)
                     failures = 0
                 except errors.DatabaseUnavailable as error:
                     failures += 1
@@ -105,7 +108,22 @@ class Lane:
                     await self._sleep(clock.full_jitter(failures, base_s=0.25, cap_s=3), stopping)
         finally:
             stopping.cancel()
+            if self._drained_by is not None:
+                grace_s = max(0.0, self._drained_by - clock.monotonic())
             await self._drain(grace_s if stop.is_set() else 0)
+
+    async def _turn_or_stop(self, stopping: asyncio.Task[Any], grace_s: float) -> None:
+        """One turn; when the stop comes meanwhile it may take the grace period, if Postgres hangs, and no longer."""
+        turn = asyncio.create_task(self._turn(stopping))
+        try:
+            await asyncio.wait({turn, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if stopping.done():
+                self._drained_by = clock.monotonic() + grace_s
+                await asyncio.wait({turn}, timeout=grace_s)
+        finally:
+            turn.cancel()
+        if turn.done():
+            turn.result()
 
     async def _turn(self, stopping: asyncio.Task[Any]) -> None:
         free = self.settings.concurrency - len(self._running)
@@ -127,6 +145,8 @@ class Lane:
         units = await self._stores.jobs.claim(
             settings.provider, settings.account, units=free, lease=settings.lease
         )
+        if self._closed:
+            return units  # too late: released with all that is held
         for unit in units:
             task = asyncio.create_task(self.run_unit(unit, settings), name=f"fetch {unit.key}")
             self._running.add(task)
@@ -172,13 +192,14 @@ class Lane:
             waking.cancel()
 
     async def _drain(self, grace_s: float) -> None:
+        self._closed = True
         if not self._running:
             return
         _, late = await asyncio.wait(self._running, timeout=grace_s)
         for task in late:
             task.cancel("grace period over")
         if late:
-            await asyncio.wait(late, timeout=5)
+            await asyncio.wait(late, timeout=_RELEASE_S)
 
     async def run_unit(self, unit: Unit, settings: LaneSettings) -> None:
         """One fetch: whatever happens to it ends as an outcome of each of its jobs."""

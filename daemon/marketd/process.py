@@ -21,6 +21,7 @@ from marketd.tick import tick as one_tick
 
 T = TypeVar("T")
 _TEMPORARY = 75
+_OVERTIME_S = 4.5  #: after the grace period a stopped process ends, whatever still hangs
 
 
 def run(config: Config, path: Path | None = None) -> int:
@@ -29,8 +30,9 @@ def run(config: Config, path: Path | None = None) -> int:
     logs.hide(config.secrets())
     log = logs.LogObserver()
     faulthandler.enable()
+    late: list[threading.Timer] = []
     try:
-        _in_loop(lambda: App(config, path).serve(Stop()))
+        _in_loop(lambda: _serve(App(config, path), late))
     except errors.ConfigError as error:
         for problem in error.problems:
             log.event("cannot_start", problem=problem)
@@ -48,7 +50,35 @@ def run(config: Config, path: Path | None = None) -> int:
         for crash in _leaves(group):
             log.event("crashed", error=f"{type(crash).__name__}: {crash}", exc_info=crash)
         return 1
+    finally:
+        for timer in late:
+            timer.cancel()
     return 0
+
+
+async def _serve(app: App, late: list[threading.Timer]) -> None:
+    """Serve, and see to it that a stop is over in time. `late` gets the timer that does."""
+    stop = Stop()
+
+    async def watch() -> None:
+        await stop.wait()
+        # In a thread, so that neither a hanging Postgres nor a hanging event loop can keep the process.
+        timer = threading.Timer(app.grace_s + _OVERTIME_S, _end)
+        timer.daemon = True
+        timer.start()
+        late.append(timer)
+
+    watching = asyncio.create_task(watch())
+    try:
+        await app.serve(stop)
+    finally:
+        watching.cancel()
+
+
+def _end() -> None:
+    # Leases return what this process holds.
+    logs.LogObserver().event("stopped", released=0, error="something hangs")
+    os._exit(1)
 
 
 def tick(config: Config, within: timedelta) -> Tally:

@@ -213,6 +213,8 @@ begin
   if market_plan.provider is not null
      and not exists (select from market_providers p where p.provider = market_plan.provider) then
     raise exception 'market_plan: provider % is unknown', quote_literal(left(market_plan.provider, 40)) using errcode = '22023';
+  elsif coalesce(n, 0) < 0 then
+    raise exception 'market_plan: n % is negative', n using errcode = '22023';
   end if;
   return query
     select row_number() over (order by q.place_value desc, q.unit_key), q.p_provider, q.p_account, q.sku, q.size, q.currency, q.value,

@@ -142,7 +142,7 @@ class Proxy:
         try:
             await self._open.wait()
             server_reader, server = await self._connect()
-        except OSError:
+        except (OSError, asyncio.CancelledError):
             client.transport.abort()
             return
         line = _Line(client, server)

@@ -33,6 +33,7 @@ _GONE = (
 )
 _TRIES = 5
 _CONNECT_S = 5.0
+_CLOSE_S = 1.0
 _SLACK_S = 0.5  #: a server that is still there has ended the statement by itself before we give it up
 
 
@@ -91,11 +92,11 @@ class Database:
         }
 
     async def close(self) -> None:
-        """Close all connections, by force when they do not go within 5 s."""
+        """Close all connections, by force when they do not go within a second."""
         if self._pool is None:
             return
         try:
-            await asyncio.wait_for(self._pool.close(), 5)
+            await asyncio.wait_for(self._pool.close(), _CLOSE_S)
         except TimeoutError:
             self._pool.terminate()
 

@@ -1,0 +1,159 @@
+"""SIGTERM and SIGINT in every phase, with everything stuck that can be: out in time, jobs given back unpaid."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faults.kit import Connection, ask, broken, load
+from faults.proxy import Proxy
+from harness import Daemon, settings, until
+from marketd.sandbox import Sandbox
+
+GRACE_S = 1.0
+WITHIN_S = GRACE_S + 5
+#: names of phases -> the statement that Postgres is stuck in
+STUCK = {
+    "claiming": "insert into market_fetches as",
+    "charging a call": "from market_take(",
+    "settling": "insert into market_price_history",
+    "polling": "update market_daemons set alive_until",
+}
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    async with Sandbox(seed=7, products=10, limits={"*": None}) as server:
+        yield server
+
+
+def _daemon(proxy: Proxy, sandbox: Sandbox, folder: Path, **stanza: Any) -> Daemon:
+    # A listen_dsn of its own makes the daemon send every statement's text, by which it is known.
+    section = {"dsn": proxy.dsn, "listen_dsn": proxy.dsn}
+    data = settings(
+        proxy.dsn,
+        sandbox,
+        folder / "state",
+        stanza={"timeout": "30s", **stanza},
+        jobs={"shutdown_grace": f"{GRACE_S}s", "lease": "30s"},
+        database=section,
+    )
+    return Daemon(folder, data)
+
+
+async def _out(daemon: Daemon, number: signal.Signals) -> tuple[int, float]:
+    """Exit code, and seconds from the signal to the end."""
+    began = time.monotonic()
+    daemon.process.send_signal(number)
+    code = await asyncio.wait_for(daemon.process.wait(), WITHIN_S + 10)
+    return code, time.monotonic() - began
+
+
+async def _unpaid(db: Connection) -> None:
+    rows = await db.fetch("select status, attempt, rescues from market_jobs")
+    assert {tuple(row) for row in rows} == {("pending", 0, 0)}
+    assert await db.fetchval("select count(*) from market_fetches") == 0
+    assert await broken(db) == {}
+
+
+@pytest.mark.parametrize(
+    ("phase", "number"),
+    [
+        ("idle", signal.SIGINT),
+        ("a fetch that stalls", signal.SIGTERM),
+        ("a fetch that stalls", signal.SIGINT),
+        ("waiting for the pace", signal.SIGTERM),
+    ],
+)
+async def test_a_daemon_is_out_in_time_and_gives_back_what_it_held(
+    db: Connection, proxy: Proxy, sandbox: Sandbox, tmp_path: Path, phase: str, number: signal.Signals
+) -> None:
+    slow = {"pace": {"calls": 1, "per": "4s"}} if phase == "waiting for the pace" else {}
+    daemon = _daemon(proxy, sandbox, tmp_path, **slow)
+    if phase == "a fetch that stalls":
+        sandbox.fault("stockx", "stall", times=None, seconds=60)
+    await daemon.start()
+    if phase != "idle":
+        await ask(db, "stockx", load(sandbox, 1)[0]["sku"], None)
+        await until(lambda: asyncio.sleep(0, sandbox.count("stockx")), what="the request")
+    code, seconds = await _out(daemon, number)
+    assert (code, "Traceback" in daemon.text()) == (0, False), daemon.text()[-2000:]
+    assert seconds < WITHIN_S
+    if phase != "idle":
+        await _unpaid(db)
+
+
+# Both signals are one way from here on, so each phase meets one of them.
+@pytest.mark.parametrize(
+    ("phase", "number"), [(phase, (signal.SIGTERM, signal.SIGINT)[n % 2]) for n, phase in enumerate(STUCK)]
+)
+async def test_a_statement_that_hangs_does_not_keep_the_process(
+    db: Connection, proxy: Proxy, sandbox: Sandbox, tmp_path: Path, phase: str, number: signal.Signals
+) -> None:
+    daemon = _daemon(proxy, sandbox, tmp_path)
+    trap = proxy.trap(STUCK[phase], "before")
+    await daemon.spawn()
+    await ask(db, "stockx", load(sandbox, 1)[0]["sku"], None)
+    await until(lambda: asyncio.sleep(0, trap.sprung.is_set()), what=phase)
+    _, seconds = await _out(daemon, number)
+    assert seconds < WITHIN_S
+    assert "Traceback" not in daemon.text(), daemon.text()[-3000:]
+    job = await db.fetchrow("select status, attempt from market_jobs")
+    assert job is not None
+    # What Postgres could not be told any more, the end of the lease tells.
+    assert job["status"] in ("pending", "running", "done")
+    assert await broken(db) == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM])
+async def test_a_database_that_answers_nothing_at_all_does_not_keep_the_process(
+    db: Connection, proxy: Proxy, sandbox: Sandbox, tmp_path: Path, number: signal.Signals
+) -> None:
+    daemon = _daemon(proxy, sandbox, tmp_path)
+    sandbox.fault("stockx", "stall", times=None, seconds=60)
+    await daemon.start()
+    await ask(db, "stockx", load(sandbox, 1)[0]["sku"], None)
+    await until(lambda: asyncio.sleep(0, sandbox.count("stockx")), what="the request")
+    proxy.silence(also_new=True)
+    await asyncio.sleep(1.2)  # so that poll and heartbeat are stuck, too
+    _, seconds = await _out(daemon, number)
+    assert seconds < WITHIN_S
+    assert "Traceback" not in daemon.text(), daemon.text()[-3000:]
+    assert await broken(db) == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_daemon_that_cannot_start_yet_ends_at_once(
+    proxy: Proxy, sandbox: Sandbox, tmp_path: Path, number: signal.Signals
+) -> None:
+    proxy.silence(also_new=True)
+    daemon = _daemon(proxy, sandbox, tmp_path)
+    await daemon.spawn()
+    await until(lambda: asyncio.sleep(0, proxy.accepted), what="the first connection")
+    code, seconds = await _out(daemon, number)
+    assert seconds < WITHIN_S
+    assert code in (0, 75, -number, 128 + number)
+    assert "Traceback" not in daemon.text(), daemon.text()[-3000:]
+
+
+async def test_a_second_signal_ends_it_at_once(
+    db: Connection, proxy: Proxy, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    daemon = _daemon(proxy, sandbox, tmp_path)
+    data = settings(proxy.dsn, sandbox, tmp_path / "state", jobs={"shutdown_grace": "60s", "lease": "30s"})
+    daemon.write(data)
+    sandbox.fault("stockx", "stall", times=None, seconds=60)
+    await daemon.start()
+    await ask(db, "stockx", load(sandbox, 1)[0]["sku"], None)
+    await until(lambda: asyncio.sleep(0, sandbox.count("stockx")), what="the request")
+    daemon.process.send_signal(signal.SIGTERM)
+    await asyncio.sleep(0.8)  # signals closer together count as one request
+    code, seconds = await _out(daemon, signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM
+    assert seconds < 2
