@@ -82,6 +82,11 @@ class BadPayload(ProviderError):
     code = "bad_payload"
 
 
+def no_such_path(what: str) -> Transient:
+    """For a 404 where it cannot mean that a thing is unknown: the service is down, or `base_url` is wrong."""
+    return Transient(f"HTTP 404: {what} is not at this address; is base_url right?", http_status=404)
+
+
 class Throttled(ProviderError):
     """The provider counts us over a limit. `retry_at` is the provider's own word, if it gave one.
 

@@ -224,13 +224,13 @@ class Lane:
             raise cancelled
 
     async def _fetch(self, unit: Unit, visit: Visit) -> Found:
-        known = await self._stores.catalog.known(unit.provider, unit.sku, unit.currency, unit.sizes[0])
+        known = await self._stores.catalog.known(unit.provider, unit.sku, unit.currency)
         ask = Ask(
             sku=unit.sku,
             sizes=unit.sizes,
             currency=unit.currency,
             listing=known.listing,
-            reference=known.reference,
+            references=known.references,
             elsewhere=known.elsewhere,
         )
         return await visit.fetch(ask)

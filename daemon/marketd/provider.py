@@ -77,7 +77,8 @@ class Ask:
     sizes: tuple[str | None, ...]  #: canonical texts as asked
     currency: str
     listing: Listing | None = None  #: what the sku is known to be, if it is
-    reference: Decimal | None = None  #: median ask of the other providers for this size, for plausibility
+    #: Median asks of the other providers in the same currency, by US size, for plausibility.
+    references: Mapping[str | None, Decimal] = field(default_factory=dict)
     elsewhere: Listing | None = None  #: what another provider lists under this sku, for its sizes and chart
 
 

@@ -82,8 +82,9 @@ async def test_the_daemon_stores_the_last_sale_and_stays_open_without_the_scope(
 async def test_a_uk_size_at_ebay_goes_by_the_chart_that_another_provider_told(
     db: Connection, database: str, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    async with running(configured(database, sandbox, tmp_path, providers=("stockx", "ebay"))):
+    async with running(configured(database, sandbox, tmp_path, providers=("stockx", "alias", "ebay"))):
         assert await _ended(db, "ebay", "DC7770-160", "UK 9") == ("failed", "size_system")
+        assert (await _ended(db, "alias", "DC7770-160", "10"))[0] == "done"
         assert (await _ended(db, "stockx", "DC7770-160", "10"))[0] == "done"
         assert await _ended(db, "ebay", "DC7770-160", "UK 9") == ("done", None)
         assert await _ended(db, "ebay", "DC7770-160", "UK 6") == ("failed", "ambiguous_size")
@@ -91,6 +92,10 @@ async def test_a_uk_size_at_ebay_goes_by_the_chart_that_another_provider_told(
         "select state, price_size, lowest_ask from market_price_status where provider = 'ebay' and size = 'UK 9'"
     )
     assert tuple(row or ()) == ("priced", "10", sandbox.truth("ebay", "DC7770-160", "10").ask)
+    # The band goes by the other providers' ask of the US size that UK 9 was found to be.
+    assert (
+        await db.fetchval("select basis ->> 'band' from market_prices where provider = 'ebay'") == "providers"
+    )
 
 
 async def _priced(db: Connection, sku: str, size: str) -> None:

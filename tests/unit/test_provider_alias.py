@@ -78,6 +78,15 @@ async def test_the_documented_answers_are_read() -> None:
     assert product.image_url.startswith("https://image.goat.com/")
 
 
+async def test_a_search_that_is_not_there_says_nothing_about_the_item() -> None:
+    gone = errors.NotListed("HTTP 404: Not Found", http_status=404)
+    with pytest.raises(errors.Transient, match="base_url"):
+        await fetch(Scripted(search=gone))
+    listing = reading.listing(item())
+    with pytest.raises(errors.Transient, match="base_url"):  # so a wrong base_url breaks no mapping either
+        await fetch(Scripted(availabilities=gone, search=gone), listing=listing)
+
+
 async def test_only_new_pairs_in_a_good_box_count_in_either_spelling() -> None:
     rows = [
         row(10, "1", product_condition="PRODUCT_CONDITION_USED"),

@@ -39,7 +39,8 @@ async def test_no_listing_is_an_answer_too() -> None:
 
 async def test_the_search_is_narrow_sorted_and_from_where_it_is_delivered() -> None:
     http = Scripted(search=results(listing()))
-    await fetch(http, "7.5W", options={"delivery_zip": "97202"}, reference=Decimal(200))
+    references = {"7.5W": Decimal(200), "7.5": Decimal(900)}
+    await fetch(http, "7.5W", options={"delivery_zip": "97202"}, references=references)
     assert http.asked[0][2] == {
         "q": "DD1391-100",
         "category_ids": "95672",
@@ -110,7 +111,9 @@ async def test_one_wrong_listing_is_never_the_lowest(trap: dict[str, Any]) -> No
 
 async def test_what_is_far_below_the_other_providers_is_not_the_real_thing() -> None:
     rows = results(listing("79.99"), listing("80.00"))
-    assert quote_of(await fetch(Scripted(search=rows), reference=Decimal(200)), "10").lowest_ask == 80
+    assert (
+        quote_of(await fetch(Scripted(search=rows), references={"10": Decimal(200)}), "10").lowest_ask == 80
+    )
 
 
 async def test_where_the_size_aspect_finds_nothing_titles_are_read_and_the_price_says_so() -> None:
@@ -247,6 +250,12 @@ def test_only_error_2001_means_that_the_day_is_spent() -> None:
     assert EBay.classify(500, {}, None) is None
 
 
+def test_a_404_that_is_not_ebays_own_says_nothing_about_the_product() -> None:
+    for body in (None, {"message": "no Route matched"}, {"errors": [{"errorId": 2002}]}):
+        assert isinstance(EBay.classify(404, {}, body), errors.Transient)
+    assert EBay.classify(404, {}, {"errors": [{"errorId": 11001}]}) is None
+
+
 async def test_the_days_calls_are_read_from_ebays_own_word() -> None:
     async def said(body: Any) -> Usage | None:
         return await EBay(Options()).usage(Scripted(rate_limit=body))
@@ -255,3 +264,25 @@ async def test_the_days_calls_are_read_from_ebays_own_word() -> None:
     assert await said(example("ebay_rate_limit")) == expected
     assert await said(None) is None
     assert await said({"rateLimits": [{"resources": []}, 7]}) is None
+
+
+async def test_of_several_rates_the_one_of_the_day_counts() -> None:
+    def answer(*rates: dict[str, Any], name: str = "buy.browse") -> dict[str, Any]:
+        return {"rateLimits": [{"apiName": "Browse", "resources": [{"name": name, "rates": list(rates)}]}]}
+
+    def rate(remaining: int, reset: str = "2026-01-03T08:00:00.000Z", **more: Any) -> dict[str, Any]:
+        return {"limit": 5000, "remaining": remaining, "reset": reset, **more}
+
+    async def said(body: Any) -> Usage | None:
+        return await EBay(Options()).usage(Scripted(rate_limit=body))
+
+    reset = datetime(2026, 1, 3, 8, tzinfo=UTC)
+    five_minutes, day = rate(7, timeWindow=300), rate(4890, timeWindow=86400)
+    for rates in ((five_minutes, day), (day, five_minutes), (rate(9), day)):
+        assert await said(answer(*rates)) == Usage(remaining=4890, reset=reset)
+    assert await said(answer(rate(12))) == Usage(remaining=12, reset=reset)  # the older form tells no window
+    assert await said(answer(five_minutes)) is None
+    assert await said(answer(day, name="buy.browse.item.bulk")) is None
+    for odd in ("soon", "2026-01-03T08:00:00"):
+        with pytest.raises(errors.BadPayload):
+            await said(answer(rate(1, odd, timeWindow=86400)))

@@ -45,21 +45,46 @@ async def test_the_band_bounds_prices_by_the_other_providers_median(
 ) -> None:
     amounts = ("5.00", "79.99", "80.00", "100.00", "600.01")
     http = Scripted(search=results(*(listing(amount) for amount in amounts)))
-    quote = quote_of(await fetch(http, options={"band": band}, reference=Decimal(200)), "10")
+    quote = quote_of(await fetch(http, options={"band": band}, references={"10": Decimal(200)}), "10")
     assert (quote.lowest_ask, quote.basis["listings"]) == (Decimal(lowest), listings)
     assert http.asked[0][2]["filter"].partition("buyingOptions:{FIXED_PRICE}")[2].lstrip(",") == filtered
 
 
 async def test_a_dearer_listing_than_the_band_allows_is_no_ask() -> None:
     http = Scripted(search=results(listing("600.01")))
-    found = await fetch(http, options={"band": {"highest": 3}}, reference=Decimal(200))
+    found = await fetch(http, options={"band": {"highest": 3}}, references={"10": Decimal(200)})
     assert quote_of(found, "10").lowest_ask is None
 
 
 async def test_without_a_price_of_another_provider_there_is_no_band() -> None:
     http = Scripted(search=results(listing("5.00")))
-    assert quote_of(await fetch(http, options={"band": {"highest": 3}}), "10").lowest_ask == 5
+    quote = quote_of(await fetch(http, options={"band": {"highest": 3}}), "10")
+    assert (quote.lowest_ask, quote.basis["band"]) == (5, "none")
     assert "price:" not in http.asked[0][2]["filter"]
+
+
+async def test_the_reference_of_another_size_is_none() -> None:
+    http = Scripted(search=results(listing("5.00")))
+    found = await fetch(http, references={"10.5": Decimal(200), None: Decimal(200)})
+    assert quote_of(found, "10").basis["band"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("amounts", "band", "lowest", "word"),
+    [
+        (("5.00", "95.00", "100.00", "110.00", "120.00"), {}, "95.00", "listings"),
+        (("5.00", "95.00", "100.00", "110.00"), {}, "5.00", "none"),  # too few to tell
+        (("5.00", "95.00", "100.00", "110.00", "120.00"), {"lowest": None}, "5.00", "none"),
+        (("40.00", "95.00", "100.00", "110.00", "120.00"), {}, "40.00", "listings"),
+        (("40.00", "95.00", "100.00", "110.00", "120.00"), {"lowest": "0.5"}, "95.00", "listings"),
+    ],
+)
+async def test_without_a_reference_the_listings_own_median_tells_what_is_absurd(
+    amounts: tuple[str, ...], band: dict[str, Any], lowest: str, word: str
+) -> None:
+    http = Scripted(search=results(*map(listing, amounts)))
+    quote = quote_of(await fetch(http, options={"band": band}), "10")
+    assert (quote.lowest_ask, quote.basis["band"]) == (Decimal(lowest), word)
 
 
 @pytest.mark.parametrize("band", [{"lowest": 1}, {"lowest": -1}, {"highest": 1}, {"middle": 1}])

@@ -85,7 +85,7 @@ async def test_the_documented_answers_are_read() -> None:
         size: error for size, error in found.answers.items() if isinstance(error, errors.ProviderError)
     }
     assert {size: error.error_code for size, error in refusals.items()} == {
-        "7": "bad_payload",  # offered, but the example has no market data for it
+        "7": "size_not_offered",  # listed, but the example has no market data for it
         "UK 6": "ambiguous_size",
     }
     assert found.answers[None] is None
@@ -266,3 +266,23 @@ async def test_a_cached_product_that_is_nowhere_any_more_is_a_broken_mapping() -
     with pytest.raises(errors.NotListed) as broken:
         await fetch(Scripted(market_data=gone, search=hits()), listing=listing)
     assert broken.value.error_code == "mapping_broken"
+
+
+async def test_a_search_that_is_not_there_says_nothing_about_the_product() -> None:
+    gone = errors.NotListed("HTTP 404: Not Found", http_status=404)
+    with pytest.raises(errors.Transient, match="base_url"):
+        await fetch(Scripted(search=gone))
+    listing = Listing(product=reading.product(product()), variants=reading.variants([variant("10")]))
+    with pytest.raises(errors.Transient, match="base_url"):  # so a wrong base_url breaks no mapping either
+        await fetch(Scripted(market_data=gone, search=gone), listing=listing)
+
+
+async def test_a_size_without_a_market_is_refused_and_no_other() -> None:
+    http = Scripted(
+        search=hits(product()), variants=[variant("10"), variant("11")], market_data=[market("10")]
+    )
+    found = await fetch(http, "DD1391-100", "10", "11")
+    assert quote_of(found, "10").lowest_ask == 104
+    refusal = found.answers["11"]
+    assert isinstance(refusal, errors.Unmatched)
+    assert refusal.error_code == "size_not_offered"

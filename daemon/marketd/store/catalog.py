@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, TypeAlias
@@ -15,7 +15,7 @@ from marketd.store.sqlfile import queries
 
 _KNOWN_AT_ONCE = 256
 
-_Asked: TypeAlias = tuple[str, str, str, str | None]  # provider, sku, currency, size
+_Asked: TypeAlias = tuple[str, str, str]  # provider, sku, currency
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class Known:
 
     listing: Listing | None  #: what it was found to be here
     elsewhere: Listing | None  #: what another provider lists under it, preferably one with size charts
-    reference: Decimal | None  #: the median ask of the other providers for this size and currency
+    references: Mapping[str | None, Decimal]  #: median asks elsewhere in this currency, by US size
 
 
 class CatalogStore:
@@ -35,9 +35,9 @@ class CatalogStore:
         self._sql = queries("catalog")
         self._known = Batcher(self._known_batch, at_most=_KNOWN_AT_ONCE)
 
-    async def known(self, provider: str, sku: str, currency: str, size: str | None) -> Known:
+    async def known(self, provider: str, sku: str, currency: str) -> Known:
         """What earlier fetches learnt that helps the next one; fetches that begin together share a statement."""
-        return await self._known((provider, sku, currency, size))
+        return await self._known((provider, sku, currency))
 
     async def _known_batch(self, asked: Sequence[_Asked]) -> list[Known | Exception]:
         rows = await self._db.fetch(
@@ -47,7 +47,7 @@ class CatalogStore:
             Known(
                 listing=_listing(row["listing"]),
                 elsewhere=_listing(row["elsewhere"]),
-                reference=row["reference"],
+                references=_asks(row["asks"]),
             )
             for row in rows
         ]
@@ -56,6 +56,11 @@ class CatalogStore:
         """Queue fetches that bring an image for products without one. Returns how many."""
         queued: int = await self._db.fetchval("select market_enrich(null, $1)", at_most)
         return queued
+
+
+def _asks(text: str | None) -> dict[str | None, Decimal]:
+    asks: dict[str, Any] = json.loads(text or "{}", parse_float=Decimal, parse_int=Decimal)
+    return {size or None: ask for size, ask in asks.items()}
 
 
 def _listing(text: str | None) -> Listing | None:

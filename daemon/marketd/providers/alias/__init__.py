@@ -210,7 +210,11 @@ async def _item(catalog_id: str, http: Http) -> Listing:
 
 async def _search(query: str, http: Http) -> list[dict[str, Any]]:
     params = {"query": query, "limit": str(SEARCH_LIMIT)}
-    return reading.items((await http.get("/catalog", params, endpoint="search")).body)
+    try:
+        reply = await http.get("/catalog", params, endpoint="search")
+    except errors.NotListed as error:  # no hit is a 200
+        raise errors.no_such_path("Alias' search") from error
+    return reading.items(reply.body)
 
 
 PROVIDER = Alias

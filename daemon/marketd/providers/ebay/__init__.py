@@ -65,9 +65,11 @@ class EBay:
 
     @staticmethod
     def classify(status: int, headers: Mapping[str, str], body: Any) -> errors.ProviderError | None:
-        """429 with error 2001 means that the day's calls are spent, not that they came too fast."""
+        """429 with error 2001: the day's calls are spent. 404 without 11001 (item not found): not eBay's API at all."""
         if status == 429 and 2001 in _error_ids(body):
             return errors.Throttled("HTTP 429: the day's calls are spent (error 2001)", day_spent=True)
+        if status == 404 and 11001 not in _error_ids(body):
+            return errors.no_such_path("eBay's API")
         return None
 
     async def usage(self, http: Http) -> Usage | None:
@@ -119,14 +121,16 @@ class EBay:
             params = searching.live(ask.sku, wanted, {}, options)
             reply = await http.get(SEARCH, params, endpoint="search", headers=headers)
             found = reading.offers(reply.body, wanted)
-        quote, best = self._cheapest(size, ask.currency, found, quality, reply.granted_at)
+        found, band = reading.sane(found, wanted, options.band)
+        basis = {"quality": quality, "band": band}
+        quote, best = self._cheapest(size, ask.currency, found, basis, reply.granted_at)
         if self._insights:
             params = searching.sold(ask.sku, wish, aspect)
             quote = await self._insights.add(quote, wish, params, headers, http)
         return quote, best
 
     def _cheapest(
-        self, size: str | None, currency: str, found: list[Offer], quality: str, at: datetime
+        self, size: str | None, currency: str, found: list[Offer], more: Mapping[str, str], at: datetime
     ) -> tuple[Quote, Offer | None]:
         """The lowest price with known shipping; where no shipping is known, or it is not asked for, without."""
         known = [offer for offer in found if offer.shipping is not None]
@@ -142,7 +146,7 @@ class EBay:
             "shipping": "included" if included else "excluded",
             "delivery": " ".join(filter(None, (self.options.delivery_country, self.options.delivery_zip))),
             "listings": len(use),
-            "quality": quality,
+            **more,
         }
         ask = cost(best) if best else None
         return Quote(size=size, currency=currency, lowest_ask=ask, basis=basis, observed_at=at), best

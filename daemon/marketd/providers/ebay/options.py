@@ -18,7 +18,11 @@ class Credentials(provider.Credentials):
 
 
 class Band(BaseModel):
-    """Shares of the other providers' median ask between which a price can be the real thing; null = no bound."""
+    """Shares of the median ask between which a price can be the real thing; null = no bound.
+
+    The median is that of the other providers for this size in the same currency; without one, that of the listings
+    themselves where there are five or more. `basis.band` of a price says which: `providers`, `listings` or `none`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

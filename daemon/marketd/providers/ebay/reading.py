@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
+from statistics import median
 from typing import Any
 
 from marketd import errors, skus
 from marketd.provider import Usage
+from marketd.providers.ebay.options import Band
 
 NEW, GRADED, UNGRADED = "1000", "2750", "4000"
 CARD_CATEGORIES = frozenset(("183050", "183454", "261328"))  #: single cards: non-sport, card games, sport
@@ -37,6 +39,8 @@ _AUDIENCES = {
     "C": r"\b(td|ps|toddlers?|infants?|pre-?school|little kids?)\b",
 }
 _ABSURD = Decimal(10_000_000)
+_DAY_S = "86400"
+_ENOUGH = 5  #: listings from which on their own median tells what is plausible
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +81,23 @@ def offers(body: Any, wanted: Wanted) -> list[Offer]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise errors.BadPayload("search: itemSummaries is not a list of items")
     return [offer for row in rows if _for_sale(row) and (offer := _offer(row, wanted)) is not None]
+
+
+def sane(found: list[Offer], wanted: Wanted, band: Band) -> tuple[list[Offer], str]:
+    """The offers within the band, and what it was measured by: `providers`, `listings`, or `none`.
+
+    Other providers' asks are in `wanted` already. Where there are none in this currency, the listings' own median
+    stands in, once there are enough of them; it is weaker, for it cannot tell when most of them are wrong.
+    """
+    if wanted.floor is not None or wanted.ceiling is not None:
+        return found, "providers"
+    if (band.lowest is None and band.highest is None) or len(found) < _ENOUGH:
+        return found, "none"
+    middle = median(offer.price for offer in found)
+    low, high = middle * (band.lowest or 0), None if band.highest is None else middle * band.highest
+    return [
+        offer for offer in found if low <= offer.price and (high is None or offer.price <= high)
+    ], "listings"
 
 
 def _for_sale(row: Mapping[str, Any]) -> bool:
@@ -216,12 +237,29 @@ def usage(body: Any) -> Usage | None:
     for api in _rows(body, "rateLimits"):
         for resource in _rows(api, "resources"):
             match resource:
-                case {"name": "buy.browse", "rates": [{"remaining": int(left), "reset": str(reset)}, *_]}:
-                    try:
-                        return Usage(remaining=max(0, left), reset=datetime.fromisoformat(reset))
-                    except ValueError:
-                        raise errors.BadPayload("rate_limit: a reset that is no time") from None
+                case {"name": "buy.browse", "rates": list(rates)} if rate := _daily(rates):
+                    return rate
     return None
+
+
+def _daily(rates: list[Any]) -> Usage | None:
+    """The rate of a day, among shorter ones; one that does not tell its window is taken only when it is alone."""
+    for rate in rates:
+        match rate:
+            case {"remaining": int(left), "reset": str(reset), **rest}:
+                if str(rest.get("timeWindow")) == _DAY_S or ("timeWindow" not in rest and len(rates) == 1):
+                    return Usage(remaining=max(0, left), reset=_reset(reset))
+    return None
+
+
+def _reset(text: str) -> datetime:
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise errors.BadPayload("rate_limit: a reset that is no time") from None
+    if at.tzinfo is None:
+        raise errors.BadPayload("rate_limit: a reset without a time zone")
+    return at
 
 
 def _rows(body: Any, key: str) -> list[Any]:

@@ -53,7 +53,7 @@ def wanted(ask: Ask, size: str | None, options: Options) -> Wanted:
     shoe = parsed is not None and parsed.system == "us"
     conditions = {NEW} if shoe else {GRADED} if parsed else {NEW, UNGRADED}
     low, high = options.band.lowest, options.band.highest
-    reference = ask.reference
+    reference = ask.references.get(size)
     return Wanted(
         currency=ask.currency,
         marketplace=options.marketplace,

@@ -117,7 +117,13 @@ def _answer(
         return error
     if variant.id in quotes:
         return variant.size
-    return refused.get(variant.id) or errors.BadPayload(f"no market data for size {variant.size}")
+    if variant.id in refused:
+        return refused[variant.id]
+    if not quotes:  # nothing about any size is a broken answer, not news about this one
+        return errors.BadPayload(f"no market data for size {variant.size}, nor for any other")
+    return errors.Unmatched(
+        f"size {variant.size} is listed, but StockX has no market for it", code="size_not_offered"
+    )
 
 
 async def _market(listing: Listing, currency: str, http: Http) -> tuple[dict[str, reading.Row], datetime]:

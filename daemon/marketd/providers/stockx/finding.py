@@ -113,7 +113,11 @@ def _offered(ask: Ask, listing: Listing) -> int:
 async def _search(query: str, http: Http) -> list[Product]:
     # Both paging parameters are always sent: the document and the live service disagree about the default.
     params = {"query": query[:100], "pageNumber": "1", "pageSize": str(PAGE_SIZE)}
-    return reading.products((await http.get("/catalog/search", params, endpoint="search")).body)
+    try:
+        reply = await http.get("/catalog/search", params, endpoint="search")
+    except errors.NotListed as error:  # no hit is a 200
+        raise errors.no_such_path("StockX's search") from error
+    return reading.products(reply.body)
 
 
 async def variants(product_id: str, http: Http) -> tuple[Variant, ...]:
