@@ -33,7 +33,7 @@ def main() -> None:
         options.rounds, options.others, options.idle_seconds = 1, 20_000, 5
     began = time.monotonic()
     with place.postgres() as at:
-        bench = Bench(at)
+        bench = Bench(at, options.others)
         rounds = asyncio.run(run(bench, options))
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {rounds} rounds, "
           f"{time.monotonic() - began:.0f} s")  # fmt: skip

@@ -14,7 +14,7 @@ _LINES = (
     ("a", "bulk_per_s", "enqueue 10,000 at once with a unique key, jobs/s"),
     ("b", "per_s", "drain, one job a product, jobs/s"),
     ("b10", "per_s", "drain, ten sizes a product, jobs/s"),
-    ("c", "per_s", "drain with 1,000,000 others waiting, jobs/s"),
+    ("c", "per_s", "drain with {others:,} others waiting, jobs/s"),
     ("d", "calls_per_s", "over HTTP, answered at once, calls/s"),
     ("d20", "calls_per_s", "over HTTP, answered after 20 ms, calls/s"),
     ("e", "start_p50_ms", "commit to job start, ms, p50"),
@@ -35,17 +35,16 @@ def table(bench: Bench) -> str:
     lines = [_HEAD, _RULE]
     for scenario, figure, words in _LINES:
         base = "b" if scenario == "b10" else scenario
-        found = {
-            name: bench.median(scenario, name, figure)
-            or (bench.median(base, name, figure) if name != "ours" else None)
-            for name in _NAMES
-        }
+        found = {name: bench.median(scenario, name, figure) for name in _NAMES}
+        for peer in ("floor", "pgqueuer_", "procrastinate_"):
+            if found[peer] is None:
+                found[peer] = bench.median(base, peer, figure)
         if found["ours"] is None:
             continue
         cells = [_cell(found[name]) for name in ("floor", "pgqueuer_", "procrastinate_", "ours")]
         ratios = [_ratio(found["ours"], found["floor"]), _ratio(found["ours"], found["pgqueuer_"])]
         ratios.append(_cell(bench.disturbance(scenario)))
-        lines.append(f"| {scenario} | {words} | {' | '.join(cells + ratios)} |")
+        lines.append(f"| {scenario} | {words.format(others=bench.others)} | {' | '.join(cells + ratios)} |")
     b, c = bench.median("b", "ours", "per_s"), bench.median("c", "ours", "per_s")
     if b and c:
         lines.append(

@@ -31,6 +31,7 @@ class Bench:
     """Samples by (scenario, contender, figure), and what else used the machine meanwhile."""
 
     at: Place
+    others: int = OTHERS  #: jobs that wait in c
     samples: dict[tuple[str, str, str], list[float]] = field(default_factory=dict)
     others_busy: dict[tuple[str, str], list[float]] = field(default_factory=dict)
 
