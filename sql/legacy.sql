@@ -3,35 +3,56 @@
 --
 --   psql "$MARKETD_DSN" -v ON_ERROR_STOP=1 -f sql/legacy.sql && marketd migrate && psql ... -f sql/legacy.sql
 --
--- First half (no market_schema yet): the old tables, views and functions move to the schema market_legacy, as they are.
+-- First half (no market_schema yet): tables, views and functions of public whose names the new schema takes move to the
+-- schema market_legacy, as they are. Old views and triggers go on reading the moved tables; other objects stay.
 -- Second half (the new schema is there): the last known StockX prices and the requests that were still open are copied.
 -- Old columns are read by name through jsonb, so columns that a database does not have count as null. Nothing is
 -- deleted, and a half that was done is not done again; market_legacy is yours to drop.
 
+-- The names that the new schema takes. Whatever else begins with market_ belongs to your apps and stays where it is.
+create or replace function pg_temp.taken_names() returns text[] language sql as $$
+  select regexp_split_to_array(trim('
+    market__absorb market__ahead market__answers market__basis_kind market__candidate market__candidates
+    market__check_items market__count_view market__due market__due_at market__eta market__fold market__fold_into
+    market__guard market__identity market__image_key market__lane market__learn market__learn_bit market__lower
+    market__may_see market__merge market__note_plan market__note_refusal market__number market__observed_at
+    market__oldest market__open market__plain_insert market__plan market__plan_share market__plan_unit
+    market__price_status market__quota market__rank_waiting market__shares market__size market__sku market__still
+    market__trusted market__turn market__typical_view_rate market__upper market__values market__verdict
+    market__view_by_asking market__wait market__wake market__window market__wish market__wishes market_account_users
+    market_budget_status market_budgets market_catalog market_daemons market_dead_letters market_enqueue
+    market_enqueue_many market_enrich market_fetches market_fold_requests market_freshness market_give_back
+    market_grants market_job_requests market_job_runs market_jobs market_pause market_plan market_planner
+    market_plans market_price_history market_price_status market_prices market_products market_provider_metrics
+    market_providers market_queue_status market_rates market_reconcile market_refresh market_reopen market_report
+    market_request_audit market_requests market_resume market_retry market_run_now market_settings market_signals
+    market_skus market_take market_target_locks market_targets market_units market_unwatch market_variants
+    market_viewed market_watch market_watches market_why stockx_market_prices
+  ', E' \n'), '\s+')
+$$;
+
+create or replace function pg_temp.in_the_way() returns table (kind text, name text) language sql as $$
+  select case c.relkind when 'v' then 'view' when 'm' then 'materialized view' when 'f' then 'foreign table'
+                        when 'S' then 'sequence' else 'table' end, c.oid::regclass::text
+    from pg_class c
+   where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
+     and c.relname = any (pg_temp.taken_names())
+   union all
+  select case p.prokind when 'p' then 'procedure' when 'a' then 'aggregate' else 'function' end, p.oid::regprocedure::text
+    from pg_proc p
+   where p.pronamespace = 'public'::regnamespace and p.proname = any (pg_temp.taken_names())
+   order by 1, 2
+$$;
+
 create or replace function pg_temp.move_old() returns text language plpgsql as $$
-declare o record; moved int := 0;
+declare o record; moved text[] := '{}';
 begin
   create schema if not exists market_legacy;
-  for o in
-    select c.oid::regclass as name, case c.relkind when 'v' then 'view' when 'm' then 'materialized view' else 'table' end as kind
-      from pg_class c
-     where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p', 'v', 'm') and not c.relispartition
-       and (c.relname like 'market\_%' or c.relname = 'stockx_market_prices')
-     order by c.relname
-  loop
+  for o in select w.kind, w.name from pg_temp.in_the_way() w loop
     execute format('alter %s %s set schema market_legacy', o.kind, o.name);
-    moved := moved + 1;
+    moved := moved || o.name;
   end loop;
-  for o in
-    select p.oid::regprocedure as name, case p.prokind when 'p' then 'procedure' else 'function' end as kind
-      from pg_proc p
-     where p.pronamespace = 'public'::regnamespace and p.proname like 'market\_%' and p.prokind in ('f', 'p')
-       and not exists (select from pg_depend d where d.objid = p.oid and d.classid = 'pg_proc'::regclass and d.deptype = 'e')
-  loop
-    execute format('alter %s %s set schema market_legacy', o.kind, o.name);
-    moved := moved + 1;
-  end loop;
-  return format('%s tables, views and functions are in market_legacy now; next: marketd migrate, then this script again', moved);
+  return format('moved to market_legacy: %s; next: marketd migrate, then this script again', array_to_string(moved, ', '));
 end $$;
 
 -- Only what the old system knew for certain: a price of an item that can be read, with 0 and less as "none".
@@ -103,7 +124,7 @@ end $$;
 do $$
 begin
   if to_regclass('public.market_schema') is null then
-    if to_regclass('public.market_jobs') is null and to_regclass('public.stockx_market_prices') is null then
+    if not exists (select from pg_temp.in_the_way()) then
       raise notice 'there is nothing of the first system here; run: marketd migrate';
     else
       raise notice '%', pg_temp.move_old();
@@ -119,4 +140,4 @@ begin
   end if;
 end $$;
 
-drop function pg_temp.move_old(), pg_temp.copy_prices(), pg_temp.copy_jobs();
+drop function pg_temp.move_old(), pg_temp.in_the_way(), pg_temp.taken_names(), pg_temp.copy_prices(), pg_temp.copy_jobs();

@@ -263,7 +263,6 @@ class App:
         name = f"lane {lane.settings.provider}/{lane.settings.account}"
         self._lane_tasks.create_task(lane.run(self._stop, self.grace_s), name=name)
 
-    @property
     def grace_s(self) -> float:
         """How long fetches may go on after a stop was asked for."""
         return self._config.jobs.shutdown_grace.total_seconds()

@@ -92,7 +92,7 @@ class Lane:
         self._reconfigured.set()
         self.wake()
 
-    async def run(self, stop: Stop, grace_s: float) -> None:
+    async def run(self, stop: Stop, grace_s: Callable[[], float]) -> None:
         """Work until `stop`; then let fetches finish for `grace_s`, and release the rest with attempts refunded."""
         stopping = asyncio.create_task(stop.wait())
         failures = 0
@@ -108,18 +108,18 @@ class Lane:
                     await self._sleep(clock.full_jitter(failures, base_s=0.25, cap_s=3), stopping)
         finally:
             stopping.cancel()
-            if self._drained_by is not None:
-                grace_s = max(0.0, self._drained_by - clock.monotonic())
-            await self._drain(grace_s if stop.is_set() else 0)
+            left_s = grace_s() if self._drained_by is None else max(0.0, self._drained_by - clock.monotonic())
+            await self._drain(left_s if stop.is_set() else 0)
 
-    async def _turn_or_stop(self, stopping: asyncio.Task[Any], grace_s: float) -> None:
+    async def _turn_or_stop(self, stopping: asyncio.Task[Any], grace_s: Callable[[], float]) -> None:
         """One turn; when the stop comes meanwhile it may take the grace period, if Postgres hangs, and no longer."""
         turn = asyncio.create_task(self._turn(stopping))
         try:
             await asyncio.wait({turn, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if stopping.done():
-                self._drained_by = clock.monotonic() + grace_s
-                await asyncio.wait({turn}, timeout=grace_s)
+                left_s = grace_s()
+                self._drained_by = clock.monotonic() + left_s
+                await asyncio.wait({turn}, timeout=left_s)
         finally:
             turn.cancel()
         if turn.done():

@@ -31,6 +31,7 @@ SHORTEST_SECRET = 6  #: shorter texts are not hidden: they would garble every ot
 _SYSLOG = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 _FIRST = ("ts", "level", "event", "logger")
 _MOST_LISTED = 20
+_ALWAYS = "marketd.config"  #: a logger with a level of its own
 
 # What must not be printed even if nobody told us that it is a secret: header, URL and form shapes.
 _SHAPES = (
@@ -91,6 +92,7 @@ def setup(settings: Log, *, stream: TextIO | None = None, env: Mapping[str, str]
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level.upper())
+    logging.getLogger(_ALWAYS).setLevel(logging.INFO)
     # Each request and each statement of a library belongs to debugging of that library, not of ours.
     for noisy in ("aiohttp.access", "asyncio", "asyncpg"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
@@ -176,11 +178,14 @@ class LogObserver:
             "stale_completion",
         }
     )
+    #: told at any level: who set it to warning still has to see that the reload was taken
+    ALWAYS = frozenset({"config_reloaded"})
     #: events that come with every urgent job, poll or refused request
     QUIET = frozenset({"woken", "refused", "listener_echo", "notification_ignored"})
 
     def __init__(self) -> None:
         self._log = structlog.stdlib.get_logger("marketd")
+        self._always = structlog.stdlib.get_logger(_ALWAYS)
 
     @staticmethod
     def set_level(level: str) -> None:
@@ -226,7 +231,8 @@ class LogObserver:
 
     def event(self, name: str, **fields: object) -> None:
         clash = fields.keys() & {"event", "level", "logger", "ts"}
-        self._log.log(
+        log = self._always if name in self.ALWAYS else self._log
+        log.log(
             self._level(name, fields),
             name,
             **{f"{key}_" if key in clash else key: value for key, value in fields.items()},

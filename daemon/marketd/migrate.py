@@ -7,6 +7,7 @@ a waiter holds no snapshot that the worker's DDL would have to wait for.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
 from importlib import resources
@@ -28,6 +29,13 @@ create table if not exists market_schema (
   applied_at timestamptz not null default clock_timestamp(),
   took_ms int not null
 )"""
+_TAKEN = """
+select relname::text as name from pg_class
+ where relnamespace = current_schema()::regnamespace and relkind <> 'c' and relname = any ($1)
+ union
+select proname::text from pg_proc where pronamespace = current_schema()::regnamespace and proname = any ($1)
+ order by name"""
+_CREATES = re.compile(r"^create (?:or replace )?(?:table|view|function|type)\s+(\w+)", re.MULTILINE)
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -89,14 +97,20 @@ async def _lock(connection: Connection) -> None:
 
 async def _applied(connection: Connection, *, refuse_legacy: bool) -> dict[int, str]:
     if await connection.fetchval("select to_regclass('market_schema')") is None:
-        if refuse_legacy and await connection.fetchval("select to_regclass('market_jobs')") is not None:
+        taken = await connection.fetch(_TAKEN, sorted(_created())) if refuse_legacy else []
+        if taken:
             raise SchemaError(
-                "the database holds tables of the first system (market_jobs without market_schema): run "
-                "sql/legacy.sql first, which moves them to the schema market_legacy and copies what is worth keeping"
+                "the database holds objects of the first system, or of an app, under names that marketd takes: "
+                f"{', '.join(row['name'] for row in taken)}. "
+                "Run sql/legacy.sql first: it moves these to the schema market_legacy and copies what is of use"
             )
         return {}
     rows = await connection.fetch("select version, sha256 from market_schema")
     return {row["version"]: row["sha256"] for row in rows}
+
+
+def _created() -> set[str]:
+    return {name for step in migrations() for name in _CREATES.findall(step.sql)}
 
 
 def _pending(applied: dict[int, str]) -> Sequence[Migration]:

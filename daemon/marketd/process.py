@@ -63,7 +63,7 @@ async def _serve(app: App, late: list[threading.Timer]) -> None:
     async def watch() -> None:
         await stop.wait()
         # In a thread, so that neither a hanging Postgres nor a hanging event loop can keep the process.
-        timer = threading.Timer(app.grace_s + _OVERTIME_S, _end)
+        timer = threading.Timer(app.grace_s() + _OVERTIME_S, _end)
         timer.daemon = True
         timer.start()
         late.append(timer)

@@ -73,8 +73,7 @@ class Tick(App):
     def _pool_size(self) -> int:
         return min(_CONNECTIONS, self._config.database.pool_size)
 
-    @property
-    def _grace_s(self) -> float:
+    def grace_s(self) -> float:
         return self._drain_s
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -89,7 +90,70 @@ async def test_the_old_tables_are_moved_and_their_worth_copied(
     ]
     assert await old.fetchval("select count(*) from market_price_history") == 2
     assert await old.fetchval("select count(*) from market_legacy.market_jobs") == 6
-    assert await old.fetchval("select count(*) from market_legacy.market_overview") == 5
+    # What only begins like ours is the app's: it stays where the app looks for it, and works.
+    assert await old.fetchval("select count(*) from public.market_overview") == 5
+    await old.execute("update market_legacy.market_jobs set size = size")
+    assert await old.fetchval("select count(updated_at) from market_legacy.market_jobs") == 6
+
+
+async def test_only_names_that_the_new_schema_takes_are_moved(
+    old: asyncpg.Connection, empty_database: str
+) -> None:
+    await old.execute(FULL)
+    await old.execute(
+        "create table market_campaigns (id serial primary key, title text);"
+        "create view market_dashboard as select title from market_campaigns;"
+        "create materialized view market_totals as select count(*) from market_campaigns;"
+        "create function market_note(text) returns text language sql as 'select $1';"
+        "create function market_enqueue(text) returns text language sql as 'select $1';"
+        "create materialized view market_catalog as select 1 as one"
+    )
+    await old.execute(LEGACY)
+    where = (
+        "select array_agg(x.name order by x.name) from (select relname::text as name from pg_class"
+        " where relkind in ('r', 'v', 'm') and relnamespace = $1::regnamespace union"
+        " select proname from pg_proc where pronamespace = $1::regnamespace) x"
+    )
+    assert await old.fetchval(where, "market_legacy") == [
+        "market_budgets", "market_catalog", "market_enqueue", "market_jobs", "stockx_market_prices",
+    ]  # fmt: skip
+    assert await old.fetchval(where, "public") == [
+        "market_campaigns", "market_dashboard", "market_note", "market_overview", "market_totals", "market_touch",
+    ]  # fmt: skip
+    await migrate(empty_database)
+    await old.execute(LEGACY)
+    await check(old)
+
+
+async def test_the_names_in_the_script_are_those_that_the_schema_takes(db: asyncpg.Connection) -> None:
+    taken = await db.fetchval(
+        'select array_agg(x.name order by x.name collate "C") from (select relname::text as name from pg_class'
+        " where relkind in ('r', 'p', 'v', 'm', 'f', 'S', 'c') and relnamespace = 'public'::regnamespace"
+        " and relname not like '%\\_id\\_seq' union"
+        " select proname from pg_proc where pronamespace = 'public'::regnamespace) x where x.name <> 'market_schema'"
+    )
+    written = re.search(r"trim\('([^']*)'", LEGACY)
+    assert written is not None
+    assert sorted(written[1].split()) == taken, "put the names into sql/legacy.sql"
+
+
+@pytest.mark.parametrize(
+    "mine",
+    [
+        "create table market_prices (id int)",
+        "create view market_catalog as select 1 as one",
+        "create function market_why(text) returns text language sql as 'select $1'",
+    ],
+)
+async def test_an_apps_own_object_in_the_way_is_named_before_anything_is_made(
+    old: asyncpg.Connection, empty_database: str, mine: str
+) -> None:
+    await old.execute(mine)
+    with pytest.raises(SchemaError, match=f"{mine.split()[2].split('(')[0]}.*legacy\\.sql"):
+        await migrate(empty_database)
+    assert await old.fetchval("select to_regclass('market_schema')") is None
+    await old.execute(LEGACY)
+    assert await migrate(empty_database)
 
 
 async def test_a_repetition_changes_nothing(old: asyncpg.Connection, empty_database: str) -> None:
