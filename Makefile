@@ -57,11 +57,12 @@ fmt: $(VENV)/.installed-dev ## format the code and sort the imports
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-schema: $(VENV)/.installed-dev ## write sql/schema.sql anew from the migrations
+schema: $(VENV)/.installed-dev ## write sql/schema.sql, and the names in sql/legacy.sql, anew from the migrations
 	@PYTHONPATH=tests $(PY) -m marketd.embedded sh -ec '\
 	  $(PY) -c "import asyncio, os; from marketd.migrate import migrate; asyncio.run(migrate(os.environ[\"MARKETD_DSN\"]))"; \
 	  $(PY) -m schema_text "$$MARKETD_DSN" > $(VENV)/schema.sql'
 	@mv $(VENV)/schema.sql sql/schema.sql
+	@PYTHONPATH=tests $(PY) -m legacy_names
 
 # uv resolves for all platforms and Pythons at once. Its own lock file names registries, so only the export
 # is kept. `build` stands for what pip needs to install marketd itself.
