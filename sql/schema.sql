@@ -371,9 +371,12 @@ create table market_requests (
   http_status integer,
   took_s double precision not null,
   given_back boolean default false not null,
+  meter text default 'calls'::text not null,
+  cost_window timestamp with time zone,
   useful boolean,
   wasted_reason text,
-  constraint market_requests_pkey PRIMARY KEY (request_id)
+  constraint market_requests_pkey PRIMARY KEY (request_id),
+  constraint wasted_has_reason CHECK ((useful IS FALSE) = (wasted_reason IS NOT NULL))
 );
 comment on table market_requests is 'The call record: where the budget went. Written in bulk, kept some days.';
 CREATE INDEX market_requests_recent ON market_requests USING btree (granted_at, provider);
@@ -668,12 +671,16 @@ create view market_request_audit (
   provider text,
   account text,
   hour timestamp with time zone,
+  meter text,
+  cost_window timestamp with time zone,
   endpoint text,
   band text,
   status_class text,
   requests bigint,
   given_back bigint,
+  useful bigint,
   wasted bigint,
+  wasted_reason text,
   mean_s double precision
 );
 

@@ -138,6 +138,7 @@ def _by_gauge(figures: Mapping[str, Rows]) -> dict[DatabaseGauge, dict[tuple[str
         ("budget_quota", "quota"),
         ("budget_used", "used"),
         ("budget_remaining", "remaining"),
+        ("budget_overshoot", "over"),
     )
     for name, column in columns:
         sums = defaultdict(float)

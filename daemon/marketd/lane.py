@@ -21,7 +21,7 @@ from marketd.signals import Stop
 from marketd.store.budgets import Circuits, Report
 from marketd.store.catalog import CatalogStore
 from marketd.store.jobs import JobStore, Settled
-from marketd.telemetry import FetchReport, Observer
+from marketd.telemetry import FetchReport, Observer, RequestReport
 
 _IDLE_WAIT_S = 1.0  #: before another look at work that cannot be claimed yet (its product is being fetched)
 _GATHER_S = 0.005  #: with a backlog, slots that come free within this time share a claim
@@ -34,6 +34,9 @@ class Visit(Protocol):
 
     @property
     def requests(self) -> int: ...
+
+    @property
+    def calls(self) -> Sequence[RequestReport]: ...
 
     async def fetch(self, ask: Ask) -> Found: ...
 
@@ -270,7 +273,6 @@ class Lane:
         except errors.DatabaseUnavailable as trouble:
             # The lease will expire and any daemon takes the jobs up again: late, not lost.
             self._observer.event("settle_given_up", unit=unit.key, error=str(trouble))
-            return
         finally:
             keeper.cancel()
         self._observer.fetch_done(
@@ -284,6 +286,8 @@ class Lane:
                 fetch_s=fetched - began,
                 settle_s=clock.monotonic() - fetched,
                 lease_lost=settled is None,
+                calls=visit.calls,
+                stored=settled.stored if settled else None,
                 error=error if _unexpected(error) else None,
             )
         )

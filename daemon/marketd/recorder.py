@@ -8,11 +8,10 @@ from typing import Any
 
 from marketd.errors import DatabaseUnavailable
 from marketd.store.budgets import Circuits
-from marketd.telemetry import FetchReport, RequestReport
+from marketd.telemetry import FetchReport, RequestReport, waste_of
 
 _FLUSH_EVERY_S = 2.0
 _KEEP_AT_MOST = 10_000  #: while Postgres is away; older records go first
-_WASTED = {"not_found": "not_found", "bad_request": "rejected", "bad_payload": "unreadable"}
 
 
 class Recorder:
@@ -24,7 +23,16 @@ class Recorder:
         self._some = asyncio.Event()
 
     def request_done(self, report: RequestReport) -> None:
-        reason = _WASTED.get(report.status_class)
+        if not report.of_fetch:
+            self._remember(report, None, None)
+
+    def fetch_done(self, report: FetchReport) -> None:
+        """Only now can be told what its calls were good for."""
+        for call in report.calls:
+            reason = waste_of(call, report)
+            self._remember(call, None if call.given_back else reason is None, reason)
+
+    def _remember(self, report: RequestReport, useful: bool | None, reason: str | None) -> None:
         self._rows.append(
             {
                 "provider": report.provider,
@@ -36,14 +44,13 @@ class Recorder:
                 "http_status": report.http_status,
                 "took_s": round(report.took_s, 4),
                 "given_back": report.given_back,
-                "useful": None if reason is None else False,
+                "meter": report.meter,
+                "cost_window": report.cost_window.isoformat() if report.cost_window else None,
+                "useful": useful,
                 "wasted_reason": reason,
             }
         )
         self._some.set()
-
-    def fetch_done(self, report: FetchReport) -> None:
-        """Nothing: a fetch's own row is its jobs."""
 
     def event(self, name: str, **fields: object) -> None:
         """Nothing: events are for logs."""

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Protocol
 
 from marketd.models import Unit
-from marketd.outcome import Outcome
+from marketd.outcome import Failed, Outcome, Priced, Retried
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,9 @@ class RequestReport:
     granted_at: datetime
     took_s: float
     given_back: bool = False  #: it provably never left, and its charge was returned
+    meter: str = "calls"
+    cost_window: datetime | None = None  #: start of the shortest window that was charged
+    of_fetch: bool = False  #: a fetch's report follows, which has this one among its `calls`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +42,56 @@ class FetchReport:
     fetch_s: float
     settle_s: float
     lease_lost: bool = False
+    calls: Sequence[RequestReport] = ()  #: the fetch's requests, in order
+    stored: int | None = None  #: prices that were newer than what was known; None: it was not settled
     error: BaseException | None = field(default=None, compare=False)  #: an unexpected one, for its traceback
+
+
+#: Why a call was wasted.
+WASTE = (
+    "stale",  # its fetch had lost the lease: the result was dropped
+    "duplicate",  # what it brought was known already, and as new
+    "not_found",  # the product or the size cannot be had there, or not told for certain
+    "rejected",  # the provider called the request wrong
+    "unauthorized",
+    "throttled",
+    "unreadable",  # an answer, but not one that can be read
+    "failed",  # no answer
+    "unfinished",  # itself well answered, but its fetch was stopped (budget, pause, shutdown) or failed
+)
+_WASTED_BY_CLASS = {
+    "bad_request": "rejected",
+    "unauthorized": "unauthorized",
+    "forbidden": "unauthorized",
+    "not_found": "not_found",
+    "throttled": "throttled",
+    "bad_payload": "unreadable",
+    "server_error": "failed",
+    "timeout": "failed",
+    "connection": "failed",
+    "other": "failed",
+}
+_UNREADABLE = ("bad_payload", "bad_json", "too_large", "content_type", "no_answer")
+_NO_ANSWER = ("timeout", "connection", "server_error", "internal")
+
+
+def waste_of(call: RequestReport, fetch: FetchReport) -> str | None:
+    """Why a fetch's call was wasted, one of `WASTE`; None: it was of use (or was given back, and cost nothing)."""
+    if call.given_back:
+        return None
+    if (reason := _WASTED_BY_CLASS.get(call.status_class)) is not None:
+        return reason
+    if call.meter != "calls":
+        return None  # a token serves every fetch of its life
+    if fetch.lease_lost:
+        return "stale"
+    outcomes = [outcome for _, outcome in fetch.outcomes]
+    if any(isinstance(outcome, Priced) for outcome in outcomes):
+        return "duplicate" if fetch.quotes and fetch.stored == 0 else None
+    codes = [outcome.error_code for outcome in outcomes if isinstance(outcome, Failed | Retried)]
+    if not codes or any(code in _NO_ANSWER for code in codes):
+        return "unfinished"
+    return "unreadable" if any(code in _UNREADABLE for code in codes) else "not_found"
 
 
 class Observer(Protocol):

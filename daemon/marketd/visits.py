@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from marketd.provider import Ask, Found, TellsUsage, Usage
 from marketd.providers import Plugin
 from marketd.store.budgets import Charger
 from marketd.store.pool import Database
-from marketd.telemetry import Observer
+from marketd.telemetry import Observer, RequestReport
 
 Lane = tuple[str, str]
 
@@ -32,6 +32,10 @@ class Visit:
     @property
     def requests(self) -> int:
         return self.http.requests
+
+    @property
+    def calls(self) -> Sequence[RequestReport]:
+        return self.http.calls
 
     async def fetch(self, ask: Ask) -> Found:
         return await self.provider.fetch(ask, self.http)
@@ -89,7 +93,8 @@ class Visits:
         def visit(unit: Unit) -> Visit:
             gate = charger.gate(unit.priority)
             return Visit(
-                built, ProviderHttp(door, gate=gate, observer=self._observer, priority=unit.priority)
+                built,
+                ProviderHttp(door, gate=gate, observer=self._observer, priority=unit.priority, of_fetch=True),
             )
 
         return visit

@@ -124,8 +124,11 @@ create table market_requests (
   http_status int,
   took_s double precision not null,
   given_back boolean not null default false,
-  useful boolean,                         -- false: duplicate, not found, stale; null: not yet told
-  wasted_reason text
+  meter text not null default 'calls',
+  cost_window timestamptz,                -- start of the shortest window that was charged
+  useful boolean,                         -- null: given back, or of no fetch (a usage report)
+  wasted_reason text,
+  constraint wasted_has_reason check ((useful is false) = (wasted_reason is not null))
 );
 create index market_requests_recent on market_requests (granted_at, provider);
 comment on table market_requests is 'The call record: where the budget went. Written in bulk, kept some days.';

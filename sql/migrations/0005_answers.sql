@@ -238,12 +238,13 @@ select sku, size, currency, product_id, lowest_ask, highest_bid, last_sale, obse
   from market_prices where provider = 'stockx';
 
 create view market_request_audit as
-select provider, account, date_trunc('hour', granted_at, 'UTC') as hour, endpoint,
+select provider, account, date_trunc('hour', granted_at, 'UTC') as hour, meter, cost_window, endpoint,
        case when priority >= 200 then 'manual' when priority >= s.wake_priority then 'hot' else 'background' end as band,
        status_class, count(*) as requests, count(*) filter (where given_back) as given_back,
-       count(*) filter (where useful is false) as wasted, avg(took_s) as mean_s
+       count(*) filter (where useful) as useful, count(*) filter (where useful is false) as wasted, wasted_reason,
+       avg(took_s) as mean_s
   from market_requests, market_settings s
- group by 1, 2, 3, 4, 5, 6;
+ group by 1, 2, 3, 4, 5, 6, 7, 8, wasted_reason;
 
 -- Nobody but owner and granted roles (sql/roles.sql) calls these.
 do $$

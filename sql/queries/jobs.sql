@@ -293,6 +293,9 @@ union all
 select 'changed', null, count(*), concat_ws('|', p.provider, p.account, p.sku, p.currency)
   from prices p where p.changed group by p.provider, p.account, p.sku, p.currency
 union all
+select 'stored', null, count(*), concat_ws('|', p.provider, p.account, p.sku, p.currency)
+  from prices p group by p.provider, p.account, p.sku, p.currency
+union all
 select 'told', null, t.n, null from told t
 union all
 select 'learned', null, count(*), null from learned;

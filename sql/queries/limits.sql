@@ -22,10 +22,10 @@ select market_reconcile($1, $2, $3, $4);
 with rows as (
   select * from jsonb_to_recordset($1::jsonb) as r(provider text, account text, endpoint text, priority int,
     granted_at timestamptz, status_class text, http_status int, took_s double precision, given_back boolean,
-    useful boolean, wasted_reason text)
+    meter text, cost_window timestamptz, useful boolean, wasted_reason text)
 ), kept as (
   insert into market_requests (provider, account, endpoint, priority, granted_at, status_class, http_status, took_s,
-                               given_back, useful, wasted_reason)
+                               given_back, meter, cost_window, useful, wasted_reason)
   select * from rows
 )
 insert into market_provider_metrics as m (provider, account, window_start, requests, succeeded, throttled, failed, took_s)

@@ -69,6 +69,7 @@ def _fetch(*outcomes: Outcome, lease_lost: bool = False) -> FetchReport:
         unit=unit,
         outcomes=[(number, outcome) for number, outcome in enumerate(outcomes)],
         requests=2,
+        calls=(_request(), _request()),
         quotes=0,
         changed=0,
         wait_s=3,
@@ -82,7 +83,7 @@ def test_every_promised_metric_is_exported_from_the_start(metrics: Metrics) -> N
     names = {family.name for family in metrics.registry.collect()}
     promised = """
         jobs oldest_ready_seconds jobs_finished provider_requests provider_request_seconds
-        budget_quota budget_used budget_remaining budget_reset_seconds lane_state
+        budget_quota budget_used budget_remaining budget_reset_seconds budget_overshoot lane_state
         price_age_seconds listener_connected scheduler_runs lease_lost
         config_last_reload_successful build_info wake_to_request_seconds jobs_rescued
         stale_completions targets pool_connections pool_idle_connections tasks
@@ -174,7 +175,7 @@ def test_a_fetch_counts_its_outcomes_and_its_time(metrics: Metrics) -> None:
 
 @pytest.mark.parametrize(
     ("outcome", "reason"),
-    [(FAILED, "failed"), (Retried(delay=timedelta(1), error_code="timeout", message=""), "no_answer")],
+    [(FAILED, "not_found"), (Retried(delay=timedelta(1), error_code="timeout", message=""), "unfinished")],
 )
 def test_calls_that_brought_no_price_count_as_wasted(metrics: Metrics, outcome: Outcome, reason: str) -> None:
     metrics.fetch_done(_fetch(outcome))
@@ -185,7 +186,7 @@ def test_a_fetch_that_lost_its_lease_finished_nothing(metrics: Metrics) -> None:
     metrics.fetch_done(_fetch(Priced(size="10"), lease_lost=True))
     assert _value(metrics, "marketd_lease_lost_total", provider="stockx") == 1
     assert _value(metrics, "marketd_jobs_finished_total", provider="stockx", outcome="priced") == 0
-    assert _value(metrics, "marketd_calls_wasted_total", provider="stockx", reason="lease_lost") == 2
+    assert _value(metrics, "marketd_calls_wasted_total", provider="stockx", reason="stale") == 2
 
 
 def test_a_lane_is_in_exactly_one_state(metrics: Metrics) -> None:

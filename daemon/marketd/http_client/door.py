@@ -81,7 +81,12 @@ class ProviderHttp:
     Raises what `provider.Http` says; a request that provably never left is given back to the gate.
     """
 
-    def __init__(self, door: Door, *, gate: Gate, observer: Observer, priority: int) -> None:
+    def __init__(
+        self, door: Door, *, gate: Gate, observer: Observer, priority: int, of_fetch: bool = False
+    ) -> None:
+        """`of_fetch`: these requests are a fetch's, whose report will have them all."""
+        self._of_fetch = of_fetch
+        self.calls: list[RequestReport] = []  #: every request that was granted, as it was reported
         self._door = door
         self._gate = gate
         self._observer = observer
@@ -208,19 +213,22 @@ class ProviderHttp:
     ) -> None:
         http_status = status[0] if status else None
         self._requests += not given_back
-        self._observer.request_done(
-            RequestReport(
-                provider=self._door.provider,
-                account=self._door.account,
-                endpoint=request.endpoint,
-                priority=self._priority,
-                status_class=answers.status_class(http_status, error),
-                http_status=http_status,
-                granted_at=grant.granted_at,
-                took_s=monotonic() - started,
-                given_back=given_back,
-            )
+        report = RequestReport(
+            provider=self._door.provider,
+            account=self._door.account,
+            endpoint=request.endpoint,
+            priority=self._priority,
+            status_class=answers.status_class(http_status, error),
+            http_status=http_status,
+            granted_at=grant.granted_at,
+            took_s=monotonic() - started,
+            given_back=given_back,
+            meter=request.meter,
+            cost_window=grant.cost_window,
+            of_fetch=self._of_fetch,
         )
+        self.calls.append(report)
+        self._observer.request_done(report)
 
 
 def _fault(error: Exception) -> str:

@@ -16,8 +16,7 @@ from typing import Literal
 from marketd import __version__
 from marketd.metrics.families import Families
 from marketd.metrics.words import LANE_STATES, REQUEST_CLASSES, band, error_word, outcome_word
-from marketd.outcome import Priced
-from marketd.telemetry import FetchReport, RequestReport
+from marketd.telemetry import FetchReport, RequestReport, waste_of
 
 __all__ = ["DatabaseGauge", "Metrics", "band", "error_word", "outcome_word"]
 
@@ -33,6 +32,7 @@ DatabaseGauge = Literal[
     "budget_quota",
     "budget_used",
     "budget_remaining",
+    "budget_overshoot",
     "budget_reset",
     "view_freshness",
     "view_age",
@@ -55,6 +55,7 @@ class Metrics(Families):
             "budget_quota": self._quota,  # provider, window
             "budget_used": self._used,
             "budget_remaining": self._remaining,
+            "budget_overshoot": self._overshoot,
             "budget_reset": self._reset,
             "view_freshness": self._view_fresh,  # provider
             "view_age": self._view_age,
@@ -99,10 +100,11 @@ class Metrics(Families):
         provider = report.unit.provider
         self._wait.labels(provider, band(report.unit.priority)).observe(report.wait_s)
         self._fetch.labels(provider).observe(report.fetch_s)
-        words = [outcome_word(outcome) for _, outcome in report.outcomes]
+        for call in report.calls:
+            if (reason := waste_of(call, report)) is not None:
+                self._wasted.labels(provider, reason).inc()
         if report.lease_lost:
             self._lease_lost.labels(provider).inc()
-            self._wasted.labels(provider, "lease_lost").inc(report.requests)
             return
         self._settle.labels(provider).observe(report.settle_s)
         self._looked.labels(provider, "changed").inc(report.changed)
@@ -111,9 +113,6 @@ class Metrics(Families):
             self._finished.labels(provider, outcome_word(outcome)).inc()
             if (code := error_word(outcome)) is not None:
                 self._errors.labels(provider, code).inc()
-        if not any(isinstance(outcome, Priced) for _, outcome in report.outcomes):
-            reason = "failed" if "failed" in words else "no_answer"
-            self._wasted.labels(provider, reason).inc(report.requests)
 
     def event(self, name: str, **fields: object) -> None:
         method, wanted = self._events.get(name, (None, ()))

@@ -23,9 +23,9 @@ from marketd.metrics.words import (
     RUN_RESULTS,
     STATUSES,
     TARGET_STATES,
-    WASTE,
     WINDOWS,
 )
+from marketd.telemetry import WASTE
 
 _WAIT_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 14400)
 _CALL_S = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300)
@@ -84,9 +84,12 @@ class Families:
         self._quota = self._gauge("budget_quota", "Calls that the window allows", window=WINDOWS)
         self._used = self._gauge("budget_used", "Calls charged in the window", window=WINDOWS)
         self._remaining = self._gauge("budget_remaining", "Calls left in the window", window=WINDOWS)
+        self._overshoot = self._gauge(
+            "budget_overshoot", "Calls beyond the window's limit, by the provider's count too", window=WINDOWS
+        )
         self._reset = self._gauge("budget_reset_seconds", "Until the next window", window=WINDOWS)
         self._burn = self._counter("calls_spent", "Calls charged, by the urgency they served", band=BANDS)
-        self._wasted = self._counter("calls_wasted", "Calls that brought no price", reason=WASTE)
+        self._wasted = self._counter("calls_wasted", "Calls that were of no use", reason=WASTE)
         self._given_back = self._counter("calls_given_back", "Calls charged but never sent, returned")
         self._refused = self._counter("calls_refused", "Requests not granted", reason=REFUSALS)
         self._lane = self._gauge("lane_state", "1 for the state the lane is in", state=LANE_STATES)

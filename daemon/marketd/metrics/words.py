@@ -16,7 +16,6 @@ WINDOWS: Final = ("hour", "day")
 TARGET_STATES: Final = ("fresh", "stale", "never", "cooling")
 AGE_PERCENTILES: Final = ("50", "95", "100")
 RUN_RESULTS: Final = ("ok", "failed", "skipped")
-WASTE: Final = ("lease_lost", "failed", "no_answer")
 #: what an operator should look into; these count against the error budget
 TROUBLES: Final = (
     "timeout",

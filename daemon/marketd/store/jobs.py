@@ -29,6 +29,7 @@ class Settled:
     """What a settle wrote. `skipped` jobs were locked by somebody else; their leases will expire."""
 
     changed: int
+    stored: int  #: prices that were newer than the known ones, changed or not
     again: int
     skipped: tuple[int, ...]
 
@@ -204,6 +205,7 @@ def _settled(batch: Sequence[_Fetched], rows: Sequence[asyncpg.Record]) -> list[
     """What became of each, from the statement's rows."""
     held: set[int] = set()
     changed: dict[str, int] = {}
+    stored: dict[str, int] = {}
     fates: dict[int, str] = {}
     for row in rows:
         match row["what"]:
@@ -213,6 +215,8 @@ def _settled(batch: Sequence[_Fetched], rows: Sequence[asyncpg.Record]) -> list[
                 fates[row["n"]] = row["word"]
             case "changed":
                 changed[row["word"]] = row["n"]
+            case "stored":
+                stored[row["word"]] = row["n"]
     answers: list[Settled | Exception] = []
     for u, fetched in enumerate(batch, 1):
         unit = fetched.unit
@@ -222,7 +226,14 @@ def _settled(batch: Sequence[_Fetched], rows: Sequence[asyncpg.Record]) -> list[
         words = [fates.get(job.id) for job, _ in fetched.outcomes]
         skipped = tuple(int(job.id) for job, _ in fetched.outcomes if job.id not in fates)
         product = "|".join((unit.provider, unit.account, unit.sku, unit.currency))
-        answers.append(Settled(changed=changed.get(product, 0), again=words.count("again"), skipped=skipped))
+        answers.append(
+            Settled(
+                changed=changed.get(product, 0),
+                stored=stored.get(product, 0),
+                again=words.count("again"),
+                skipped=skipped,
+            )
+        )
     return answers
 
 
