@@ -135,6 +135,39 @@ async def test_the_items_gender_says_whose_sizes_they_are(gender: str, size: str
     assert (await fetch(http, size)).answers == {size: size}
 
 
+@pytest.mark.parametrize(
+    ("name", "letters", "sizes"),
+    [
+        ("Air Jordan 4 Retro GS 'White Cement'", "", {"3.5Y", "7Y"}),
+        ("Air Jordan 4 Retro GS 'White Cement'", "Y", {"3.5Y", "7Y"}),
+        ("Air Jordan 4 Retro TD 'White Cement'", "", {"3.5C", "7C", "10C"}),
+        ("Jordan 4 White Cement (Toddler)", "", {"3.5C", "7C", "10C"}),
+        ("Air Jordan 4 Retro PS 'White Cement'", "", {"7C", "10C"}),  # a 3.5 may be 3.5C or 3.5Y
+        ("Air Jordan 4", "", {"3.5Y", "7Y"}),  # a run of youth sizes
+        ("Air Jordan 4", "C", {"3.5C", "7C", "10C"}),
+    ],
+)
+async def test_toddler_and_preschool_sizes_are_never_taken_for_youth_ones(
+    name: str, letters: str, sizes: set[str]
+) -> None:
+    numbers = [Decimal("3.5"), 7, *([10] if any(size == "10C" for size in sizes) else [])]
+    shoe = item("DD1391 100", *numbers, 0, 40, gender="youth", name=name)
+    for entry in shoe["allowed_sizes"]:
+        entry["display_name"] += letters
+    http = Scripted(search=hits(shoe), availabilities={"variants": [row(number) for number in numbers]})
+    found = await fetch(http, "7Y", "7C")
+    assert {quote.size for quote in found.quotes} == sizes
+    refused = "7Y" if "7C" in sizes else "7C"
+    assert isinstance(found.answers[refused], errors.Unmatched)
+
+
+@pytest.mark.parametrize("name", ["Yeezy Boost 350 V2", "Air Jordan 4 GS PS"])
+async def test_where_youth_and_child_cannot_be_told_apart_the_item_is_refused(name: str) -> None:
+    with pytest.raises(errors.Unmatched) as refused:
+        await fetch(Scripted(search=hits(item("DD1391 100", 4, 10, gender="youth", name=name))), "4Y")
+    assert refused.value.error_code == "size_system"
+
+
 async def test_a_gender_that_is_unknown_is_refused() -> None:
     with pytest.raises(errors.Unmatched) as refused:
         await fetch(Scripted(search=hits(item(gender="robots"))))

@@ -10,9 +10,10 @@ import pytest
 
 from ebay_kit import listing, results, shipping
 from marketd import errors
+from marketd.models import Listing, Product
 from marketd.provider import Ask, Found, Usage
 from marketd.providers.ebay import EBay, Options
-from marketd.providers.ebay.reading import Wanted, says, stated
+from marketd.providers.ebay.titles import Wanted, says, stated
 from provider_kit import Each, Scripted, example, quote_of
 
 MENS_TEN = Wanted(
@@ -48,7 +49,7 @@ async def test_the_search_is_narrow_sorted_and_from_where_it_is_delivered() -> N
         "filter": "conditionIds:{1000},buyingOptions:{FIXED_PRICE},deliveryCountry:US,deliveryPostalCode:97202,"
         "price:[80.00..],priceCurrency:USD",
         "sort": "price",
-        "limit": "50",
+        "limit": "200",
     }
 
 
@@ -94,6 +95,8 @@ async def test_where_no_shipping_is_known_the_price_alone_says_so() -> None:
         {"itemGroupType": "SELLER_DEFINED_VARIATIONS"},
         {"itemGroupHref": "https://api.ebay.com/x"},
         {"listingMarketplaceId": "EBAY_GB"},
+        {"leafCategoryIds": ["24087"]},
+        {"leafCategoryIds": [], "categories": [{"categoryId": "24087"}]},
         {"title": "Nike Dunk DD1391-101 Men's Size 10"},
         {"title": "Nike Dunk DD1391-1001 Men's Size 10"},
         {"title": "Nike Dunk Men's Size 10"},
@@ -208,6 +211,15 @@ async def test_a_price_that_is_no_price_is_a_bad_payload() -> None:
         ("men's size 9 / women's size 10.5", [("9", ""), ("10.5", "W")]),
         ("wmns us w 7.5", [("7.5", "W")]),
         ("size 5y", [("5", "Y")]),
+        ("dunk 10 us", [("10", None)]),
+        ("dunk 10us / 9uk / 44eu", [("10", None)]),
+        ("dunk men's 10 us 9 uk", [("10", "")]),
+        ("dunk size 9 uk 10 us", [("10", None)]),
+        ("dunk uk 9 us 10", [("10", None)]),
+        ("dunk eu 44 us 10 uk 9", [("10", None)]),
+        ("dunk us10 eu44", [("10", None)]),
+        ("dunk 7.5w us", [("7.5", "W")]),
+        ("dunk eu 42 2/3", []),
         ("toddler 9c", [("9", "C")]),
         ("air max 97 in box", []),
         ("dunk low 10 w/ box", []),
@@ -233,6 +245,29 @@ def test_sizes_are_read_from_titles_as_sellers_write_them(
         ("Nike Dunk Low GS Youth DD1391-100 Size 10", False),
         ("Nike Dunk Low TD DD1391-100 Size 10", False),
         ("Nike Dunk DD1391 - 100 Size 10", True),
+        ("Nike Dunk DD1391-100 10 US", True),
+        ("Nike Dunk DD1391-100 11 US", False),
+        ("Nike Dunk DD1391-100 US11", False),
+        ("Nike Dunk DD1391-100 US 9 UK 10", False),
+        ("Nike Dunk DD1391-100 10 US / 9 UK", True),
+        ("Nike Dunk DD1391-100 9 US / 10 UK", False),
+        ("Nike Dunk DD1391-100 Size 10-13", False),
+        ("Nike Dunk DD1391-100 Sizes 8 to 13", False),
+        ("Nike Dunk DD1391-100 Men's 7-12 US", False),
+        ("Nike Dunk DD1391-100 Sizes 9, 10, 11", False),
+        ("Nike Dunk DD1391-100 Size 10/11", False),
+        ("Nike Dunk DD1391-100 Size 10/44", True),
+        ("Nike Dunk DD1391-100 Size 10 Size 11", False),
+        ("Nike Dunk DD1391-100 all sizes", False),
+        ("Nike Dunk DD1391-100 Pick Your Size", False),
+        ("Nike Dunk DD1391-100 Men's 4 Retro Size 10", True),
+        ("Nike Dunk DD1391-100 Men's 10 Retro Size 9", False),
+        ("Nike Dunk DD1391-100 Size 10 - 100% authentic", True),
+        ("Nike Dunk Low FW2021 DD1391-100 Size 10", True),
+        ("Nike Dunk DD1391-100 DD1503-103 Size 10", False),
+        ("Nike Dunk DD1391-100 not 555088 134 Size 10", False),
+        ("Nike Dunk DD1391-100 vs CP9366 size 10", False),
+        ("Nike Dunk DD1391-100 Size 10 " + "10 us(" * 100_000, False),
         ("Shoelaces for DD1391-100 size 10", False),
         ("Keychains DD1391-100 size 10", False),
         ("Crease protectors DD1391-100 size 10", False),
@@ -240,6 +275,25 @@ def test_sizes_are_read_from_titles_as_sellers_write_them(
 )
 def test_a_title_is_right_when_code_and_size_agree(title: str, right: bool) -> None:
     assert says(title, MENS_TEN) is right
+
+
+async def test_a_category_that_is_asked_for_may_be_a_parent_of_the_listings() -> None:
+    rows = results(
+        listing("90.00", leafCategoryIds=["1"], categories=[{"categoryId": "1"}, {"categoryId": "15709"}]),
+        listing("95.00", leafCategoryIds=None, categories=None),
+    )
+    quote = quote_of(await fetch(Scripted(search=rows)), "10")
+    assert (quote.lowest_ask, quote.basis["listings"]) == (90, 2)
+
+
+async def test_the_other_code_of_a_joined_one_is_no_other_product() -> None:
+    rows = results(listing("90.00", "Air Jordan 11 378037-623 CW2288-111 Size 10"))
+    twins = Listing(product=Product(id="1", style_code="378037-623/CW2288-111"), variants=())
+    assert (
+        quote_of(await fetch(Scripted(search=rows), sku="378037-623", elsewhere=twins), "10").lowest_ask == 90
+    )
+    http = Scripted(search=Each((rows, results())))
+    assert quote_of(await fetch(http, sku="378037-623"), "10").lowest_ask is None
 
 
 def test_only_error_2001_means_that_the_day_is_spent() -> None:

@@ -145,6 +145,9 @@ def _shoe_traps(bench: _Bench, product: Product, code: str) -> Iterator[Listing]
     yield bench.offer(28, 0.8, f"{name} {code} {worn} without box", condition=WITHOUT_BOX)
     yield bench.offer(29, 0.7, f"{name} {code} {worn} B-grade", condition=DEFECTS)
     yield bench.offer(30, 0.85, f"{name} {worn}", hidden=code)
+    yield bench.offer(40, 0.64, f"{name} {code} Sizes 4-16 Free Ship")
+    yield bench.offer(41, 0.65, f"{name} {code} {worn} like XQ9731-{code[-3:]}")
+    yield bench.offer(42, 0.67, f"{name} {code} 17.5 US")
     for place, near in enumerate(product.near):
         yield bench.offer(31 + place, 0.66, f"{product.brand} sneaker {near} {worn}", hidden=f"{name} {code}")
 

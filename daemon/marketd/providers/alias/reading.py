@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
@@ -22,8 +22,18 @@ GOOD_BOX = ("PACKAGING_CONDITION_GOOD_CONDITION", 1)
 US_UNIT = "SIZE_UNIT_US"
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _ABSURD_CENTS = 1_000_000_000
-#: What a size number means by the item's gender, as a suffix of the canonical size.
-_SUFFIXES = {"men": "", "unisex": "", "women": "W", "youth": "Y", "kids": "Y", "infant": "C", "toddler": "C"}
+#: What a size number means by the item's gender, as a suffix of the canonical size; `youth` is told by `_young`.
+_SUFFIXES = {"men": "", "unisex": "", "women": "W", "youth": "", "infant": "C", "toddler": "C"}
+_SCHOOL, _TODDLER, _PRESCHOOL = (
+    re.compile(rf"\b({words})\b", re.IGNORECASE)
+    for words in (
+        r"gs|grade[ -]?school|big kids?",
+        r"td|toddlers?|infants?|cribs?|baby",
+        r"ps|pre-?school|little kids?",
+    )
+)
+_LARGEST_YOUTH, _LARGEST_CHILD = Decimal("7.5"), Decimal("13.5")
+_CERTAIN = Decimal(4)  #: a lesser number of a preschool shoe may be 1C as well as 1Y
 
 
 def items(body: Any) -> list[dict[str, Any]]:
@@ -88,8 +98,43 @@ def _variants(item: Mapping[Any, Any], product: Product) -> tuple[Variant, ...]:
             continue  # junk such as 0 and 40 stands among the real ones
         if value and size:
             found[_plain(value)] = size
+    if product.gender == "youth":
+        found = _young(product.name or "", rows, found)
     counts = Counter(found.values())
     return tuple(Variant(id=value, size=size) for value, size in found.items() if counts[size] == 1)
+
+
+def _young(name: str, rows: Sequence[Mapping[Any, Any]], numbers: Mapping[str, str]) -> dict[str, str]:
+    """Youth sizes (Y) and those of toddlers and preschool (C), which Alias calls youth alike.
+
+    Told by the size's own letter, else by the item's name, else by a run that ends where youth sizes end. Sizes that
+    remain unclear are left out; Unmatched (`size_system`) when none is clear.
+    """
+    letters = {
+        _plain(_number(row.get("value"))): told[1].upper()
+        for row in rows
+        if (told := re.fullmatch(r"[0-9.]+ ?([YC])", _text(row, "display_name") or "", re.IGNORECASE))
+    }
+    small = {size for size in numbers.values() if _LARGEST_YOUTH < Decimal(size) <= _LARGEST_CHILD}
+    school, toddler, preschool = (kind.search(name) for kind in (_SCHOOL, _TODDLER, _PRESCHOOL))
+
+    def suffix(value: str, number: str) -> str:
+        if value in letters:
+            return letters[value]
+        if school:
+            return "" if toddler or preschool else "Y"
+        if preschool and Decimal(number) < _CERTAIN:
+            return ""
+        if toddler or preschool:
+            return "C"
+        return "" if small else "Y"
+
+    found = {value: f"{size}{group}" for value, size in numbers.items() if (group := suffix(value, size))}
+    if numbers and not found:
+        raise errors.Unmatched(
+            f"it cannot be told whether {name[:60]!r} comes in youth or in child sizes", code="size_system"
+        )
+    return {value: size for value, size in found.items() if _worn(size)}
 
 
 def _number(value: Any) -> Decimal | None:

@@ -7,6 +7,7 @@ only through Marketplace Insights, which eBay gives to few. Failed calls count a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -111,7 +112,9 @@ class EBay:
         options = self.options
         wish, headers = searching.wanted(ask, size, options), searching.headers(options)
         aspect = searching.aspect(wish, options)
-        wanted, quality = (wish, "aspect") if aspect else (searching.by_title(wish), "low")
+        wanted, quality = searching.by_title(wish), "low"
+        if aspect:
+            wanted, quality = replace(wish, category=aspect["category_ids"]), "aspect"
         reply = await http.get(
             SEARCH, searching.live(ask.sku, wanted, aspect, options), endpoint="search", headers=headers
         )

@@ -6,58 +6,23 @@ is enough to be the lowest. Nothing about sellers is read or kept.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from statistics import median
 from typing import Any
 
-from marketd import errors, skus
+from marketd import errors
 from marketd.provider import Usage
 from marketd.providers.ebay.options import Band
+from marketd.providers.ebay.titles import Wanted, says
 
 NEW, GRADED, UNGRADED = "1000", "2750", "4000"
 CARD_CATEGORIES = frozenset(("183050", "183454", "261328"))  #: single cards: non-sport, card games, sport
-_ACCESSORY = re.compile(
-    r"\b((shoe)?-?laces?|(shoe )?box(es)? only|only (the )?box|empty (shoe ?)?box|no shoes?|insoles?|key ?-?chains?"
-    r"|replacement|display case|dust ?bag|stickers?|posters?|shoe ?trees?|tags? only|proxy|custom(s|ized)?|replicas?"
-    r"|(left|right|one|single) (shoe )?only|crease (protectors?|guards?)|sole (protectors?|shields?))\b"
-)
-_GRADE = re.compile(r"\b(psa|bgs|cgc|sgc|bvg|hga|tag|ace) ?(10|[1-9](?:\.5)?)\b")
-_STATED = re.compile(
-    r"(?P<who>\b(?:wo)?men'?s?'?\b|\bwmns\b|\bm\b|\bw\b)?\s*(?P<key>\b(?:size|sz|us)\b[:.]?)?"
-    r"\s*(?P<in>(?:us\b)?\s*(?:\b(?:wo)?men'?s?'?\b|\bwmns\b|\bm\b|\bw\b)?)\s*"
-    r"(?P<n>[0-9]{1,2}(?:\.[05])?)(?P<suffix>[ywcm])?(?![\w.]*[0-9])(?![a-z])"
-    r"(?! ?(?:uk|eur?|cm|jp|kr)\b(?!:? ?[0-9]))"
-)
-_AUDIENCES = {
-    "": r"\bmen'?s?'?\b",
-    "W": r"\b(women'?s?'?|wmns|ladies)\b",
-    "Y": r"\b(gs|grade school|youth|big kids?)\b",
-    "C": r"\b(td|ps|toddlers?|infants?|pre-?school|little kids?)\b",
-}
 _ABSURD = Decimal(10_000_000)
 _DAY_S = "86400"
 _ENOUGH = 5  #: listings from which on their own median tells what is plausible
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What a listing must be."""
-
-    currency: str
-    marketplace: str
-    conditions: frozenset[str]
-    code: str = ""  #: style codes joined by /, empty for what is found by name
-    words: tuple[str, ...] = ()  #: all must stand in the title
-    number: str = ""  #: of a shoe size: 7.5
-    group: str = ""  #: of a shoe size: empty (men), W, Y, C
-    grade: str = ""  #: PSA 10
-    stated: bool = False  #: the title must state the size, for no aspect vouches for it
-    floor: Decimal | None = None  #: cheaper than this cannot be the real thing
-    ceiling: Decimal | None = None  #: nor what is dearer than this
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,74 +81,17 @@ def is_wanted(row: Mapping[str, Any], wanted: Wanted) -> bool:
         and (condition != NEW or not card)
         and not row.get("itemGroupType")
         and not row.get("itemGroupHref")
+        and _shelved(row, wanted.category)
         and row.get("listingMarketplaceId", wanted.marketplace) == wanted.marketplace
         and says(str(row.get("title") or ""), wanted)
     )
 
 
-def says(title: str, wanted: Wanted) -> bool:
-    """Whether a title names the wanted thing: its code or words, its size or grade, and no accessory."""
-    low = " ".join(re.sub(r"\s?(1/2\b|½)", ".5", title.lower().replace("\u2019", "'")).split())
-    if _ACCESSORY.search(low):
-        return False
-    if wanted.code and not _holds_code(low, wanted.code):
-        return False
-    if not set(wanted.words) <= set(re.findall(r"[^\W_]+", low)):
-        return False
-    grades = {f"{grader.upper()} {grade}" for grader, grade in _GRADE.findall(low)}
-    if grades != ({wanted.grade} if wanted.grade else set()):
-        return False
-    return not wanted.number or _size_fits(_without_codes(low, wanted.code), wanted)
-
-
-def _holds_code(title: str, code: str) -> bool:
-    """The code with any dash, space or none between its parts, not within a longer one."""
-    return any(re.search(_spelled(part), title) for part in skus.parts(code))
-
-
-def _spelled(part: str) -> str:
-    chunks = re.findall(r"[a-z0-9]+", part.lower())
-    return r"(?<![a-z0-9])" + r"[\s._/+\u2010-\u2015-]{0,3}".join(chunks) + r"(?![a-z0-9])"
-
-
-def _without_codes(title: str, code: str) -> str:
-    for part in skus.parts(code) if code else ():
-        title = re.sub(_spelled(part), " ", title)
-    return title
-
-
-def _size_fits(title: str, wanted: Wanted) -> bool:
-    """Whether the sizes that the title states, if any, have the wanted one among them."""
-    said = list(stated(title))
-    audience = _audience(title)
-    if audience and wanted.group not in audience | {group for _, group in said}:
-        return False
-    if not said:
-        return not wanted.stated
-    return any(number == wanted.number and group in (None, wanted.group) for number, group in said)
-
-
-def _audience(title: str) -> set[str]:
-    """For whom a lower-case title says the shoe is, as groups of US sizes; empty if it does not say."""
-    return {group for group, pattern in _AUDIENCES.items() if re.search(pattern, title)}
-
-
-def stated(title: str) -> Sequence[tuple[str, str | None]]:
-    """Sizes that a lower-case title states, each with its group if told: `women's size 7.5` is (7.5, W)."""
-    found: list[tuple[str, str | None]] = []
-    for hit in _STATED.finditer(title):
-        who = (hit["who"] or "") + (hit["in"] or "")
-        if not (hit["key"] or who.strip() or hit["suffix"]):
-            continue
-        if hit["suffix"] in ("y", "c", "w"):
-            group: str | None = hit["suffix"].upper()
-        elif "wom" in who or "wm" in who or re.search(r"\bw\b", who):
-            group = "W"
-        else:
-            group = "" if hit["suffix"] == "m" or "m" in who else None
-        whole, _, half = hit["n"].partition(".")
-        found.append((f"{int(whole)}.5" if half == "5" else str(int(whole)), group))
-    return found
+def _shelved(row: Mapping[str, Any], category: str | None) -> bool:
+    """Whether a listing stands in a category or below it; what tells no category is believed to."""
+    told = {str(leaf) for leaf in _rows(row, "leafCategoryIds")}
+    told |= {str(one.get("categoryId")) for one in _rows(row, "categories") if isinstance(one, dict)}
+    return category is None or not told or category in told
 
 
 def _offer(row: Mapping[str, Any], wanted: Wanted) -> Offer | None:

@@ -15,7 +15,7 @@ from marketd import errors, http_client, oauth
 from marketd.models import Quote
 from marketd.provider import Http
 from marketd.providers.ebay import reading
-from marketd.providers.ebay.reading import Wanted
+from marketd.providers.ebay.titles import Wanted
 
 SCOPE = "https://api.ebay.com/oauth/api_scope/buy.marketplace.insights"
 SEARCH = "/buy/marketplace_insights/v1_beta/item_sales/search"

@@ -10,9 +10,10 @@ from urllib.parse import quote
 from marketd import errors, sizes, skus
 from marketd.provider import Ask
 from marketd.providers.ebay.options import Options
-from marketd.providers.ebay.reading import GRADED, NEW, UNGRADED, Wanted
+from marketd.providers.ebay.reading import GRADED, NEW, UNGRADED
+from marketd.providers.ebay.titles import Wanted
 
-PAGE, LONG_PAGE = 50, 200  #: results asked for; many when no aspect narrows them to one size
+PAGE = 200  #: results asked for: the most, since a call costs the same and the cheapest ones are often junk
 
 
 def us_size(ask: Ask, size: str | None) -> str | None:
@@ -59,6 +60,7 @@ def wanted(ask: Ask, size: str | None, options: Options) -> Wanted:
         marketplace=options.marketplace,
         conditions=frozenset(conditions),
         code=code,
+        twins=(ask.elsewhere.product.style_code or "") if code and ask.elsewhere else "",
         words=tuple(re.findall(r"[^\W_]+", rest)) if kind == "name" else (),
         number=parsed.text.rstrip("WYC") if parsed and shoe else "",
         group=parsed.group if parsed else "",
@@ -101,7 +103,7 @@ def live(sku: str, wish: Wanted, narrowed: Mapping[str, str], options: Options) 
         **narrowed,
         "filter": ",".join(filters),
         "sort": "price",
-        "limit": str(PAGE if narrowed else LONG_PAGE),
+        "limit": str(PAGE),
     }
 
 
@@ -111,7 +113,7 @@ def sold(sku: str, wish: Wanted, narrowed: Mapping[str, str]) -> dict[str, str]:
         **(_product(sku) or {"q": " ".join(skus.parts(wish.code))[:100]}),
         **narrowed,
         "filter": f"conditionIds:{{{'|'.join(sorted(wish.conditions))}}}",
-        "limit": str(LONG_PAGE),
+        "limit": str(PAGE),
     }
 
 
