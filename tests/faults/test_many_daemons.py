@@ -16,8 +16,8 @@ import pytest
 from harness import Daemon, settings, until
 from marketd.sandbox import Request, Sandbox
 
-WINDOW_S = 10
-QUOTA = 35
+WINDOW_S = 7
+QUOTA = 24
 PER_SECOND = 5
 CONCURRENCY = 2
 

@@ -15,8 +15,8 @@ import pytest
 from harness import configured, running, settings, until
 from marketd import config, wiring
 from marketd.sandbox import Sandbox
+from windows import window_s
 
-WINDOW_S = 8
 QUOTA = 40
 MINIMUM = 4
 
@@ -47,18 +47,19 @@ async def test_urgent_work_takes_all_but_the_background_minimum_and_background_g
         "pace": {"calls": 20, "per": "1s"},
         "concurrency": 2,
     }
-    testing = {"hour": f"{WINDOW_S}s", "day": "1h"}
+    # Soon after the start a window begins; the first one that is whole is judged.
+    hour_s = window_s(6.0, begun=0.7)
+    testing = {"hour": f"{hour_s:.6f}s", "day": "1h"}
     began = await db.fetchval("select clock_timestamp()")
     async with running(configured(database, sandbox, tmp_path, stanza=stanza, testing=testing)):
-        # Begin with a window, so that the first one is whole.
-        await until(lambda: _window_of(db, began), within_s=WINDOW_S + 5, what="a fresh window")
+        await until(lambda: _later_window(db, began, hour_s), within_s=hour_s + 5, what="a fresh window")
         await _ask(db, [f"URGENT-{n}" for n in range(3 * QUOTA)], 200)
 
         async def a_whole_window() -> bool:
-            return len(_by_window(sandbox, began)) >= 3
+            return len(_by_window(sandbox, began, hour_s)) >= 3
 
         await until(a_whole_window, within_s=60, what="a whole window")
-    windows = _by_window(sandbox, began)
+    windows = _by_window(sandbox, began, hour_s)
     for window in sorted(windows)[1:2]:
         count = windows[window]
         assert sum(count.values()) <= QUOTA, windows
@@ -66,22 +67,22 @@ async def test_urgent_work_takes_all_but_the_background_minimum_and_background_g
         assert count["URGENT"] >= QUOTA - 2 * MINIMUM - 4, f"background took urgent work's calls: {windows}"
 
 
-async def _window_of(db: asyncpg.Connection, began: Any) -> bool:
+async def _later_window(db: asyncpg.Connection, began: Any, hour_s: float) -> bool:
     return bool(
         await db.fetchval(
             "select floor(date_part('epoch', clock_timestamp()) / $2)"
             " > floor(date_part('epoch', $1::timestamptz) / $2)",
             began,
-            float(WINDOW_S),
+            hour_s,
         )
     )
 
 
-def _by_window(sandbox: Sandbox, began: Any) -> dict[int, Counter[str]]:
+def _by_window(sandbox: Sandbox, began: Any, hour_s: float) -> dict[int, Counter[str]]:
     found: dict[int, Counter[str]] = {}
     for request in sandbox.requests:
         if request.endpoint == "search" and request.wall >= began:
-            window = int(request.wall.timestamp() // WINDOW_S)
+            window = int(request.wall.timestamp() // hour_s)
             found.setdefault(window, Counter())[request.query["query"].split("-")[0]] += 1
     return found
 
