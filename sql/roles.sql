@@ -66,7 +66,7 @@ grant execute on function market_why(text, text, text, text) to market_reader;
 grant execute on function
   market__quota(market_providers, text),
   market__shares(market_providers, market_settings, text, timestamptz),
-  market__verdict(market_providers, market_settings, boolean, timestamptz, boolean),
+  market__verdict(market_providers, market_settings, boolean, timestamptz, text),
   market__still(double precision, double precision, double precision),
   market__due_at(double precision, double precision, double precision, double precision, timestamptz, double precision, timestamptz),
   market__image_key(text)

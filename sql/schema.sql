@@ -1963,7 +1963,8 @@ begin
   end if;
   if not lane.alive then
     waiting_for := 'no_daemon';
-    detail := 'no daemon is running: start marketd';
+    detail := concat_ws('; and then: ', 'no daemon is running: start marketd',
+                        case when lane.reason in ('off', 'paused', 'cooldown', 'circuit', 'budget') then lane.words end);
     return;
   elsif lane.reason = 'off' then
     waiting_for := 'off';
@@ -2356,7 +2357,10 @@ CREATE OR REPLACE FUNCTION market_refresh(items jsonb, user_id text DEFAULT NULL
  LANGUAGE sql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
-AS $function$ select * from market_enqueue_many(items, 200, user_id) $function$;
+AS $function$
+  select market__check_items(items, 'market_refresh');      -- so that a refusal names what was called
+  select * from market_enqueue_many(items, 200, user_id)
+$function$;
 revoke execute on function market_refresh(jsonb,text) from public;
 
 CREATE OR REPLACE FUNCTION market_reopen()
@@ -2654,7 +2658,8 @@ begin
     from market__wait(market_why.job_id, null, 1000) x where x.state is not null and market__may_see(market_why.job_id);
   if not found then
     return query select 'unknown'::text, 'nothing'::text, null::timestamptz, null::timestamptz,
-      format('no job %s: finished jobs are pruned after some days', market_why.job_id);
+      case when market_why.job_id is null then 'no job id was given (an answer of fresh has none): ask by provider, sku and size'
+           else format('no job %s: finished jobs are pruned after some days', market_why.job_id) end;
   end if;
 end $function$;
 revoke execute on function market_why(bigint) from public;

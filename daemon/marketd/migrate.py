@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Sequence
 from importlib import resources
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import asyncpg
 
@@ -51,7 +51,7 @@ async def migrate(dsn: str, *, plan: bool = False) -> list[int]:
         async with connection.transaction():
             await _lock(connection)
             await connection.execute("set local lock_timeout = '5s'")
-            pending = _pending(await _applied(connection, refuse_legacy=True))
+            pending = _pending(await _applied(connection))
             if not plan:
                 await _apply(connection, pending)
             return [step.version for step in pending]
@@ -59,16 +59,24 @@ async def migrate(dsn: str, *, plan: bool = False) -> list[int]:
         await connection.close(timeout=5)
 
 
-async def check(connection: Connection) -> None:
+class Asked(Protocol):
+    """A connection or a pool: whoever answers queries."""
+
+    async def fetch(self, query: str, /, *args: Any) -> list[asyncpg.Record]: ...
+
+    async def fetchval(self, query: str, /, *args: Any) -> Any: ...
+
+
+async def check(connection: Asked) -> None:
     """Raise SchemaError unless the schema is exactly the one that this program was written for."""
-    pending = _pending(await _applied(connection, refuse_legacy=False))
+    pending = _pending(await _applied(connection))
     if pending:
         what = (
             "is missing"
             if pending[0].version == 1
             else f"is old (at {pending[0].version - 1}, this program needs {pending[-1].version})"
         )
-        raise SchemaError(f"the database's schema {what}: run `marketd migrate`, then start again")
+        raise SchemaError(f"the database's schema {what}: run `marketd migrate`, then try again")
 
 
 def version() -> int:
@@ -95,9 +103,9 @@ async def _lock(connection: Connection) -> None:
         await asyncio.sleep(jittered(0.1))
 
 
-async def _applied(connection: Connection, *, refuse_legacy: bool) -> dict[int, str]:
+async def _applied(connection: Asked) -> dict[int, str]:
     if await connection.fetchval("select to_regclass('market_schema')") is None:
-        taken = await connection.fetch(_TAKEN, sorted(_created())) if refuse_legacy else []
+        taken = await connection.fetch(_TAKEN, sorted(_created()))
         if taken:
             raise SchemaError(
                 "the database holds objects of the first system, or of an app, under names that marketd takes: "

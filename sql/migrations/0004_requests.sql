@@ -273,11 +273,6 @@ begin
      order by a.ord;
 end $$;
 
-create function market_refresh(items jsonb, user_id text default null)
-returns table (ord int, job_id bigint, result text, wait_reason text, eta timestamptz, error_code text, error_message text)
-language sql security definer set search_path = pg_catalog, public, pg_temp as
-$$ select * from market_enqueue_many(items, 200, user_id) $$;
-
 create function market__check_items(items jsonb, p_caller text) returns void
 language plpgsql immutable as $$
 begin
@@ -287,6 +282,13 @@ begin
     raise exception '%: items holds % entries, 10000 at most', p_caller, jsonb_array_length(items) using errcode = '22023';
   end if;
 end $$;
+
+create function market_refresh(items jsonb, user_id text default null)
+returns table (ord int, job_id bigint, result text, wait_reason text, eta timestamptz, error_code text, error_message text)
+language sql security definer set search_path = pg_catalog, public, pg_temp as $$
+  select market__check_items(items, 'market_refresh');      -- so that a refusal names what was called
+  select * from market_enqueue_many(items, 200, user_id)
+$$;
 
 -- Each item of the array as a wish; what cannot be read becomes its problem, never an error.
 create function market__wishes(items jsonb, p_priority int, p_user_id text)

@@ -41,7 +41,8 @@ begin
   end if;
   if not lane.alive then
     waiting_for := 'no_daemon';
-    detail := 'no daemon is running: start marketd';
+    detail := concat_ws('; and then: ', 'no daemon is running: start marketd',
+                        case when lane.reason in ('off', 'paused', 'cooldown', 'circuit', 'budget') then lane.words end);
     return;
   elsif lane.reason = 'off' then
     waiting_for := 'off';
@@ -122,7 +123,8 @@ begin
     from market__wait(market_why.job_id, null, 1000) x where x.state is not null and market__may_see(market_why.job_id);
   if not found then
     return query select 'unknown'::text, 'nothing'::text, null::timestamptz, null::timestamptz,
-      format('no job %s: finished jobs are pruned after some days', market_why.job_id);
+      case when market_why.job_id is null then 'no job id was given (an answer of fresh has none): ask by provider, sku and size'
+           else format('no job %s: finished jobs are pruned after some days', market_why.job_id) end;
   end if;
 end $$;
 

@@ -244,6 +244,21 @@ async def test_a_newer_schema_is_left_alone(
     assert "newer than this program" in err
 
 
+async def test_of_another_schema_every_command_says_so_instead_of_guessing(run: Run, db: Connection) -> None:
+    commands = (("status",), ("jobs",), ("why", "1"), ("enqueue", *_SHOE), ("retry",), ("pause", "stockx"))
+    await db.execute("insert into market_schema values (9999, 'future', 'x', now(), 1)")
+    for arguments in commands:
+        code, out, err = await run(*arguments)
+        assert (code, out, err.count("\n")) == (78, "", 1), arguments
+        assert "newer than this program" in err
+    await db.execute("delete from market_schema where version >= $1", version())
+    for arguments in commands:
+        code, out, err = await run(*arguments)
+        assert (code, out, err.count("\n")) == (78, "", 1), arguments
+        assert f"is old (at {version() - 1}, this program needs {version()}): run `marketd migrate`" in err
+    assert await db.fetchval("select count(*) from market_jobs") == 0
+
+
 async def test_a_role_without_the_right_is_told_which_it_needs(
     run: Run, db: Connection, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

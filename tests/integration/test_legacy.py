@@ -62,6 +62,8 @@ async def test_migrate_refuses_the_old_tables_and_names_the_script(
     await old.execute(FULL)
     with pytest.raises(SchemaError, match=r"legacy\.sql"):
         await migrate(empty_database)
+    with pytest.raises(SchemaError, match=r"legacy\.sql"):
+        await check(old)  # what `marketd run` asks
 
 
 async def test_the_old_tables_are_moved_and_their_worth_copied(

@@ -168,6 +168,15 @@ async def test_no_daemon(db: Connection) -> None:
     await db.execute("update market_daemons set alive_until = now() - interval '1 second'")
     _, told = await asked(db, 200)
     assert (told["waiting_for"], told["eta"]) == ("no_daemon", None)
+    assert told["detail"] == "no daemon is running: start marketd"
+
+
+async def test_without_a_daemon_what_would_hold_the_job_next_is_told_too(db: Connection) -> None:
+    await db.execute("update market_daemons set alive_until = now() - interval '1 second'")
+    await db.execute("select market_pause('stockx', 'prices look odd')")
+    _, told = await asked(db, 200)
+    assert (told["waiting_for"], told["until"]) == ("no_daemon", None)
+    assert told["detail"].endswith("start marketd; and then: paused by an operator: prices look odd")
 
 
 async def test_nothing_of_a_finished_job_an_unknown_one_and_a_priced_item(db: Connection) -> None:
@@ -179,6 +188,9 @@ async def test_nothing_of_a_finished_job_an_unknown_one_and_a_priced_item(db: Co
     told = await why(db, job_id)
     assert (told["state"], told["waiting_for"], told["detail"]) == ("failed", "nothing", "unknown_sku: gone")
     assert (await why(db, 999))["state"] == "unknown"
+    without = await db.fetchrow("select * from market_why(null::bigint)")
+    assert (without["state"], without["waiting_for"]) == ("unknown", "nothing")
+    assert "no job id was given" in without["detail"]
 
 
 async def test_an_item_can_be_asked_about_by_its_own_words(db: Connection) -> None:

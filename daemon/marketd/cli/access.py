@@ -132,11 +132,23 @@ async def connected(dsn: str, *, timeout_s: float = 15.0, pooled: bool = False) 
             f"{error}; check that Postgres runs and that database.dsn is right"
         ) from error
     try:
+        await _check_schema(db)
         yield db
     except asyncpg.PostgresError as error:
         raise in_words(error) from error
     finally:
         await db.close()
+
+
+async def _check_schema(db: Database) -> None:
+    """Raise SchemaError for another schema than ours, which may well answer, and wrongly."""
+    from marketd import migrate
+
+    try:
+        await migrate.check(db)
+    except asyncpg.InsufficientPrivilegeError:
+        # An app's login may call functions and not read this table; what it calls tells what is missing.
+        return
 
 
 def in_words(error: asyncpg.PostgresError) -> CommandError | SchemaError:
