@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marketd import providers
-from marketd.errors import ProviderError, Transient
+from marketd.errors import ConfigError, ProviderError, Transient
 from marketd.models import Listing, Product, Variant
 from marketd.provider import Ask, Credentials, Found, Options, Reply, TellsUsage
 from provider_kit import GRANTED_AT
@@ -192,5 +192,15 @@ def test_a_provider_that_is_not_whole_is_refused_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, name: str, exported: Any, reason: str
 ) -> None:
     outside(monkeypatch, name, exported)
-    with pytest.raises(TypeError, match=reason):
+    with pytest.raises(ConfigError, match=reason):
+        providers.discover()
+
+
+def test_a_provider_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load() -> None:
+        raise ImportError("No module named 'lost'")
+
+    entry = SimpleNamespace(name="goat", value="shop.goat", load=load)
+    monkeypatch.setattr(providers, "entry_points", lambda group: [entry])
+    with pytest.raises(ConfigError, match=r"shop\.goat: ImportError: No module named 'lost'"):
         providers.discover()

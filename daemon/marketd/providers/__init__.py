@@ -13,7 +13,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, Protocol
 
-from marketd.errors import ProviderError
+from marketd.errors import ConfigError, ProviderError
 from marketd.http_client import Auth
 from marketd.provider import Provider
 
@@ -52,17 +52,19 @@ class Plugin(Provider, Protocol):
 
 
 def discover() -> dict[str, type[Plugin]]:
-    """All providers by name. TypeError for a module without a proper PROVIDER, or a name used twice."""
+    """All providers by name. ConfigError for one that cannot be loaded, is not whole, or whose name is taken."""
     found: dict[str, type[Plugin]] = {}
     for name, origin, plugin in _candidates():
         missing = [need for need in _NEEDED if not hasattr(plugin, need)]
         if missing or not isinstance(plugin, type):
-            raise TypeError(f"{origin} must export PROVIDER, a class with {', '.join(missing or _NEEDED)}")
+            raise ConfigError(
+                [f"{origin} must export PROVIDER, a class with {', '.join(missing or _NEEDED)}"]
+            )
         given = getattr(plugin, "name", None)
         if given != name:
-            raise TypeError(f"{origin}: PROVIDER.name is {given!r}, the module's name is {name!r}")
+            raise ConfigError([f"{origin}: PROVIDER.name is {given!r}, the module's name is {name!r}"])
         if name in found:
-            raise TypeError(f"{origin}: there is a provider {name!r} already")
+            raise ConfigError([f"{origin}: there is a provider {name!r} already"])
         found[name] = plugin
     return found
 
@@ -72,5 +74,10 @@ def _candidates() -> Iterator[tuple[str, str, Any]]:
         origin = f"{__name__}.{info.name}"
         yield info.name, origin, getattr(import_module(origin), "PROVIDER", None)
     for entry in entry_points(group=GROUP):
-        loaded = entry.load()
+        try:
+            loaded = entry.load()
+        except (
+            Exception
+        ) as error:  # someone else's module: whatever it raises, the operator must learn whose it is
+            raise ConfigError([f"entry point {entry.value}: {type(error).__name__}: {error}"]) from error
         yield entry.name, f"entry point {entry.value}", getattr(loaded, "PROVIDER", loaded)
