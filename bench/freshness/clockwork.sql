@@ -3,9 +3,10 @@
 
 create schema bench;
 
--- One pass of the scheduler, and what the lane would claim of it: unit keys, the first first. What is over p_limit stays.
+-- One pass of the scheduler, and what the lane would claim of it: unit keys, the first first. All of them, whatever the
+-- windows still hold: the pass itself must not plan more.
 create function bench.tick(p_provider text, p_now timestamptz, p_interval_s double precision, p_quota int,
-  p_on_demand double precision, p_dice double precision, p_limit int)
+  p_on_demand double precision, p_dice double precision)
 returns text[] language plpgsql as $$
 declare keys text[];
 begin
@@ -14,7 +15,7 @@ begin
   end loop;
   perform market__plan(p_provider, 'default', p_interval_s, p_now, p_dice);
   keys := array(select j.unit_key from market_jobs j where j.provider = p_provider and j.status = 'pending'
-                 order by j.priority desc, j.rank desc, j.turn, j.run_at, j.id limit p_limit);
+                 order by j.priority desc, j.rank desc, j.turn, j.run_at, j.id);
   delete from market_jobs j where j.unit_key = any (keys);
   return keys;
 end $$;

@@ -17,7 +17,7 @@ class Policy(Protocol):
     async def choose(
         self, now: float, limit: int, left: int, on_demand: float, tick_h: float, dice: float
     ) -> Ints: ...
-    async def may_go(self, at: float) -> bool: ...
+    async def may_go(self, at: float, *, free: bool) -> bool: ...
     async def viewed(self, now: float, at: Floats, records: Ints) -> None: ...
     async def fetched(
         self, units: Ints, at: Floats, gaps: list[Floats], changed: list[list[bool]], *, urgent: bool
@@ -61,8 +61,8 @@ class Scored:
         best = np.argpartition(-score, min(k, len(score) - 1))[:k]
         return best[score[best] > -np.inf]
 
-    async def may_go(self, at: float) -> bool:
-        return True
+    async def may_go(self, at: float, *, free: bool) -> bool:
+        return free
 
     async def restarted(self) -> None:
         """What these know is kept for them: they are yardsticks."""

@@ -57,12 +57,12 @@ class RealPlanner:
             self._vacuumed = now
             await db.execute("vacuum analyze")
         keys = await db.fetchval(
-            "select bench.tick($1, $2, $3, $4, $5, $6, $7)",
-            self._world.provider, self._moment(now), tick_h * 3600, limit, on_demand, dice, left,
+            "select bench.tick($1, $2, $3, $4, $5, $6)",
+            self._world.provider, self._moment(now), tick_h * 3600, limit, on_demand, dice,
         )  # fmt: skip
         return np.array([int(key) for key in keys], dtype=np.int64)
 
-    async def may_go(self, at: float) -> bool:
+    async def may_go(self, at: float, *, free: bool) -> bool:
         db = await self._connection()
         answer: bool = await db.fetchval(
             "select bench.may_go($1, $2)", self._world.provider, self._moment(at)

@@ -141,7 +141,8 @@ class Run:
 
     async def _try(self, at: float, asked_at: float, unit: int, dead: bool, *, held_back: bool) -> None:
         free = not dead and self._left(at) > 0
-        if not free or not await self.policy.may_go(at):
+        # The planner asks its own books; if these let a call go that ours have no room for, the charge below fails.
+        if dead or not await self.policy.may_go(at, free=free):
             self.waiting.append((asked_at, unit, held_back or free))
             return
         if at > self.warm_h:
