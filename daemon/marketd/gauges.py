@@ -6,8 +6,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-
-import asyncpg
+from typing import Any
 
 from marketd import clock, systemd
 from marketd.errors import DatabaseUnavailable
@@ -32,7 +31,7 @@ _PLANNED: tuple[DatabaseGauge, ...] = (
     "units_watched",
     "plan_time",
 )
-Rows = Sequence[asyncpg.Record]
+Rows = Sequence[Mapping[str, Any]]
 
 
 class Gauges:
@@ -87,12 +86,11 @@ class Gauges:
         for provider, state in states.items():
             self._metrics.lane_state(provider, state)
         self._metrics.locked_out({row["provider"] for row in figures["lanes"] if row["locked_out"]})
-        await self._count_wishes()
+        await self._count_wishes(int(figures["last_wish"][0]["number"]))
         self._metrics.database_read(time.time(), figures["xmin"][0]["age"])
         systemd.status(f"{self.trouble}{_summary(figures, states)}")
 
-    async def _count_wishes(self) -> None:
-        last = await self._runs.last_wish()
+    async def _count_wishes(self, last: int) -> None:
         if self._last_wish is not None and last > self._last_wish:
             for row in await self._runs.wishes(self._last_wish, last):
                 self._metrics.received(row["provider"], row["band"], row["wishes"])

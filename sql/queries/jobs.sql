@@ -354,8 +354,8 @@ update market_jobs j set status = 'pending', attempt = greatest(0, j.attempt - 1
 returning j.id;
 
 -- name: poll
--- The statement of an idle daemon: says it lives, promotes what became due, and tells each lane whether there is work and
--- when the next is due. $1 daemon  $2 alive for (interval)
+-- The statement of an idle daemon: says it lives, promotes what became due, and tells each lane whether there is work, when
+-- the next is due, and whether `fold` has something to do (its own statement: it changes rows that this one reads). $1 daemon  $2 alive for (interval)
 with beat as (
   update market_daemons set alive_until = clock_timestamp() + $2::interval where daemon_id = $1::uuid
 ), due as (
@@ -374,7 +374,8 @@ select p.provider, p.account,
          or exists (select from promoted q where q.provider = p.provider and q.account = p.account) as ready,
        -- null when nothing will be due; what is due and was not promoted is in somebody's hands and no reason to hurry
        (select date_part('epoch', min(j.run_at) - clock_timestamp()) from market_jobs j
-         where j.status = 'deferred' and j.run_at > (select clock_timestamp())) as next_due_s
+         where j.status = 'deferred' and j.run_at > (select clock_timestamp())) as next_due_s,
+       (select min(r.request_id) from market_job_requests r where not r.folded) is not null as unfolded
   from market_providers p where p.enabled;
 
 -- name: next_chance

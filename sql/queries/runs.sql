@@ -71,7 +71,8 @@ select j.provider, case when r.priority >= 200 then 'manual' when r.priority >= 
  group by 1, 2;
 
 -- name: last_wish
-select coalesce(max(request_id), 0) from market_job_requests;
+-- The number of the latest request by an app.
+select coalesce(max(request_id), 0) as number from market_job_requests;
 
 -- name: price_ages
 -- Age of stored prices in seconds by provider, at the quantiles 0.5, 0.95 and 1.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 import pytest
 
 from harness import running, settings
@@ -36,3 +38,41 @@ async def test_an_idle_daemon_polls_no_faster_than_it_was_told(
         app._poller.poll = counted  # type: ignore[method-assign]  # only counts; the real one runs
         await asyncio.sleep(4)  # the time that is measured, not one that is waited out
     assert 2 <= polls <= 6
+
+
+_MEASURED_S = 12.0
+_MOST_A_MINUTE = 60
+
+
+async def test_an_idle_daemon_with_all_its_sessions_makes_less_than_a_statement_a_second(
+    database: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    connect = asyncpg.Connection.__init__
+
+    def overheard(connection: asyncpg.Connection, *args: Any, **kwargs: Any) -> None:
+        connect(connection, *args, **kwargs)
+        connection.add_query_logger(lambda record: made.append(record.query))
+
+    monkeypatch.setattr(asyncpg.Connection, "__init__", overheard)
+    data = settings(database, sandbox, tmp_path, providers=("stockx", "alias", "ebay"))
+    data |= {"scheduler": {}, "jobs": {}}  # what holds when nothing is said
+    async with running(config.from_mapping(data, wiring.provider_types())) as app:
+        await _quiet(made)
+        before = len(made)
+        # Twice a minute, so more than this time's share of them; they count wherever they fall.
+        await app._gauges.refresh()
+        await asyncio.sleep(_MEASURED_S)  # the time that is measured, not one that is waited out
+        idle = made[before:]
+    assert any("pg_listening_channels" in query for query in idle)
+    assert any("alive_until" in query for query in idle)
+    assert len(idle) < _MOST_A_MINUTE * _MEASURED_S / 60, idle
+
+
+async def _quiet(made: list[str], for_s: float = 1.0) -> None:
+    """Wait until the start is over: no statement for so long."""
+    while True:
+        count = len(made)
+        await asyncio.sleep(for_s)
+        if count == len(made):
+            return

@@ -138,8 +138,10 @@ class JobStore:
 
     async def poll(self, alive_for: timedelta) -> list[LaneState]:
         """Say that this daemon lives, promote what became due, and tell the lanes' states."""
-        await self._db.fetch(self._sql["fold"])
-        rows = await self._db.fetch(self._sql["poll"], self._daemon_id, alive_for, patience_s=_PROBE_S)
+        rows = await self._poll(alive_for)
+        if rows and rows[0]["unfolded"]:
+            await self._db.fetch(self._sql["fold"])
+            rows = await self._poll(alive_for)  # what was folded in may have made a job due, or urgent
         return [
             LaneState(
                 provider=row["provider"],
@@ -149,6 +151,9 @@ class JobStore:
             )
             for row in rows
         ]
+
+    async def _poll(self, alive_for: timedelta) -> list[asyncpg.Record]:
+        return await self._db.fetch(self._sql["poll"], self._daemon_id, alive_for, patience_s=_PROBE_S)
 
     async def next_chance_s(self, provider: str, account: str) -> float | None:
         """Seconds until something that waits could be claimed; None when nothing waits."""

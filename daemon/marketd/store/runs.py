@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import asyncpg
 
@@ -46,23 +49,37 @@ class RunStore:
         await self._db.fetch(self._sql["prune_requests"], requests, batch)
         await self._db.fetch(self._sql["prune_rest"])
 
-    async def last_wish(self) -> int:
-        """The number of the latest request by an app."""
-        return int(await self._db.fetchval(self._sql["last_wish"]))
-
     async def wishes(self, after: int, upto: int) -> list[asyncpg.Record]:
         """How many requests apps made with numbers in (after, upto], by provider and band."""
         return await self._db.fetch(self._sql["wishes"], after, upto)
 
-    async def gauges(self) -> dict[str, list[asyncpg.Record]]:
+    async def gauges(self) -> dict[str, list[Mapping[str, Any]]]:
         """Figures for the database-derived gauges, by name of their query."""
-        sources = {
+        # A statement each for what grows with the tables, so that none outlasts the time limit for the others.
+        large = {
             "jobs": queries("jobs")["gauges"],
-            "budgets": queries("limits")["budget_gauges"],
-            "lanes": queries("limits")["lane_states"],
             "prices": self._sql["price_ages"],
             "targets": self._sql["target_states"],
+        }
+        small = {
+            "budgets": queries("limits")["budget_gauges"],
+            "lanes": queries("limits")["lane_states"],
             "freshness": queries("plan")["freshness"],
             "xmin": self._sql["oldest_xmin"],
+            "last_wish": self._sql["last_wish"],
         }
-        return {name: await self._db.fetch(sql) for name, sql in sources.items()}
+        found: dict[str, list[Mapping[str, Any]]] = {name: [] for name in small}
+        for row in await self._db.fetch(_as_one(small)):
+            found[row["name"]].append(json.loads(row["figures"]))
+        for name, sql in large.items():
+            found[name] = [dict(row) for row in await self._db.fetch(sql)]
+        return found
+
+
+def _as_one(statements: Mapping[str, str]) -> str:
+    """One statement for several: its rows are JSON, each with the name of where it comes from."""
+    parts = (
+        f"select '{name}' as name, to_json(q)::text as figures from ({sql.rstrip().rstrip(';')}\n) q"
+        for name, sql in statements.items()
+    )
+    return " union all ".join(parts)
