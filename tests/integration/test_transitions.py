@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
@@ -415,6 +416,35 @@ async def test_changed_prices_are_told_in_pieces_that_notify_can_carry(
             await listener.fetchval("select 1")
     assert {message["sku"] for message in told} == {SKU}
     assert sorted(p["size"] for m in told for p in m["prices"]) == sorted(sizes)
+    # Coalesced: a message per thirty sizes, and none for what stayed as it was.
+    assert [len(message["prices"]) for message in told] == [30, 30, 28]
+    await db.execute("update market_settings set fresh_for = '1 microsecond'")
+    await enqueue(db)
+    same = [quote(size, at=await now(db)) for size in sizes[1:]]
+    await _price(jobs, await claim_one(jobs), quote(sizes[0], "150", at=await now(db)), *same)
+    async with asyncio.timeout(5):
+        while len(told) < 4:
+            await listener.fetchval("select 1")
+    assert [price["size"] for price in told[3]["prices"]] == [sizes[0]]
+
+
+async def test_the_longest_words_still_fit_into_a_notification(connect: Connect, jobs: JobStore) -> None:
+    listener, db = await connect(), await connect()
+    told: list[str] = []
+    await listener.add_listener("market_prices", lambda *heard: told.append(str(heard[-1])))
+    sku = "name:" + "\N{SMILING FACE WITH SUNGLASSES}" * 95 + " card"
+    await enqueue(db, sku, None, provider="ebay")
+    unit = await claim_one(jobs, provider="ebay")
+    assert len(unit.sku) >= 100
+    many = [f"{i / 2:g}W / {i / 2:g}M" for i in range(1, 62)]
+    dear = {"highest_bid": Decimal("9999999.99"), "last_sale": Decimal("9999999.99")}
+    at = await now(db)
+    await _price(jobs, unit, *(quote(s, "9999999.99", at=at, currency="USD", **dear) for s in many))
+    async with asyncio.timeout(5):
+        while len(told) < 3:
+            await listener.fetchval("select 1")
+    assert max(len(text.encode()) for text in told) < 8000
+    assert sum(len(json.loads(text)["prices"]) for text in told) == len(many)
 
 
 # ---------------------------------------------------------------------------------------------------- the fence
