@@ -167,7 +167,7 @@ async def test_retry_puts_failed_jobs_back_and_says_how_many(run: Run, db: Conne
 
 async def test_pause_and_resume_hold_a_lane_and_let_it_go(run: Run, db: Connection) -> None:
     code, out, _ = await run("pause", "stockx", "new", "credentials")
-    assert (code, out) == (0, "stockx: paused\n")
+    assert (code, out) == (0, "stockx: paused\n1 lane changed\n")
     status = await _json(run, "status")
     lane = next(lane for lane in status["lanes"] if lane["provider"] == "stockx")
     assert (lane["state"], lane["reason"], lane["urgent_waits_for"]) == (

@@ -644,5 +644,10 @@ async def test_the_watchlist_and_the_plan_can_be_worked_from_the_command_line(
     assert "never fetched" in await told("plan", "--provider", "stockx")
     await db.fetchval("select market__plan('stockx', 'default', 60)")
     assert "freshness of what is watched" in await told("status")
-    assert await told("unwatch", "stockx", "A-1", "10") == "0 stockx A-1 size 10 is not watched any more"
-    assert await told("unwatch", "stockx", "A-1", "10") == "0 stockx A-1 size 10 was not watched"
+    assert (
+        await told("unwatch", "stockx", "A-1", "10")
+        == "0 stockx A-1 size 10 is not watched any more; 1 row changed"
+    )
+    assert (
+        await told("unwatch", "stockx", "A-1", "10") == "0 stockx A-1 size 10 was not watched; 0 rows changed"
+    )

@@ -12,7 +12,7 @@ import asyncpg
 
 from marketd.cli.access import database
 from marketd.cli.exits import Exit
-from marketd.cli.tables import as_json, item, lane, moment
+from marketd.cli.tables import as_json, changed, counted, item, lane, moment
 from marketd.store.sqlfile import queries
 
 
@@ -24,8 +24,10 @@ def enqueue(arguments: Namespace) -> int:
         arguments, "enqueue", arguments.provider, arguments.sku, arguments.size, arguments.priority,
         arguments.user, at, span, arguments.currency,
     )[0]  # fmt: skip
+    added = int(row["result"] == "queued")
     if arguments.json:
-        print(as_json({key: row[key] for key in ("job_id", "result", "wait_reason", "eta")}))
+        answer = {key: row[key] for key in ("job_id", "result", "wait_reason", "eta")}
+        print(as_json({**answer, "added": added}))
         return Exit.OK
     what = f"{arguments.provider} {item(arguments.sku, arguments.size)}"
     if row["result"] == "fresh":
@@ -34,7 +36,10 @@ def enqueue(arguments: Namespace) -> int:
         )
         return Exit.OK
     eta = f", expected at {moment(row['eta'], row['now'])}" if row["eta"] else ""
-    print(f"{row['result']}: job {row['job_id']}, {what}; waits for {row['wait_reason']}{eta}")
+    print(
+        f"{row['result']}: job {row['job_id']}, {what}; waits for {row['wait_reason']}{eta}; "
+        f"{counted(added, 'job')} added"
+    )
     return Exit.OK
 
 
@@ -44,7 +49,7 @@ def retry(arguments: Namespace) -> int:
     if arguments.json:
         print(as_json({"jobs": row["jobs"]}))
     else:
-        print(f"{row['jobs']} failed job{'' if row['jobs'] == 1 else 's'} put back into the queue")
+        print(f"{counted(row['jobs'], 'failed job')} put back into the queue")
     return Exit.OK
 
 
@@ -65,6 +70,7 @@ def _told(arguments: Namespace, rows: Sequence[asyncpg.Record]) -> int:
         return Exit.OK
     for row in rows:
         print(f"{lane(arguments.provider, row['account'])}: {row['state']}")
+    print(changed(len(rows), "lane"))
     return Exit.OK
 
 

@@ -11,7 +11,7 @@ import asyncpg
 
 from marketd.cli.access import database
 from marketd.cli.exits import CommandError, Exit
-from marketd.cli.tables import Table, age, as_json, item, lane, text
+from marketd.cli.tables import Table, age, as_json, changed, item, lane, text
 from marketd.store.sqlfile import queries
 
 
@@ -63,8 +63,10 @@ def _one(arguments: Namespace, query: str) -> int:
     [row] = _ask(arguments, query, json.dumps([wanted]), arguments.user)
     if row["result"] == "refused":
         raise CommandError(f"{query}: {row['error_message']}", Exit.FAILED)
+    rows = int(row["result"] in ("watched", "unwatched"))
     if arguments.json:
-        print(as_json({key: row[key] for key in ("job_id", "result", "wait_reason", "eta")}))
+        answer = {key: row[key] for key in ("job_id", "result", "wait_reason", "eta")}
+        print(as_json({**answer, "changed": rows}))
         return Exit.OK
     what = f"{arguments.provider} {item(arguments.sku, arguments.size)}"
     words = {
@@ -74,7 +76,7 @@ def _one(arguments: Namespace, query: str) -> int:
         "not_watched": f"{what} was not watched",
     }
     job = f"; job {row['job_id']} fetches its first price" if row["job_id"] and query == "watch" else ""
-    print(words[row["result"]] + job)
+    print(f"{words[row['result']]}{job}; {changed(rows, 'row')}")
     return Exit.OK
 
 

@@ -107,3 +107,13 @@ def _plain(value: object) -> str | float:
     if isinstance(value, Decimal | UUID):
         return str(value)
     raise TypeError(f"no JSON form for {type(value).__name__}")
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 job`, `2 jobs`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def changed(number: int, noun: str) -> str:
+    """What an action reports at its end: `2 lanes changed`."""
+    return f"{counted(number, noun)} changed"
