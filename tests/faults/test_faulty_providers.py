@@ -188,6 +188,27 @@ async def test_an_open_circuit_lets_one_probe_through_and_burns_no_attempt_of_th
     assert sum(row["attempt"] - 1 for row in rows.values()) == 4
 
 
+@pytest.mark.parametrize("provider", list(PRICED))
+async def test_a_wrong_base_url_is_the_providers_trouble_and_no_answer_about_any_sku(
+    db: Connection, database: str, sandbox: Sandbox, tmp_path: Path, provider: str
+) -> None:
+    settings = configured(database, sandbox, tmp_path, providers=(provider,), stanza=STANZA)
+    stanza = settings.providers[provider]
+    wrong = stanza.model_copy(update={"base_url": f"{stanza.base_url}/typo"})
+    async with running(settings.model_copy(update={"providers": {provider: wrong}})):
+        job = await ask(db, provider, PANDA, "10")
+
+        async def tried() -> Any:
+            return await db.fetchrow(
+                "select * from market_jobs where id = $1 and attempt > 0 and status <> 'running'", job
+            )
+
+        row = await until(tried, what="an attempt")
+    assert (row["status"] != "failed", row["error_code"]) == (True, "server_error")
+    assert "base_url" in row["error_message"]
+    assert await db.fetchval("select count(retry_at) from market_targets") == 0
+
+
 async def test_a_redirect_is_never_followed_so_credentials_never_reach_another_host(
     db: Connection, database: str, sandbox: Sandbox, tmp_path: Path
 ) -> None:

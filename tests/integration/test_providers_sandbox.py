@@ -331,7 +331,7 @@ async def test_every_trouble_ends_in_its_class_after_one_request(
     before = sandbox.count(provider), len(caller.notes.requests)
     sandbox.fault(provider, kind, endpoint=PRICED[provider], times=None, **options)
     if kind == "status" and options["status"] == 404 and provider == "ebay":
-        word = "unknown_sku"
+        expected, word = Transient, "server_error"  # a search knows no 404
     error = await failure(caller, listing)
     assert isinstance(error, expected), error
     assert isinstance(error, ProviderError)

@@ -304,10 +304,9 @@ def test_only_error_2001_means_that_the_day_is_spent() -> None:
     assert EBay.classify(500, {}, None) is None
 
 
-def test_a_404_that_is_not_ebays_own_says_nothing_about_the_product() -> None:
-    for body in (None, {"message": "no Route matched"}, {"errors": [{"errorId": 2002}]}):
+def test_a_404_of_a_search_says_nothing_about_the_product() -> None:
+    for body in (None, {"message": "no Route matched"}, {"errors": [{"errorId": 11001}]}):
         assert isinstance(EBay.classify(404, {}, body), errors.Transient)
-    assert EBay.classify(404, {}, {"errors": [{"errorId": 11001}]}) is None
 
 
 async def test_the_days_calls_are_read_from_ebays_own_word() -> None:
