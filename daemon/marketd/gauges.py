@@ -66,7 +66,7 @@ class Gauges:
                 began = clock.monotonic()
             await asyncio.sleep(_LAG_EVERY_S)
             self._metrics.loop_lag(max(0.0, clock.monotonic() - began - _LAG_EVERY_S))
-            self._metrics.pool(*self._db.size)
+            self._metrics.pool(*self._db.size, self._db.acquired, self._db.waited_s)
             self._metrics.tasks(len(asyncio.all_tasks()))
             if (echo_at := self._echo_at()) is not None:
                 self._metrics.listener_echo(clock.monotonic() - echo_at)

@@ -123,6 +123,13 @@ class Families:
             self._runs.labels(result)
         self._pool_size = self._plain(Gauge, "pool_connections", "Database connections open")
         self._pool_idle = self._plain(Gauge, "pool_idle_connections", "Database connections not in use")
+        self._pool_acquired = self._plain(
+            Counter, "pool_acquired", "Times that a database connection was taken"
+        )
+        self._pool_waited = self._plain(
+            Counter, "pool_wait_seconds", "Time spent waiting for a free database connection"
+        )
+        self._pool_seen = (0, 0.0)
         self._tasks = self._plain(
             Gauge, "tasks", "Tasks of the event loop; a number that only grows is a leak"
         )

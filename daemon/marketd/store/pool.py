@@ -7,6 +7,7 @@ again; anything that means "Postgres is not there" becomes DatabaseUnavailable, 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -64,6 +65,8 @@ class Database:
         self._pooled = pooled
         self._application = application
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self.acquired = 0  #: connections taken since the start
+        self.waited_s = 0.0  #: and how long that took, together
 
     async def open(self) -> None:
         """Connect. Raises DatabaseUnavailable."""
@@ -147,7 +150,10 @@ class Database:
     async def _once(self, statements: Sequence[Statement], patience_s: float | None) -> list[asyncpg.Record]:
         if self._pool is None:
             raise DatabaseUnavailable("the pool is not open")
+        began = time.monotonic()
         async with self._pool.acquire(timeout=self._timeout_s) as connection:
+            self.acquired += 1
+            self.waited_s += time.monotonic() - began
             try:
                 if len(statements) == 1:
                     sql, args = statements[0]
