@@ -41,11 +41,12 @@ soak: $(VENV)/.installed-dev ## the long runs: a storm of faults and half an hou
 bench: $(VENV)/.installed-bench ## beside the floor and two peers, within 10 minutes; ARGS are for bench
 	$(PY) -m bench $(ARGS)
 
-check: $(VENV)/.installed-dev ## format, lint, types, import floors
+check: $(VENV)/.installed-dev ## format, lint, types, import floors, dashboard, alert rules
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(PY) -m pytest -q tests/unit/test_grafana.py
 	@if command -v promtool >/dev/null; then set -e; \
 	  promtool check rules prometheus/alerts.yml prometheus/recording.yml; \
 	  promtool check config prometheus/scrape.example.yml; \
