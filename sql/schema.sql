@@ -401,6 +401,8 @@ create table market_settings (
   day_s double precision,
   fallback_images jsonb default '{"default": "/images/fallback/default.svg", "sneakers": "/images/fallback/sneakers.svg", "collectibles": "/images/fallback/collectibles.svg", "trading_cards": "/images/fallback/trading-cards.svg"}'::jsonb not null,
   config_hash text,
+  run_started_at timestamp with time zone,
+  run_asked_at timestamp with time zone,
   updated_at timestamp with time zone default now() not null,
   constraint market_settings_pkey PRIMARY KEY (only_row),
   constraint market_settings_day_s_check CHECK (day_s > 0::double precision),
@@ -2535,6 +2537,7 @@ CREATE OR REPLACE FUNCTION market_run_now()
 AS $function$
 declare n int := (select count(*) from market_daemons where alive_until > clock_timestamp());
 begin
+  update market_settings set run_asked_at = clock_timestamp();
   perform pg_notify('market_jobs', 'run');
   return format('%s live daemon%s asked to run now', n, case when n = 1 then '' else 's' end);
 end $function$;

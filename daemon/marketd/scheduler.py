@@ -14,6 +14,7 @@ from marketd.telemetry import Observer
 
 _SWEEP_AT_MOST_S = 15.0
 _DEMAND_CAP_S = 3600.0
+_ASKED_TOGETHER = timedelta(seconds=1)  #: every daemon hears of a wish for a pass, and one pass is enough
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,8 +155,8 @@ class Scheduler:
 
     async def one_pass(self, trigger: str, *, forced: bool = False) -> bool:
         """Do one pass unless another daemon did within the interval. Raises DatabaseUnavailable."""
-        distance = timedelta(0) if forced else self.timing.interval * 0.9
-        run = await self._runs.begin(trigger, distance)
+        distance = _ASKED_TOGETHER if forced else self.timing.interval * 0.9
+        run = await self._runs.begin(trigger, distance, asked=forced)
         if run is None:
             self._observer.event("run_done", result="skipped")
             return False

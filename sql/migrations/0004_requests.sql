@@ -539,6 +539,7 @@ create function market_run_now() returns text
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
 declare n int := (select count(*) from market_daemons where alive_until > clock_timestamp());
 begin
+  update market_settings set run_asked_at = clock_timestamp();
   perform pg_notify('market_jobs', 'run');
   return format('%s live daemon%s asked to run now', n, case when n = 1 then '' else 's' end);
 end $$;

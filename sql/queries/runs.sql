@@ -1,11 +1,16 @@
 -- The scheduler's passes.
 
 -- name: begin_run
--- One run per tick whatever the number of daemons: whoever inserts first within the interval has it; nobody leads, so
--- nobody can hang as the leader. $1 trigger  $2 least distance between two runs (interval); forced runs pass zero.
-insert into market_job_runs (trigger)
-select $1 where pg_try_advisory_xact_lock(hashtext('marketd.run'))
-   and not exists (select from market_job_runs r where r.started_at > (select clock_timestamp()) - $2::interval)
+-- One run per tick whatever the number of daemons: whoever updates the row first has it, and the others, who waited for the
+-- row, look at it again and find the tick taken. Nobody leads, so nobody can hang as the leader.
+-- $1 trigger  $2 least distance between two runs (interval)  $3 somebody asked: one run for each time, whoever hears it
+with tick as (
+  update market_settings s set run_started_at = clock_timestamp()
+   where coalesce(s.run_started_at, '-infinity') < clock_timestamp() - $2::interval
+      or $3 and s.run_asked_at > coalesce(s.run_started_at, '-infinity')
+  returning s.run_started_at
+)
+insert into market_job_runs (trigger, started_at) select $1, t.run_started_at from tick t
 returning run_id, started_at,
   coalesce((select max(started_at) from market_job_runs), started_at - interval '1 hour') as previous_at;
 

@@ -26,9 +26,9 @@ class RunStore:
         self._db = db
         self._sql = queries("runs")
 
-    async def begin(self, trigger: str, at_least_since: timedelta) -> Run | None:
-        """Start a run, unless any daemon started one within `at_least_since`."""
-        row = await self._db.fetchrow(self._sql["begin_run"], trigger, at_least_since)
+    async def begin(self, trigger: str, at_least_since: timedelta, *, asked: bool = False) -> Run | None:
+        """Start a run, unless any daemon started one within `at_least_since`; if `asked`, since it was asked for."""
+        row = await self._db.fetchrow(self._sql["begin_run"], trigger, at_least_since, asked)
         if row is None:
             return None
         return Run(run_id=row["run_id"], started_at=row["started_at"], previous_at=row["previous_at"])

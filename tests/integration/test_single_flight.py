@@ -1,0 +1,64 @@
+"""One pass of the scheduler per tick, whatever the number of daemons, and no leader that could hang."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import timedelta
+
+import pytest
+
+from marketd.store.pool import Database
+from marketd.store.runs import RunStore
+from queue_kit import Connect, Connection, opened, until, value, waits_for_lock
+
+TICK = timedelta(minutes=1)
+
+
+@pytest.fixture
+async def daemons(database: str) -> AsyncIterator[list[RunStore]]:
+    async with AsyncExitStack() as stack:
+        pools: list[Database] = [await stack.enter_async_context(opened(database)) for _ in range(3)]
+        yield [RunStore(pool) for pool in pools]
+
+
+async def test_of_many_daemons_one_begins_the_tick(daemons: list[RunStore], db: Connection) -> None:
+    runs = await asyncio.gather(*(daemon.begin("timer", TICK) for daemon in daemons * 4))
+    assert sum(run is not None for run in runs) == 1
+    assert await value(db, "select count(*) from market_job_runs") == 1
+
+
+async def test_who_waited_for_another_to_begin_finds_the_tick_taken(
+    daemons: list[RunStore], db: Connection, connect: Connect
+) -> None:
+    # Slow enough to see: another daemon has taken the tick and has not committed yet.
+    other, watcher = await connect(), await connect()
+    transaction = other.transaction()
+    await transaction.start()
+    await other.execute("update market_settings set run_started_at = clock_timestamp()")
+    late = asyncio.create_task(daemons[0].begin("timer", TICK))
+    pid = "select pid from pg_stat_activity where wait_event_type = 'Lock' and query like '%run_started_at%'"
+
+    async def waits() -> bool:
+        found = await watcher.fetchval(pid)
+        return found is not None and await waits_for_lock(watcher, found)
+
+    await until(waits)
+    await transaction.commit()
+    assert await late is None
+
+
+async def test_a_daemon_that_hangs_in_its_pass_keeps_nobody_from_the_next(daemons: list[RunStore]) -> None:
+    hung = await daemons[0].begin("timer", timedelta(0))
+    assert hung is not None
+    assert await daemons[1].begin("timer", timedelta(0)) is not None
+
+
+async def test_each_wish_for_a_pass_is_answered_by_one(daemons: list[RunStore], db: Connection) -> None:
+    await daemons[0].begin("timer", TICK)
+    for _ in range(2):  # also right after another pass
+        await db.execute("select market_run_now()")
+        runs = await asyncio.gather(*(daemon.begin("notify", TICK, asked=True) for daemon in daemons))
+        assert sum(run is not None for run in runs) == 1
+    assert await daemons[2].begin("notify", TICK, asked=True) is None
