@@ -1419,6 +1419,7 @@ CREATE OR REPLACE FUNCTION market__plain_insert()
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare w market__wish; a record; d record; now_at timestamptz := clock_timestamp();
 begin
@@ -2134,7 +2135,8 @@ CREATE OR REPLACE FUNCTION market_enqueue(provider text, sku text, size text DEF
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
-AS $function$             -- planned while the tables were small it would still walk them when they are not
+ SET jit TO 'off'
+AS $function$             -- planned while small it would walk big tables; before 18 that costs 1e10, which starts the JIT compiler
 declare w market__wish; o record;
 begin
   w := market__wish(market_enqueue.provider, market_enqueue.sku, market_enqueue.size, market_enqueue.currency,
@@ -2154,6 +2156,7 @@ CREATE OR REPLACE FUNCTION market_enqueue_many(items jsonb, priority integer DEF
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   i record; o record; x record; lane market__lane; who text := market__identity(market_enqueue_many.user_id);
@@ -2563,6 +2566,7 @@ CREATE OR REPLACE FUNCTION market_unwatch(items jsonb, user_id text DEFAULT NULL
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare i record; w market__wish; who text := market__identity(market_unwatch.user_id); answers jsonb[] := '{}';
 begin
@@ -2593,6 +2597,7 @@ CREATE OR REPLACE FUNCTION market_viewed(items jsonb, user_id text DEFAULT NULL:
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare i record; who text := market__identity(market_viewed.user_id); answers jsonb[] := '{}';
 begin
@@ -2616,6 +2621,7 @@ CREATE OR REPLACE FUNCTION market_watch(items jsonb, user_id text DEFAULT NULL::
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare i record; w market__wish; who text := market__identity(market_watch.user_id); answers jsonb[] := '{}'; id bigint; fresh boolean;
 begin

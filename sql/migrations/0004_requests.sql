@@ -232,7 +232,7 @@ create function market_enqueue(provider text, sku text, size text default null, 
 returns table (job_id bigint, result text, wait_reason text, eta timestamptz)
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp
 set plan_cache_mode = force_generic_plan   -- one plan fits all values, and a fresh session plans each statement once
-set enable_seqscan = off as $$             -- planned while the tables were small it would still walk them when they are not
+set enable_seqscan = off set jit = off as $$             -- planned while small it would walk big tables; before 18 that costs 1e10, which starts the JIT compiler
 declare w market__wish; o record;
 begin
   w := market__wish(market_enqueue.provider, market_enqueue.sku, market_enqueue.size, market_enqueue.currency,
@@ -248,7 +248,7 @@ end $$;
 create function market_enqueue_many(items jsonb, priority int default 100, user_id text default null)
 returns table (ord int, job_id bigint, result text, wait_reason text, eta timestamptz, error_code text, error_message text)
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare
   i record; o record; x record; lane market__lane; who text := market__identity(market_enqueue_many.user_id);
   answers jsonb[] := '{}';
@@ -379,7 +379,7 @@ end $$;
 -- above give one, and producers have no right to write that column.
 create function market__plain_insert() returns trigger
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare w market__wish; a record; d record; now_at timestamptz := clock_timestamp();
 begin
   w := market__wish(new.provider, new.sku, new.size, new.currency, new.priority, new.not_before,

@@ -309,7 +309,7 @@ end $$;
 create function market_watch(items jsonb, user_id text default null)
 returns table (ord int, job_id bigint, result text, wait_reason text, eta timestamptz, error_code text, error_message text)
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare i record; w market__wish; who text := market__identity(market_watch.user_id); answers jsonb[] := '{}'; id bigint; fresh boolean;
 begin
   perform market__check_items(items, 'market_watch');
@@ -344,7 +344,7 @@ end $$;
 create function market_unwatch(items jsonb, user_id text default null)
 returns table (ord int, job_id bigint, result text, wait_reason text, eta timestamptz, error_code text, error_message text)
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare i record; w market__wish; who text := market__identity(market_unwatch.user_id); answers jsonb[] := '{}';
 begin
   perform market__check_items(items, 'market_unwatch');
@@ -370,7 +370,7 @@ end $$;
 create function market_viewed(items jsonb, user_id text default null)
 returns table (ord int, job_id bigint, result text, wait_reason text, eta timestamptz, error_code text, error_message text)
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare i record; who text := market__identity(market_viewed.user_id); answers jsonb[] := '{}';
 begin
   perform market__check_items(items, 'market_viewed');
