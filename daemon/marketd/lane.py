@@ -242,7 +242,8 @@ class Lane:
         """Extend until cancelled; returns when the lease is lost, or when it cannot be kept in time."""
         kept_at = clock.monotonic()
         while clock.monotonic() - kept_at < settings.lease.total_seconds():
-            await asyncio.sleep(settings.heartbeat_s)
+            # At full beats of the clock, not of each fetch's own: so those under way share the statement.
+            await asyncio.sleep(settings.heartbeat_s - clock.monotonic() % settings.heartbeat_s)
             try:
                 await self._stores.jobs.extend(unit, lease=settings.lease)
                 kept_at = clock.monotonic()

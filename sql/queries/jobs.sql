@@ -82,15 +82,15 @@ select c.unit_key, c.lease_id, c.started_at as claimed_at, c.provider, c.account
 
 -- name: extend
 -- Keeps the leases of all fetches under way alive, in one statement. A unit that is not returned has lost its lease, and its
--- fetch must stop. $1 units  $2 their leases  $3 lease (interval)
+-- fetch must stop. $1 units  $2 their leases  $3 for how long (intervals)
 -- The jobs follow as far as nobody else holds their rows; the fetch's own row is the lease.
 with mine as materialized (
-  select f.unit_key, f.lease_id
-    from market_fetches f join unnest($1::text[], $2::uuid[]) x(unit_key, lease_id) using (unit_key, lease_id)
+  select f.unit_key, f.lease_id, x.lease
+    from market_fetches f join unnest($1::text[], $2::uuid[], $3::interval[]) x(unit_key, lease_id, lease) using (unit_key, lease_id)
    where f.unit_key = any ($1::text[])
    order by f.unit_key for update of f
 ), held as (
-  update market_fetches f set lease_expires_at = clock_timestamp() + $3::interval
+  update market_fetches f set lease_expires_at = clock_timestamp() + m.lease
     from mine m where f.unit_key = any ($1::text[]) and f.unit_key = m.unit_key and f.lease_id = m.lease_id
   returning f.unit_key, f.lease_id, f.lease_expires_at
 ), free as (

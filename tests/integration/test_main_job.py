@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
 
 from harness import GOLDEN, configured, running, until
 from marketd.sandbox import Sandbox
+from marketd.store.jobs import JobStore
 
 Connection = asyncpg.Connection
 
@@ -194,3 +196,25 @@ async def test_a_mapping_that_went_stale_is_made_anew(
         await until(lambda: _settled(db))
         assert await db.fetchval("select product_id from market_skus where sku = 'CP9366'") != old
     assert await db.fetchval("select count(*) from market_jobs where status = 'done'") == 2
+
+
+async def test_fetches_under_way_keep_their_leases_by_shared_heartbeats(
+    db: Connection, database: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beats: list[int] = []  # leases of each heartbeat
+    extend = JobStore._extend_batch
+
+    async def counted(store: JobStore, batch: Sequence[Any]) -> list[Exception | None]:
+        beats.append(len(batch))
+        return await extend(store, batch)
+
+    monkeypatch.setattr(JobStore, "_extend_batch", counted)
+    sandbox.fault("stockx", "stall", times=8, seconds=3)
+    async with running(configured(database, sandbox, tmp_path, stanza={"concurrency": 10})):
+        for sku, size in GOLDEN[:8]:
+            await _enqueue(db, sku, size)
+            await asyncio.sleep(0.1)  # they begin at different times
+        await until(lambda: _settled(db), within_s=60, what="the end")
+    assert await db.fetchval("select count(*) from market_jobs where status = 'done' and rescues = 0") == 8
+    assert sum(beats) > 8
+    assert len(beats) < sum(beats) / 2

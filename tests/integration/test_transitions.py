@@ -218,6 +218,37 @@ async def test_extending_a_lost_lease_says_so(db: Connection, jobs: JobStore) ->
         await jobs.extend(unit, lease=timedelta(hours=1))
 
 
+async def test_leases_extended_together_share_statements_and_a_lost_one_is_told_apart(
+    db: Connection, pool: Database, jobs: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(20):
+        await enqueue(db, f"AA{n}-100")
+    units = await claim(jobs, 20)
+    lost = units[7]
+    await db.execute("delete from market_fetches where unit_key = $1", lost.key)
+    statements = 0
+    fetch = pool.fetch
+
+    async def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal statements
+        statements += 1
+        return await fetch(*args, **kwargs)
+
+    monkeypatch.setattr(pool, "fetch", counted)
+    leases = [timedelta(hours=1 + n % 2) for n in range(20)]
+    answers = await asyncio.gather(
+        *(jobs.extend(unit, lease=lease) for unit, lease in zip(units, leases, strict=True)),
+        return_exceptions=True,
+    )
+    assert [isinstance(answer, LeaseLost) for answer in answers] == [unit is lost for unit in units]
+    assert statements == 1
+    began = await now(db)
+    kept = {row["unit_key"]: row["lease_expires_at"] for row in await db.fetch("table market_fetches")}
+    for unit, lease in zip(units, leases, strict=True):
+        if unit is not lost:
+            assert abs(kept[unit.key] - began - lease) < timedelta(minutes=10)
+
+
 # ------------------------------------------------------------------------------------------------------- settle
 
 

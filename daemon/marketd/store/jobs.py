@@ -21,6 +21,7 @@ from marketd.store.pool import Database
 from marketd.store.sqlfile import queries
 
 _SETTLED_AT_ONCE = 256  #: fetches; longer statements hold their locks for longer and save nothing more
+_EXTENDED_AT_ONCE = 1000  #: the most slots that a lane may have
 _PROBE_S = 8.0  #: polling and sweeping also find out whether the server is still there, within 15 s of a poll every 5
 
 
@@ -68,6 +69,7 @@ class JobStore:
         self._db = db
         self._daemon_id = daemon_id
         self._sql = queries("jobs")
+        self._extensions = Batcher(self._extend_batch, at_most=_EXTENDED_AT_ONCE)
         self._settles = Batcher(self._settle_batch, at_most=_SETTLED_AT_ONCE)
 
     async def claim(self, provider: str, account: str, *, units: int, lease: timedelta) -> list[Unit]:
@@ -82,16 +84,22 @@ class JobStore:
         return sorted(units_found, key=lambda unit: -unit.priority)
 
     async def extend(self, unit: Unit, *, lease: timedelta) -> None:
-        """Keep the lease for another `lease`. Raises LeaseLost."""
-        if await self.extend_all([unit], lease=lease):
-            raise LeaseLost(f"the lease of {unit.key} was taken over")
+        """Keep the lease for another `lease`; together with what others extend meanwhile. Raises LeaseLost."""
+        await self._extensions((unit, lease))
 
-    async def extend_all(self, units: Sequence[Unit], *, lease: timedelta) -> list[Unit]:
-        """Keep all these leases for another `lease`, in one statement. Returns those that are lost."""
-        keys, leases = [unit.key for unit in units], [unit.lease_id for unit in units]
-        rows = await self._db.fetch(self._sql["extend"], keys, leases, lease)
+    async def _extend_batch(self, batch: Sequence[tuple[Unit, timedelta]]) -> list[Exception | None]:
+        units = [unit for unit, _ in batch]
+        rows = await self._db.fetch(
+            self._sql["extend"],
+            [unit.key for unit in units],
+            [unit.lease_id for unit in units],
+            [lease for _, lease in batch],
+        )
         kept = {row["lease_id"] for row in rows}
-        return [unit for unit in units if unit.lease_id not in kept]
+        return [
+            None if unit.lease_id in kept else LeaseLost(f"the lease of {unit.key} was taken over")
+            for unit in units
+        ]
 
     async def settle(
         self,
