@@ -1408,7 +1408,7 @@ declare told double precision;
 begin
   select max((d.quotas -> (p.provider || '/' || p.account) ->> 'pace_s')::double precision) into told
     from market_daemons d where d.alive_until > clock_timestamp();
-  return 1.05 * greatest(told, p.pace_s);
+  return 1.1 * greatest(told, p.pace_s);
 end $function$;
 revoke execute on function market__pace(market_providers) from public;
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 import time
@@ -118,7 +119,7 @@ class Daemon:
     def write(self, data: Mapping[str, Any]) -> None:
         """Replace the configuration file, in one step."""
         fresh = self.config.with_suffix(".new")
-        fresh.write_text(yaml.safe_dump(dict(data), sort_keys=False))
+        fresh.write_text(yaml.safe_dump(json.loads(json.dumps(data)), sort_keys=False))  # no shared parts
         fresh.replace(self.config)
 
     @property

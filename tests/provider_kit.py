@@ -42,6 +42,7 @@ class Gate:
     plan: list[Grant | NotGranted] = field(default_factory=list)
     taken: list[tuple[str, str]] = field(default_factory=list)
     returned: list[str] = field(default_factory=list)
+    late: int = 0
     was_asked: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def take(self, endpoint: str, *, meter: str = "calls") -> Grant:
@@ -51,6 +52,9 @@ class Gate:
         self.taken.append((endpoint, meter))
         self.was_asked.set()
         return replace(answer, receipt=f"{answer.receipt}{len(self.taken)}")
+
+    async def leaves_late(self) -> None:
+        self.late += 1
 
     async def give_back(self, grant: Grant) -> None:
         self.returned.append(grant.receipt)

@@ -30,6 +30,10 @@ class Gate(Protocol):
         """Charge one request, perhaps after a short wait. Raises `NotGranted` when it may not leave soon."""
         ...
 
+    async def leaves_late(self) -> None:
+        """A granted request leaves only now: the next one keeps its distance from it."""
+        ...
+
     async def give_back(self, grant: Grant) -> None:
         """Return the charge of a request that provably never reached the wire."""
         ...

@@ -142,5 +142,8 @@ class _Unmetered:
     async def take(self, endpoint: str, *, meter: str = "calls") -> Grant:
         return Grant(granted_at=datetime.now(UTC), delay_s=0, valid_s=_TIMEOUT_S, receipt="")
 
+    async def leaves_late(self) -> None:
+        """Nothing is spaced."""
+
     async def give_back(self, grant: Grant) -> None:
         """Nothing was charged."""

@@ -43,15 +43,15 @@ begin
   return least(told, case p_kind when 'hour' then p.quota_hour when 'day' then p.quota_day else 1000 end);
 end $$;
 
--- The widest spacing that any live daemon was configured with, in seconds; 5 % wider than asked, for the network's jitter
--- must not make two requests look closer than they left.
+-- The widest spacing that any live daemon was configured with, in seconds; 10 % wider than asked, for jitter
+-- must not make requests look closer than they left: with 5 %, three daemons on a busy machine showed 6 in 0.992 s at 5 a second.
 create function market__pace(p market_providers) returns double precision
 language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp as $$
 declare told double precision;
 begin
   select max((d.quotas -> (p.provider || '/' || p.account) ->> 'pace_s')::double precision) into told
     from market_daemons d where d.alive_until > clock_timestamp();
-  return 1.05 * greatest(told, p.pace_s);
+  return 1.1 * greatest(told, p.pace_s);
 end $$;
 
 -- Seconds until the pace lets the next request go. No request is ever placed further ahead than one interval, so a

@@ -8,6 +8,11 @@
 select t.* from unnest($3::int[], $4::text[], $5::text[]) with ordinality x(priority, meter, after, n)
   cross join lateral (select * from market_take($1, $2, x.priority, x.meter, x.after)) t;
 
+-- name: leaves_late
+-- A request leaves later than its grant said (its connection took long): the next keeps its distance from now.
+update market_providers p set next_request_at = greatest(p.next_request_at, clock_timestamp() + make_interval(secs => market__pace(p)))
+ where p.provider = $1 and p.account = $2;
+
 -- name: give_back
 select market_give_back($1);
 

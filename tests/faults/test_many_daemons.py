@@ -28,11 +28,14 @@ async def sandbox() -> AsyncIterator[Sandbox]:
         yield server
 
 
-def _config(database: str, sandbox: Sandbox, folder: Path) -> dict[str, object]:
+def _config(
+    database: str, sandbox: Sandbox, folder: Path, providers: tuple[str, ...] = ("stockx",)
+) -> dict[str, object]:
     return settings(
         database,
         sandbox,
         folder / "state",
+        providers=providers,
         stanza={
             "budget": {"per_hour": QUOTA},
             "pace": {"calls": PER_SECOND, "per": "1s"},
@@ -42,8 +45,8 @@ def _config(database: str, sandbox: Sandbox, folder: Path) -> dict[str, object]:
     )
 
 
-async def _ask_for(db: asyncpg.Connection, count: int, priority: int) -> None:
-    items = [{"provider": "stockx", "sku": f"NONE-{priority}-{n}", "size": "9"} for n in range(count)]
+async def _ask_for(db: asyncpg.Connection, count: int, priority: int, provider: str = "stockx") -> None:
+    items = [{"provider": provider, "sku": f"NONE-{priority}-{n}", "size": "9"} for n in range(count)]
     await db.fetch("select * from market_enqueue_many($1::jsonb, $2)", json.dumps(items), priority)
 
 
@@ -73,18 +76,19 @@ async def test_three_daemons_of_which_two_are_killed_again_and_again_stay_within
     windows = _windows(sandbox)
     assert max(windows.values()) <= QUOTA, windows
     # While work waits nothing is hoarded: a whole window (neither the first nor the last) is charged to the last
-    # call, and only calls of daemons that died between the charge and the wire are missing there.
+    # call. Nothing is charged while it waits, so a kill rarely hits a charged call that is not on the wire yet.
     for window in sorted(windows)[1:-1]:
         charged = await db.fetchval(
             "select used from market_budgets where window_kind = 'hour' and window_start = to_timestamp($1::float8)",
             float(window * WINDOW_S),
         )
         assert charged == QUOTA, (window, charged)
-        assert windows[window] >= QUOTA - kills[window] * CONCURRENCY, (windows, kills)
+        assert windows[window] >= QUOTA - kills[window], (windows, kills)
     calls = sorted(_at(request) for request in _calls(sandbox))
     for index, wall in enumerate(calls):
-        within = sum(1 for other in calls[index:] if other < wall + 1.0)
-        assert within <= PER_SECOND + 1, "more than the pace in a sliding second"
+        # The server shares a busy machine with three starting daemons: its own lateness is 50 ms.
+        within = sum(1 for other in calls[index:] if other < wall + 0.95)
+        assert within <= PER_SECOND, "more than the pace in a sliding second"
     over = await db.fetchval("select count(*) from market_budgets where used > quota")
     assert over == 0
     assert (
@@ -98,24 +102,39 @@ async def test_three_daemons_of_which_two_are_killed_again_and_again_stay_within
 async def test_a_429_closes_the_lane_for_every_daemon_and_one_probe_reopens_it(
     db: asyncpg.Connection, database: str, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    daemons = [Daemon(tmp_path / str(n), _config(database, sandbox, tmp_path / str(n))) for n in range(2)]
+    both = ("stockx", "alias")
+    daemons = [
+        Daemon(tmp_path / str(n), _config(database, sandbox, tmp_path / str(n), both)) for n in range(2)
+    ]
     sandbox.fault("stockx", "status", times=1, endpoint="search", status=429, retry_after=4)
-    await _ask_for(db, 20, 200)
     await asyncio.gather(*(daemon.start() for daemon in daemons))
+    await _ask_for(db, 20, 200)
+    await _ask_for(db, 60, 200, "alias")
     try:
-        await until(lambda: asyncio.sleep(0, len(_calls(sandbox)) >= 6), what="requests after the pause")
+        await until(lambda: asyncio.sleep(0, len(_calls(sandbox)) >= 8), what="requests after the pause")
     finally:
         await asyncio.gather(*(daemon.stop() for daemon in daemons))
     calls = _calls(sandbox)
     refused = next(request for request in calls if request.status == 429)
-    later = sorted(_at(request) - _at(refused) for request in calls if request.wall > refused.wall)
-    # What was granted before the answer came may still arrive, at the pace; then there is silence.
-    assert not [seconds for seconds in later if 0.5 < seconds < 4], later
+    later = sorted((request for request in calls if request.wall > refused.wall), key=_at)
+    after_s = [_at(request) - _at(refused) for request in later]
+    # What had left before the answer was known may still arrive; then there is silence ...
+    assert not [seconds for seconds in after_s if 0.5 < seconds < 4], after_s
+    # ... and then one request alone: nobody else goes before its answer is there.
+    probe, second = [request for request in later if _at(request) - _at(refused) >= 4][:2]
+    assert probe.seconds is not None
+    assert second.monotonic >= probe.monotonic + probe.seconds
+    others = [request for request in _calls(sandbox, "alias") if 0 < _at(request) - _at(refused) < 4]
+    assert len(others) >= 5, "the other lane stood still as well"
     assert await db.fetchval("select max(attempt) from market_jobs") <= 1
 
 
-def _calls(sandbox: Sandbox) -> list[Request]:
-    return [request for request in sandbox.requests if request.endpoint != "token"]
+def _calls(sandbox: Sandbox, provider: str = "stockx") -> list[Request]:
+    return [
+        request
+        for request in sandbox.requests
+        if request.provider == provider and request.endpoint != "token"
+    ]
 
 
 def _at(request: Request) -> float:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from queue_kit import Connect, Connection, Row, daemon, enqueue, limits, now, settings, value
+from marketd.store.budgets import Charger
+from queue_kit import Connect, Connection, Row, daemon, enqueue, limits, now, opened, settings, value
 
 
 @pytest.fixture(autouse=True)
@@ -303,7 +304,7 @@ async def test_who_has_to_wait_for_the_pace_is_charged_nothing(db: Connection) -
     assert (await take(db))["granted"]
     waits = await take(db)
     assert (waits["granted"], waits["reason"]) == (False, "pace")
-    assert 3 < waits["wait_s"] < 4.3
+    assert 3 < waits["wait_s"] <= 4.4
     await limits(db, pace_s=20)
     await db.execute(
         "update market_providers set next_request_at = clock_timestamp() + interval '19 seconds'"
@@ -312,6 +313,20 @@ async def test_who_has_to_wait_for_the_pace_is_charged_nothing(db: Connection) -
     assert (refused["granted"], refused["reason"], refused["wait_s"]) == (False, "pace", None)
     assert refused["until"] > await now(db) + timedelta(seconds=5)
     assert await used(db) == 1
+
+
+async def test_a_request_that_leaves_late_keeps_the_next_at_its_distance(
+    db: Connection, database: str
+) -> None:
+    await limits(db, pace_s=2)
+    async with opened(database) as pool:
+        gate = Charger(pool, "stockx", "default").gate(200)
+        await gate.take("x")
+        await db.execute(
+            "update market_providers set next_request_at = clock_timestamp() + interval '0.1 seconds'"
+        )
+        await gate.leaves_late()
+    assert (await take(db))["wait_s"] > 1.5
 
 
 async def test_a_clock_that_was_set_back_or_a_quicker_pace_does_not_stop_the_lane(db: Connection) -> None:

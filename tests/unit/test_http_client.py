@@ -214,6 +214,29 @@ async def test_a_grant_that_ran_out_while_it_waited_is_given_back_and_taken_anew
     assert (len(bench.gate.taken), bench.gate.returned, len(bench.wire.seen)) == (2, ["r1"], 1)
 
 
+@pytest.mark.parametrize(("handshake_s", "late"), [(0.0, 0), (0.1, 1)])
+async def test_a_request_whose_connection_took_long_moves_the_pace_before_it_is_written(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, handshake_s: float, late: int
+) -> None:
+    connect = TCPConnector._create_connection
+
+    async def slow(*args: Any) -> Any:
+        await asyncio.sleep(handshake_s)
+        return await connect(*args)
+
+    monkeypatch.setattr(TCPConnector, "_create_connection", slow)
+    monkeypatch.setattr("marketd.http_client.door._LATE_S", 0.05)
+    told: list[int] = []
+
+    async def leaves_late() -> None:
+        told.append(len(bench.wire.seen))
+
+    monkeypatch.setattr(bench.gate, "leaves_late", leaves_late)
+    await bench.get()
+    assert told == [0] * late  # nothing was on the wire yet
+    assert len(bench.wire.seen) == 1
+
+
 async def test_what_is_not_granted_is_not_sent(bench: Bench) -> None:
     bench.gate.plan.append(errors.NotGranted("budget", None))
     with pytest.raises(errors.NotGranted):

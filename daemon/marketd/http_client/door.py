@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, TypeAlias
 
 import aiohttp
@@ -21,6 +22,7 @@ from marketd.telemetry import Observer, RequestReport
 
 MAX_BYTES = 8 * 1024 * 1024  #: of a decompressed answer
 CONNECT_S = 10.0
+_LATE_S = 0.02  #: a connection that took so long moves the pace
 _SECRET_HEADERS = ("authorization", "x-api-key")
 
 
@@ -137,7 +139,8 @@ class ProviderHttp:
     async def send(self, request: Request) -> Reply:
         """Takes a grant, sends at most once, reports exactly once if granted."""
         grant, left_s = await self._granted(request)
-        wire, started = Wire(), monotonic()
+        started = monotonic()
+        wire = Wire(on_opened=partial(self._opened, request, started))
         status: list[int] = []
         try:
             body, headers = await self._exchange(request, wire, status, left_s)
@@ -165,6 +168,16 @@ class ProviderHttp:
             if left_s > 0:
                 return grant, left_s
             await self._give_back(grant)
+
+    async def _opened(self, request: Request, due: float) -> None:
+        """The connection stands. If that took its time, the pace counts from now."""
+        if request.meter != "calls" or monotonic() - due < _LATE_S:
+            return
+        try:
+            await self._gate.leaves_late()
+        except errors.MarketdError as error:
+            # It leaves all the same: charged it is, and the pace was kept when it was granted.
+            self._observer.event("late_request_untold", provider=self._door.provider, error=str(error))
 
     async def _exchange(
         self, request: Request, wire: Wire, status: list[int], left_s: float

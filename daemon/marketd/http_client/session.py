@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -20,6 +20,9 @@ class Wire:
 
     attempts: int = 0
     opened: bool = False  #: a connection stood, TLS included: from here on the request may have left
+    on_opened: Callable[[], Awaitable[None]] | None = (
+        None  #: awaited once it stands, before the request is written
+    )
 
 
 class Repeated(aiohttp.ClientError):
@@ -66,4 +69,7 @@ async def _connected(
     context: SimpleNamespace,
     _params: aiohttp.TraceConnectionCreateEndParams,
 ) -> None:
-    context.trace_request_ctx.opened = True
+    wire: Wire = context.trace_request_ctx
+    wire.opened = True
+    if wire.on_opened is not None:
+        await wire.on_opened()

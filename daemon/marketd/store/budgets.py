@@ -74,6 +74,10 @@ class Charger:
                 wait_s = not_yet.wait_s
             await asyncio.sleep(wait_s)
 
+    async def leaves_late(self) -> None:
+        """A granted request leaves only now. Raises DatabaseUnavailable."""
+        await self._db.fetch(self._sql["leaves_late"], self._provider, self._account)
+
     async def give_back(self, grant: Grant) -> None:
         """Return the charge of a request that provably never left. Raises DatabaseUnavailable."""
         await self._db.fetch(self._sql["give_back"], grant.receipt)
@@ -120,6 +124,10 @@ class PgGate:
         if meter == "calls":
             self._latest = grant.receipt
         return grant
+
+    async def leaves_late(self) -> None:
+        """A granted request leaves only now. Raises DatabaseUnavailable."""
+        await self._charger.leaves_late()
 
     async def give_back(self, grant: Grant) -> None:
         """Return the charge of a request that provably never left. Raises DatabaseUnavailable."""
