@@ -108,7 +108,7 @@ def _world_table(key: tuple[str, int, str], runs: Mapping[str, Mapping[int, Line
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     names = ("fresh", "age_h", "age_p95_h", "err", "useful", "stored_p99_h", "late", "held_back")
-    for name, by_seed in runs.items():
+    for name, by_seed in sorted(runs.items(), key=lambda run: POLICIES.index(run[0])):
         mean = {k: np.mean([line[k] for line in by_seed.values()]) for k in names}
         parts.append(
             f"| {name} | {mean['fresh']:.3f} | {_share_of_known(runs, name)} | {mean['age_h']:.1f} "
