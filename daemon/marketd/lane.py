@@ -47,6 +47,7 @@ class LaneSettings:
 
     provider: str
     account: str
+    credentials: str  #: a digest, to tell those of one configuration from those of the next
     concurrency: int
     lease: timedelta
     heartbeat_s: float
@@ -266,7 +267,7 @@ class Lane:
         outcomes = self._decide(unit, settings, found, error)
         settled: Settled | None = None
         try:
-            await self._report_trouble(unit, error)
+            await self._report_trouble(unit, settings, error)
             if not keeper.done():
                 settled = await self._settle(unit, settings, outcomes, found)
         except errors.LeaseLost:
@@ -325,14 +326,15 @@ class Lane:
                     raise
                 await asyncio.sleep(clock.full_jitter(tries, base_s=0.2, cap_s=2))
 
-    async def _report_trouble(self, unit: Unit, error: BaseException | None) -> None:
+    async def _report_trouble(self, unit: Unit, settings: LaneSettings, error: BaseException | None) -> None:
         kind: Report | None = None
         retry_after_s, day_spent = None, False
         match error:
             case errors.Throttled():
                 kind, retry_after_s, day_spent = "throttled", error.retry_after_s, error.day_spent
             case errors.Unauthorized():
-                kind = "unauthorized"
+                # What a reload has replaced meanwhile tells nothing of the credentials in force.
+                kind = "unauthorized" if settings.credentials == self.settings.credentials else None
             case errors.Transient() | errors.BadPayload():
                 kind = "errors"
             case None | errors.ProviderError():

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from marketd import clock, login, providers
 from marketd.config import Config, ProviderTypes
 from marketd.config import Provider as Stanza
+from marketd.config.flat import digest
 from marketd.lane import LaneSettings, Visit
 from marketd.models import DEFAULT_ACCOUNT, Unit
 from marketd.provider import Credentials
@@ -119,6 +120,7 @@ def lane_settings(
     return LaneSettings(
         provider=provider,
         account=account,
+        credentials=digest(config.providers[provider].credentials_of(account)),
         concurrency=config.providers[provider].concurrency,
         lease=config.jobs.lease,
         heartbeat_s=config.jobs.heartbeat.total_seconds(),

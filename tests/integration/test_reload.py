@@ -388,3 +388,19 @@ async def test_what_needs_a_restart_is_refused_by_name_and_the_rest_applied(
     assert told == ["providers.stockx.budget.per_hour: 100000 -> 77"]
     assert await live.db.fetchval("select quota_hour from market_providers where provider = 'stockx'") == 77
     await live.done(await live.ask())
+
+
+async def test_a_refusal_of_credentials_that_a_reload_replaced_closes_no_lane(live: Live) -> None:
+    await live.change({"providers.stockx.credentials.api_key": "not-the-key-of-anyone"})
+    live.sandbox.fault("stockx", "stall", endpoint="search", seconds=1.5)
+    job = await live.ask()
+
+    async def asked() -> bool:
+        return live.sandbox.count("stockx", endpoint="search") > 0
+
+    await until(asked, what="the request with the old key")
+    await live.change({})
+    await live.done(job)
+    refused = [request.status for request in live.sandbox.requests if request.endpoint == "search"]
+    assert 401 in refused
+    assert "lane_closed" not in [name for name, _ in live.events]
