@@ -35,7 +35,7 @@ FULL = [
     (("plain",), (20_000,), FIVE, ("",), TWENTY, 8, 4, 5.0),
     (("uncorrelated", "spiky"), (5_000,), (1, 2, 3), ("",), FEW, 8, 4, 5.0),
     (("plain",), (5_000,), (1,), TROUBLES, (PLANNER, KNOWN), 8, 4, 5.0),
-    (("plain",), (100_000,), (1,), ("",), FEW, 5, 3, 10.0),
+    (("plain",), (100_000,), (1,), ("",), FEW, 14, 10, 10.0),
 ]
 _KEYS = ("cost", "world", "items", "seed", "condition", "policy", "run_days", "warm_days", "tick_min")
 COSTS = (3_000, 33_000, 100_000)

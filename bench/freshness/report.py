@@ -110,8 +110,9 @@ def _world_table(key: tuple[str, int, str], runs: Mapping[str, Mapping[int, Line
     names = ("fresh", "age_h", "age_p95_h", "err", "useful", "stored_p99_h", "late", "held_back")
     for name, by_seed in sorted(runs.items(), key=lambda run: POLICIES.index(run[0])):
         mean = {k: np.mean([line[k] for line in by_seed.values()]) for k in names}
+        fewer = f" (seeds {', '.join(map(str, sorted(by_seed)))})" if len(by_seed) < seeds else ""
         parts.append(
-            f"| {name} | {mean['fresh']:.3f} | {_share_of_known(runs, name)} | {mean['age_h']:.1f} "
+            f"| {name}{fewer} | {mean['fresh']:.3f} | {_share_of_known(runs, name)} | {mean['age_h']:.1f} "
             f"| {mean['age_p95_h']:.0f} | {mean['err']:.2f} | {mean['useful']:.2f} | {mean['stored_p99_h']:.0f} "
             f"| {100 * mean['late']:.1f} % | {100 * mean['held_back']:.1f} % |"
         )
