@@ -57,6 +57,7 @@ class Kept:
     async def stop(self) -> int:
         """SIGTERM, and its exit code."""
         assert self._keeper is not None
+        await self.ready()
         self._keeper.cancel()
         await asyncio.wait({self._keeper})
         return await self.daemon.stop(within_s=60)
