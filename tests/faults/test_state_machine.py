@@ -173,13 +173,12 @@ class Queue(RuleBasedStateMachine):
     @precondition(lambda self: any(self.held))
     @rule(worker=workers)
     def extend(self, worker: int) -> None:
-        gone = (
-            self.run(self.jobs[worker].extend_all(self.held[worker], lease=LEASE))
-            if self.held[worker]
-            else []
-        )
-        self.lost += gone
-        self.held[worker] = [unit for unit in self.held[worker] if unit not in gone]
+        for unit in list(self.held[worker]):
+            try:
+                self.run(self.jobs[worker].extend(unit, lease=LEASE))
+            except LeaseLost:
+                self.held[worker].remove(unit)
+                self.lost.append(unit)
 
     @precondition(lambda self: any(self.held))
     @rule(how=st.sampled_from(("priced", "priced", "retried", "snoozed", "released", "failed")))
@@ -225,6 +224,7 @@ class Queue(RuleBasedStateMachine):
         worker = self.busy
 
         async def meet(unit: Unit) -> None:
+            await self._time_passes(FRESH_S + 60)  # nobody took the unit over meanwhile
             self.app = self.other.transaction()
             await self.app.start()
             await self.other.execute(
@@ -233,7 +233,7 @@ class Queue(RuleBasedStateMachine):
             if in_time:
                 await self._commit(True)
             with suppress(LeaseLost):
-                await self._settle(worker, unit, "priced", age_s=FRESH_S + 60)
+                await self._settle(worker, unit, "priced", age_s=FRESH_S + 50)
             await self._commit(True)
 
         self.figures["met an old price"] += 1
