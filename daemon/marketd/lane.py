@@ -23,6 +23,7 @@ from marketd.store.catalog import CatalogStore
 from marketd.store.jobs import JobStore, Settled
 from marketd.telemetry import FetchReport, Observer, RequestReport
 
+_AT_ONCE_S = 0.001  #: a cool-down that is over as soon as it is told
 _IDLE_WAIT_S = 1.0  #: before another look at work that cannot be claimed yet (its product is being fetched)
 _GATHER_S = 0.005  #: with a backlog, slots that come free within this time share a claim
 _RELEASE_S = 1.5  #: for a fetch that was cut off to give its jobs back
@@ -333,8 +334,10 @@ class Lane:
             case errors.Throttled():
                 kind, retry_after_s, day_spent = "throttled", error.retry_after_s, error.day_spent
             case errors.Unauthorized():
-                # What a reload has replaced meanwhile tells nothing of the credentials in force.
-                kind = "unauthorized" if settings.credentials == self.settings.credentials else None
+                kind = "unauthorized"
+                if settings.credentials != self.settings.credentials:
+                    # A reload replaced them meanwhile: those in force are probed at once.
+                    retry_after_s = _AT_ONCE_S
             case errors.Transient() | errors.BadPayload():
                 kind = "errors"
             case None | errors.ProviderError():
