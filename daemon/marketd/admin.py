@@ -11,6 +11,8 @@ from importlib import resources
 
 from aiohttp import web
 
+from marketd.errors import CannotListen
+
 _IMAGES = resources.files("marketd") / "images"
 
 Render = Callable[[str], tuple[bytes, str]]
@@ -31,7 +33,7 @@ class Admin:
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
-        """Binds and serves. Raises OSError when the address cannot be had."""
+        """Binds and serves. Raises CannotListen when the address cannot be had."""
         app = web.Application()
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
@@ -42,9 +44,12 @@ class Admin:
         await runner.setup()
         try:
             await web.TCPSite(runner, self._host, self._port).start()
-        except OSError:
+        except OSError as error:
             await runner.cleanup()
-            raise
+            where = f"{self._host}:{self._port}"
+            raise CannotListen(
+                f"cannot serve /metrics on {where}: {error.strerror}; is another marketd running? (http.port)"
+            ) from error
         self._runner = runner
 
     async def stop(self) -> None:

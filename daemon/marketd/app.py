@@ -17,13 +17,13 @@ from uuid import uuid4
 
 import asyncpg
 
-from marketd import errors, http_client, logs, migrate, providers, systemd, wiring
+from marketd import database, errors, hearing, http_client, logs, migrate, providers, systemd, wiring
 from marketd.admin import Admin
 from marketd.config import Config
-from marketd.embedded import EmbeddedError, EmbeddedPostgres
 from marketd.gauges import Gauges
 from marketd.health import Health
-from marketd.lane import Lane, Stores
+from marketd.lane import LaneSettings, Stores
+from marketd.lanes import Lanes
 from marketd.metrics import Metrics
 from marketd.provider import Usage
 from marketd.reconcile import Reconciler
@@ -34,8 +34,7 @@ from marketd.signals import Stop, handled
 from marketd.store.budgets import Circuits
 from marketd.store.catalog import CatalogStore
 from marketd.store.daemons import AccountLimits, DaemonStore
-from marketd.store.jobs import JobStore, LaneState
-from marketd.store.listener import Listener
+from marketd.store.jobs import JobStore
 from marketd.store.plan import PlanStore
 from marketd.store.pool import Database
 from marketd.store.runs import RunStore
@@ -58,8 +57,6 @@ class App:
         self._further_observers = observers
         self._daemon_id = uuid4()
         self._kinds = providers.discover()
-        self._lanes: dict[tuple[str, str], Lane] = {}
-        self._lane_tasks: asyncio.TaskGroup | None = None
         self.metrics = Metrics()
         self.admin_port: int | None = None  #: where /metrics is served, once it is
         self.dsn: str | None = None  #: where the database is, once it is known
@@ -89,7 +86,7 @@ class App:
         """Everything that must be there before work begins; `stack` closes it in the opposite order."""
         config = self._config
         self.dsn = await self._database(stack)
-        await self._check_schema()
+        await database.check_schema(self.dsn)
         pool = config.database
         self._db = Database(
             self.dsn,
@@ -106,6 +103,11 @@ class App:
         await self._serve_http(stack)
 
     @property
+    def _listen_dsn(self) -> str:
+        own = self._config.database.listen_dsn
+        return own.get_secret_value() if own else self.dsn or ""
+
+    @property
     def _pool_size(self) -> int:
         return self._config.database.pool_size
 
@@ -114,70 +116,31 @@ class App:
         self._admin = Admin(
             config.http.host, config.http.port, render=self.metrics.render, reasons=self._health.reasons
         )
-        try:
-            await self._admin.start()
-        except OSError as error:
-            where = f"{config.http.host}:{config.http.port}"
-            raise errors.CannotListen(
-                f"cannot serve /metrics on {where}: {error.strerror}; is another marketd running? (http.port)"
-            ) from error
+        await self._admin.start()
         stack.push_async_callback(self._admin.stop)
         self.admin_port = self._admin.port
 
     async def _database(self, stack: AsyncExitStack) -> str:
-        database = self._config.database
-        if database.dsn is not None:
-            return database.dsn.get_secret_value()
-        if not database.embedded:
-            raise errors.ConfigError(
-                [
-                    "database.dsn: not set: give the address of your Postgres (MARKETD_DSN as shipped), "
-                    "or set database.embedded: true to try things out"
-                ]
-            )
-        server = EmbeddedPostgres(self._config.state_dir / "postgres")
-        try:
-            # In this thread on purpose: the server is told to die with the thread that started it.
-            dsn = server.start()
-        except EmbeddedError as error:
-            raise errors.DatabaseUnavailable(str(error)) from error
-        stack.callback(server.stop)
-        await migrate.migrate(dsn)
-        return dsn
-
-    async def _check_schema(self) -> None:
-        assert self.dsn is not None
-        try:
-            # No cache: behind a transaction pooler a prepared statement may be looked for on another server.
-            connection = await asyncpg.connect(
-                self.dsn, timeout=10, command_timeout=10, statement_cache_size=0
-            )
-        except (OSError, asyncpg.PostgresError) as error:
-            raise errors.DatabaseUnavailable(f"cannot connect to Postgres: {error}") from error
-        try:
-            async with connection.transaction():
-                await migrate.check(connection)
-        finally:
-            await connection.close(timeout=2)
+        return await database.locate(self._config, stack)
 
     def _build(self) -> None:
+        self._build_observers()
         config, db = self._config, self._db
-        circuits = Circuits(db)
-        self._recorder = Recorder(circuits)
-        self._reconciler = Reconciler(lambda: self._lanes, self._usage, circuits)
-        self._observer = Observers(
-            self.metrics, logs.LogObserver(), self._recorder, self._reconciler, *self._further_observers
-        )
-        self._reconciler.observer = self._observer
-        self._stores = Stores(jobs=JobStore(db, self._daemon_id), catalog=CatalogStore(db), circuits=circuits)
-        self._daemons = DaemonStore(db, self._daemon_id)
-        self._visits = Visits(self._session, db, self._kinds, config.state_dir, self._observer)
         timing = wiring.timing_of(config)
         runs = RunStore(db)
-        self._poller = Poller(timing, self._stores.jobs, self._wake_lane, self._observer)
+        jobs = JobStore(db, self._daemon_id)
+        stores = Stores(jobs=jobs, catalog=CatalogStore(db), circuits=self._circuits)
+        self._stores = stores
+        self._daemons = DaemonStore(db, self._daemon_id)
+        self._visits = Visits(self._session, db, self._kinds, config.state_dir, self._observer)
+        self._poller = Poller(timing, jobs, lambda state: self._lanes.wake(state), self._observer)
+        self._lanes = Lanes(stores, self._observer, self._poller.kick)
         self._plans = PlanStore(db, lambda: self._scheduler.timing.interval)
         self._scheduler = Scheduler(
-            timing, runs, self._stores.jobs, self._observer, chores=(self._enrich, self._plans.plan)
+            timing, runs, jobs, self._observer, chores=(self._enrich, self._plans.plan)
+        )
+        self._listener = hearing.listener(
+            self._listen_dsn, self._lanes, self._poller, self._scheduler, self.metrics, self._observer
         )
         self._gauges = Gauges(
             self.metrics,
@@ -186,14 +149,16 @@ class App:
             interval_s=lambda: self._scheduler.timing.interval.total_seconds(),
             echo_at=lambda: self._listener.last_echo,
         )
-        listen_dsn = config.database.listen_dsn
-        self._listener = Listener(
-            listen_dsn.get_secret_value() if listen_dsn else self.dsn or "",
-            on_notify=self._heard,
-            on_connect=self._poller_and_lanes,
-            on_change=self._listener_changed,
-        )
         self._health = Health(self._lanes, self._poller, self._scheduler, self._listener)
+
+    def _build_observers(self) -> None:
+        self._circuits = Circuits(self._db)
+        self._recorder = Recorder(self._circuits)
+        self._reconciler = Reconciler(lambda: self._lanes, self._usage, self._circuits)
+        self._observer = Observers(
+            self.metrics, logs.LogObserver(), self._recorder, self._reconciler, *self._further_observers
+        )
+        self._reconciler.observer = self._observer
 
     async def _apply(self, old: Config | None, new: Config) -> None:
         """Write what Postgres keeps in one transaction, then swap what runs; a fetch keeps what it began with.
@@ -217,7 +182,7 @@ class App:
             if account.off_reason is not None:
                 self._observer.event("provider_off", lane=account.lane, reason=account.off_reason)
                 continue
-            self._set_lane(account.provider, account.account)
+            self._lanes.put(self._lane_settings(account.provider, account.account))
         await self._compare_with_others(new)
 
     async def _store(self, old: Config | None, new: Config, accounts: Sequence[AccountLimits]) -> None:
@@ -246,22 +211,9 @@ class App:
         if others:
             self._observer.event("config_differs", daemons=others, hint="the lower limits hold")
 
-    def _set_lane(self, provider: str, account: str) -> None:
+    def _lane_settings(self, provider: str, account: str) -> LaneSettings:
         visit = self._visits.opener(self._config, provider, account)
-        settings = wiring.lane_settings(self._config, provider, account, visit)
-        lane = self._lanes.get((provider, account))
-        if lane is not None:
-            lane.reconfigure(settings)
-            return
-        lane = Lane(settings, self._stores, self._observer, self._poller.kick)
-        self._lanes[provider, account] = lane
-        if self._lane_tasks is not None:
-            self._start_lane(lane)
-
-    def _start_lane(self, lane: Lane) -> None:
-        assert self._lane_tasks is not None
-        name = f"lane {lane.settings.provider}/{lane.settings.account}"
-        self._lane_tasks.create_task(lane.run(self._stop, self.grace_s), name=name)
+        return wiring.lane_settings(self._config, provider, account, visit)
 
     def grace_s(self) -> float:
         """How long fetches may go on after a stop was asked for."""
@@ -280,11 +232,9 @@ class App:
                     )
                 ]
                 async with asyncio.TaskGroup() as lanes:
-                    self._lane_tasks = lanes
                     # Holds the group open also when no lane runs yet.
                     lanes.create_task(stop.wait(), name="stop")
-                    for lane in self._lanes.values():
-                        self._start_lane(lane)
+                    self._lanes.start(lanes, stop, self.grace_s)
                     self._announce(on_ready)
                     await stop.wait()
                     systemd.stopping("draining")
@@ -304,7 +254,7 @@ class App:
         )
 
     def _announce(self, on_ready: Callable[[], None] | None) -> None:
-        lanes = [f"{lane.settings.provider}/{lane.settings.account}" for lane in self._lanes.values()]
+        lanes = self._lanes.names
         self._observer.event(
             "ready", lanes=lanes, metrics=f"http://{self._config.http.host}:{self.admin_port}/metrics"
         )
@@ -327,31 +277,6 @@ class App:
 
     async def _enrich(self) -> None:
         await self._stores.catalog.enrich(_ENRICH_AT_MOST)
-
-    def _wake_lane(self, state: LaneState) -> None:
-        if lane := self._lanes.get((state.provider, state.account)):
-            lane.wake()
-
-    def _poller_and_lanes(self) -> None:
-        self._poller.kick()
-        for lane in self._lanes.values():
-            lane.wake()
-
-    def _heard(self, payload: str) -> None:
-        known = {provider for provider, _ in self._lanes}
-        if payload == "run":
-            self._scheduler.run_now()
-        elif payload and payload not in known:
-            self._observer.event("notification_ignored", payload=payload[:40])
-            return
-        for (provider, _), lane in self._lanes.items():
-            if payload in ("", "run", provider):
-                lane.wake()
-                if payload == provider:
-                    self.metrics.heard(provider)
-
-    def _listener_changed(self, connected: bool, why: str) -> None:
-        self._observer.event("listener_connected" if connected else "listener_lost", why=why)
 
     async def _last_acts(self) -> None:
         """Release what the lanes could not, write what is remembered, and sign off."""

@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TextIO
 
-from marketd import clock, errors
+from marketd import clock, database, errors
 from marketd.app import App
 from marketd.config import Config
-from marketd.embedded import EmbeddedError, EmbeddedPostgres
 from marketd.outcome import Failed, Priced
 from marketd.signals import Stop
 from marketd.telemetry import FetchReport, RequestReport
@@ -81,17 +80,11 @@ class Tick(App):
         return sys.stderr  # stdout is for the figures
 
     def _announce(self, on_ready: Callable[[], None] | None) -> None:
-        lanes = [f"{provider}/{account}" for provider, account in self._lanes]
-        self._observer.event("tick_started", lanes=lanes)
+        self._observer.event("tick_started", lanes=self._lanes.names)
 
     async def _database(self, stack: AsyncExitStack) -> str:
-        if self._config.database.dsn is None and self._config.database.embedded:
-            try:
-                running = EmbeddedPostgres.attach(self._config.state_dir / "postgres")
-            except EmbeddedError as error:
-                raise errors.DatabaseUnavailable(str(error)) from error
-            if running is not None:
-                return running
+        if (running := database.running_embedded(self._config)) is not None:
+            return running
         return await super()._database(stack)
 
     async def _serve_http(self, stack: AsyncExitStack) -> None:
@@ -121,7 +114,7 @@ class Tick(App):
             while not self._stop.is_set():
                 chance_s = await self._next_chance_s()
                 left_s = self._claim_until - clock.monotonic()
-                idle = not any(lane.busy for lane in self._lanes.values())
+                idle = not self._lanes.busy
                 if left_s <= 0 or (idle and (chance_s is None or chance_s > left_s)):
                     self.tally.next_s = chance_s
                     break

@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from marketd.admin import Admin
+from marketd.errors import CannotListen
 from marketd.metrics import Metrics
 
 
@@ -64,7 +65,7 @@ async def test_a_port_in_use_is_an_error_at_start() -> None:
     async with _served([]) as base:
         port = int(base.rpartition(":")[2])
         second = Admin("127.0.0.1", port, render=lambda _: (b"", "text/plain"), reasons=list)
-        with pytest.raises(OSError, match="address already in use"):
+        with pytest.raises(CannotListen, match="address already in use; is another marketd running"):
             await second.start()
         await second.stop()
 

@@ -1,0 +1,68 @@
+"""Where the daemon's Postgres is, and whether it has the schema that this version works with."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+import asyncpg
+
+from marketd import errors, migrate
+from marketd.config import Config
+from marketd.embedded import EmbeddedError, EmbeddedPostgres
+
+_CONNECT_S = 10
+
+
+async def locate(config: Config, stack: AsyncExitStack) -> str:
+    """The DSN; an embedded server is started and migrated first, and `stack` stops it.
+
+    Raises ConfigError when the configuration names no database, DatabaseUnavailable when the embedded one won't start.
+    """
+    database = config.database
+    if database.dsn is not None:
+        return database.dsn.get_secret_value()
+    if not database.embedded:
+        raise errors.ConfigError(
+            [
+                "database.dsn: not set: give the address of your Postgres (MARKETD_DSN as shipped), "
+                "or set database.embedded: true to try things out"
+            ]
+        )
+    server = EmbeddedPostgres(config.state_dir / "postgres")
+    try:
+        # In this thread on purpose: the server is told to die with the thread that started it.
+        dsn = server.start()
+    except EmbeddedError as error:
+        raise errors.DatabaseUnavailable(str(error)) from error
+    stack.callback(server.stop)
+    await migrate.migrate(dsn)
+    return dsn
+
+
+def running_embedded(config: Config) -> str | None:
+    """The DSN of the embedded server that another process runs for this configuration, None when there is none.
+
+    Raises DatabaseUnavailable when it is there and cannot be used.
+    """
+    if config.database.dsn is not None or not config.database.embedded:
+        return None
+    try:
+        return EmbeddedPostgres.attach(config.state_dir / "postgres")
+    except EmbeddedError as error:
+        raise errors.DatabaseUnavailable(str(error)) from error
+
+
+async def check_schema(dsn: str) -> None:
+    """Raises SchemaError when it is older or newer than this version, DatabaseUnavailable when nobody answers."""
+    try:
+        # No cache: behind a transaction pooler a prepared statement may be looked for on another server.
+        connection = await asyncpg.connect(
+            dsn, timeout=_CONNECT_S, command_timeout=_CONNECT_S, statement_cache_size=0
+        )
+    except (OSError, asyncpg.PostgresError) as error:
+        raise errors.DatabaseUnavailable(f"cannot connect to Postgres: {error}") from error
+    try:
+        async with connection.transaction():
+            await migrate.check(connection)
+    finally:
+        await connection.close(timeout=2)
