@@ -2071,6 +2071,9 @@ begin
       then format('currency %s is not offered by %s (it has %s)', w.currency, w.provider, array_to_string(p.currencies, ' '))
     when length(w.user_id) > 200 then 'user_id is longer than 200 characters'
     when w.not_before is not null and not isfinite(w.not_before) then 'not_before is not a time'
+    -- Postgres knows years that apps' languages do not: whoever reads such a row there would fail.
+    when w.not_before not between timestamptz '0001-01-02 00:00 UTC' and timestamptz '9999-12-30 00:00 UTC'
+      then 'not_before is not between the years 1 and 9999'
   end;
   w.unit_key := concat_ws('|', w.provider, w.account, w.sku, w.currency, case when not p.all_sizes then coalesce(w.size, '') end);
   w.dedupe_key := concat_ws('|', w.provider, w.account, w.sku, w.currency, coalesce(w.size, ''));
@@ -2097,7 +2100,7 @@ begin
        where k not in ('provider', 'sku', 'size', 'currency', 'priority', 'not_before', 'user_id');
       bad := 'unknown key ' || bad;
       select coalesce(bad, string_agg(k || ' is not a text', ', ')) into bad
-        from unnest(array['provider', 'sku', 'currency']) k where jsonb_typeof(item -> k) not in ('string', 'null');
+        from unnest(array['provider', 'sku', 'currency', 'not_before']) k where jsonb_typeof(item -> k) not in ('string', 'null');
       if bad is null and jsonb_typeof(item -> 'size') not in ('string', 'number', 'null') then
         bad := 'size is neither a text nor a number';
       end if;
@@ -2111,7 +2114,7 @@ begin
       if bad is null and jsonb_typeof(item -> 'not_before') <> 'null' then
         begin
           due := (item ->> 'not_before')::timestamptz;
-        exception when invalid_datetime_format or datetime_field_overflow or invalid_parameter_value then
+        exception when data_exception then   -- the whole class: formats, ranges, time zones and their displacements
           bad := format('not_before %s is not a time', quote_literal(left(item ->> 'not_before', 40)));
         end;
       end if;

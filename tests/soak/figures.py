@@ -108,14 +108,22 @@ def over_a_window(requests: Iterable[Request], quota: int, window_s: int) -> lis
 
 
 def over_a_second(requests: Iterable[Request], calls: int) -> list[Any]:
-    """Metered calls that were one too many within a sliding second."""
-    found = []
+    """Metered calls that were one too many within a sliding second, with how far they were apart."""
+    return [spread for spread in _spreads(requests, calls) if spread[1] < _SLIDING_S]
+
+
+def closest(requests: Iterable[Request], calls: int) -> float:
+    """Seconds between a call and the one `calls` later, where they are closest; infinite when there are not as many."""
+    return min((seconds for _, seconds in _spreads(requests, calls)), default=float("inf"))
+
+
+def _spreads(requests: Iterable[Request], calls: int) -> list[tuple[str, float]]:
     by_provider: dict[str, list[float]] = {}
     for request in requests:
         if request.meter == "calls":
             by_provider.setdefault(request.provider, []).append(request.monotonic)
-    for provider, times in by_provider.items():
-        times.sort()
-        pairs = zip(times, times[calls:], strict=False)
-        found += [(provider, later - earlier) for earlier, later in pairs if later - earlier < _SLIDING_S]
-    return found
+    return [
+        (provider, later - earlier)
+        for provider, times in by_provider.items()
+        for earlier, later in zip(sorted(times), sorted(times)[calls:], strict=False)
+    ]
