@@ -20,9 +20,9 @@ import asyncpg
 from marketd import database, errors, hearing, http_client, logs, migrate, providers, systemd, wiring
 from marketd.admin import Admin
 from marketd.config import Config
+from marketd.fetching import LaneSettings, Stores
 from marketd.gauges import Gauges
 from marketd.health import Health
-from marketd.lane import LaneSettings, Stores
 from marketd.lanes import Lanes
 from marketd.metrics import Metrics
 from marketd.provider import Usage

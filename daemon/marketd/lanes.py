@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 
-from marketd.lane import Lane, LaneSettings, Stores
+from marketd.fetching import LaneSettings, Stores
+from marketd.lane import Lane
 from marketd.signals import Stop
 from marketd.store.jobs import LaneState
 from marketd.telemetry import Observer

@@ -10,7 +10,7 @@ from marketd import clock, login, providers
 from marketd.config import Config, ProviderTypes
 from marketd.config import Provider as Stanza
 from marketd.config.flat import digest
-from marketd.lane import LaneSettings, Visit
+from marketd.fetching import LaneSettings, Visit
 from marketd.models import DEFAULT_ACCOUNT, Unit
 from marketd.provider import Credentials
 from marketd.providers import Plugin

@@ -1,0 +1,249 @@
+"""One fetch from start to end.
+
+`Fetching.run` is the table of contents: find the listing, fetch under a kept lease, decide, settle, report.
+Nothing here logs or counts; observers are told once, after it is in the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+from marketd import clock, errors, leases
+from marketd.models import Job, Unit
+from marketd.outcome import Outcome, Released, Retried, Snoozed
+from marketd.provider import Ask, Found
+from marketd.retry import RetryPolicy, decide_error, decide_found
+from marketd.store.budgets import Circuits, Report
+from marketd.store.catalog import CatalogStore
+from marketd.store.jobs import JobStore, Settled
+from marketd.telemetry import FetchReport, Observer, RequestReport
+
+_AT_ONCE_S = 0.001  #: a cool-down that is over as soon as it is told
+
+
+class Visit(Protocol):
+    """One fetch's door to the provider; counts what it sends."""
+
+    @property
+    def requests(self) -> int: ...
+
+    @property
+    def calls(self) -> Sequence[RequestReport]: ...
+
+    async def fetch(self, ask: Ask) -> Found: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneSettings:
+    """What a lane needs of the configuration. A fetch keeps the snapshot that it began with."""
+
+    provider: str
+    account: str
+    credentials: str  #: a digest, to tell those of one configuration from those of the next
+    concurrency: int
+    lease: timedelta
+    heartbeat_s: float
+    poll_s: float
+    policy: RetryPolicy
+    visit: Callable[[Unit], Visit]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stores:
+    jobs: JobStore
+    catalog: CatalogStore
+    circuits: Circuits
+
+
+@dataclass(slots=True, kw_only=True)
+class _Fetch:
+    """What became of one fetch, as far as it has come."""
+
+    unit: Unit
+    settings: LaneSettings
+    visit: Visit
+    began: float  #: monotonic
+    ended: float = 0.0
+    found: Found | None = None
+    error: BaseException | None = None
+
+    def outcomes(self) -> list[tuple[Job, Outcome]]:
+        """What that means for each job. Neither found nor failed: it was cut off, for its lease was lost."""
+        policy = self.settings.policy
+        if self.found is not None:
+            return decide_found(self.unit, self.found, policy)
+        if self.error is None:
+            return [(job, Released(reason="lease_lost")) for job in self.unit.jobs]
+        return [(job, decide_error(job, self.error, policy)) for job in self.unit.jobs]
+
+    def report(self, outcomes: Sequence[tuple[Job, Outcome]], settled: Settled | None) -> FetchReport:
+        """For the observers; `settled` is None when that was not to be."""
+        return FetchReport(
+            unit=self.unit,
+            outcomes=[(job.id, outcome) for job, outcome in outcomes],
+            requests=self.visit.requests,
+            quotes=len(self.found.quotes) if self.found else 0,
+            changed=settled.changed if settled else 0,
+            wait_s=max((self.unit.claimed_at - job.due_at).total_seconds() for job in self.unit.jobs),
+            fetch_s=self.ended - self.began,
+            settle_s=clock.monotonic() - self.ended,
+            lease_lost=settled is None,
+            calls=self.visit.calls,
+            stored=settled.stored if settled else None,
+            error=self.error if _unexpected(self.error) else None,
+        )
+
+
+class Fetching:
+    """Runs the fetches of one lane."""
+
+    def __init__(
+        self,
+        stores: Stores,
+        observer: Observer,
+        on_deferred: Callable[[], None],
+        *,
+        in_force: Callable[[], LaneSettings],
+    ) -> None:
+        """`on_deferred` is called when jobs wait for a time; `in_force` gives the lane's settings of now."""
+        self._stores = stores
+        self._observer = observer
+        self._on_deferred = on_deferred
+        self._in_force = in_force
+
+    async def run(self, unit: Unit, settings: LaneSettings) -> None:
+        """One fetch: whatever happens to it ends as an outcome of each of its jobs."""
+        this = _Fetch(unit=unit, settings=settings, visit=settings.visit(unit), began=clock.monotonic())
+        keeping = leases.keep(
+            self._stores.jobs,
+            unit,
+            lease=settings.lease,
+            heartbeat_s=settings.heartbeat_s,
+            observer=self._observer,
+        )
+        keeper = asyncio.create_task(keeping)
+        fetch = asyncio.create_task(self._fetch(unit, this.visit))
+        cancelled: asyncio.CancelledError | None = None
+        try:
+            await asyncio.wait({fetch, keeper}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError as stopped:
+            cancelled = stopped
+        fetch.cancel()  # without effect on a finished one
+        await asyncio.wait({fetch})
+        this.found, this.error = _result(fetch)
+        if cancelled is not None and this.found is None:
+            this.error = errors.NotGranted("shutdown", None)
+        this.ended = clock.monotonic()
+        # Shielded: a cancel must not tear a settle apart.
+        await asyncio.shield(self._conclude(this, keeper))
+        if cancelled is not None:
+            raise cancelled
+
+    async def _fetch(self, unit: Unit, visit: Visit) -> Found:
+        known = await self._stores.catalog.known(unit.provider, unit.sku, unit.currency)
+        ask = Ask(
+            sku=unit.sku,
+            sizes=unit.sizes,
+            currency=unit.currency,
+            listing=known.listing,
+            references=known.references,
+            elsewhere=known.elsewhere,
+        )
+        return await visit.fetch(ask)
+
+    async def _conclude(self, this: _Fetch, keeper: asyncio.Task[None]) -> None:
+        unit, outcomes = this.unit, this.outcomes()
+        settled: Settled | None = None
+        try:
+            await self._report_trouble(this)
+            if not keeper.done():
+                settled = await self._settle(this, outcomes)
+        except errors.LeaseLost:
+            self._observer.event("stale_completion", provider=unit.provider, unit=unit.key)
+        except errors.DatabaseUnavailable as trouble:
+            # The lease will expire and any daemon takes the jobs up again: late, not lost.
+            self._observer.event("settle_given_up", unit=unit.key, error=str(trouble))
+        finally:
+            keeper.cancel()
+        self._observer.fetch_done(this.report(outcomes, settled))
+        if any(isinstance(outcome, Retried | Snoozed) for _, outcome in outcomes):
+            self._on_deferred()
+
+    async def _settle(self, this: _Fetch, outcomes: Sequence[tuple[Job, Outcome]]) -> Settled:
+        """Settle, patiently: the calls are spent, so a restarting Postgres is waited for as long as a lease."""
+        deadline = clock.monotonic() + this.settings.lease.total_seconds()
+        quotes = this.found.quotes if this.found else ()
+        listing = this.found.listing if this.found else None
+        tries = 0
+        while True:
+            try:
+                return await self._stores.jobs.settle(this.unit, outcomes, quotes, listing)
+            except errors.DatabaseUnavailable:
+                tries += 1
+                if clock.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(clock.full_jitter(tries, base_s=0.2, cap_s=2))
+
+    async def _report_trouble(self, this: _Fetch) -> None:
+        """Tell the account's circuit how it went, where that is news."""
+        unit, error = this.unit, this.error
+        if isinstance(error, errors.NotGranted) and error.reason != "shutdown":
+            self._observer.event("refused", provider=unit.provider, reason=error.reason)
+        kind = _kind_of_trouble(error, unit)
+        if kind is None:
+            return
+        detail = None if error is None else str(error)
+        state = await self._stores.circuits.report(
+            unit.provider,
+            unit.account,
+            kind,
+            retry_after_s=self._retry_after_s(this),
+            day_spent=isinstance(error, errors.Throttled) and error.day_spent,
+            detail=detail,
+        )
+        if state.changed:
+            self._observer.event(
+                "lane_closed" if state.state == "open" else "lane_resumed",
+                lane=f"{unit.provider}/{unit.account}",
+                reason=kind,
+                until=state.until.isoformat() if state.until else None,
+                detail=detail,
+            )
+
+    def _retry_after_s(self, this: _Fetch) -> float | None:
+        match this.error:
+            case errors.Throttled(retry_after_s=retry_after_s):
+                return retry_after_s
+            case errors.Unauthorized() if this.settings.credentials != self._in_force().credentials:
+                return _AT_ONCE_S  # a reload replaced them meanwhile: those in force are probed at once
+        return None
+
+
+def _kind_of_trouble(error: BaseException | None, unit: Unit) -> Report | None:
+    """The word for the circuit; None where it has nothing to learn."""
+    match error:
+        case errors.Throttled():
+            return "throttled"
+        case errors.Unauthorized():
+            return "unauthorized"
+        case errors.Transient() | errors.BadPayload():
+            return "errors"
+        case None | errors.ProviderError():
+            return "ok" if unit.troubled else None
+    return None
+
+
+def _result(fetch: asyncio.Task[Found]) -> tuple[Found | None, BaseException | None]:
+    """What the fetch returned or raised; (None, None) when it was cancelled because its lease was lost."""
+    if fetch.cancelled():
+        return None, None
+    error = fetch.exception()
+    return (None, error) if error is not None else (fetch.result(), None)
+
+
+def _unexpected(error: BaseException | None) -> bool:
+    return error is not None and not isinstance(error, errors.MarketdError)
