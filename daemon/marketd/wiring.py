@@ -23,7 +23,9 @@ from marketd.store.plan import Dials
 def provider_types() -> dict[str, ProviderTypes]:
     """What each known provider's stanza may hold, for `config.load`."""
     return {
-        name: ProviderTypes(kind.credentials_type, kind.options_type, kind.currencies)
+        name: ProviderTypes(
+            kind.credentials_type, kind.options_type, kind.currencies, getattr(kind, "defaults", {})
+        )
         for name, kind in providers.discover().items()
     }
 

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_va
 from marketd import config
 from marketd.config import ProviderTypes
 from marketd.errors import ConfigError
+from marketd.wiring import provider_types
 
 ROOT = Path(__file__).resolve().parents[2]
 BROKEN = ROOT / "tests" / "fixtures" / "config"
@@ -179,6 +180,32 @@ def test_the_shipped_file_writes_out_every_key_with_its_default() -> None:
         assert set(data[part]) == set(type(getattr(shipped, part)).model_fields)
     for stanza in data["providers"].values():
         assert set(stanza) == set(config.Provider.model_fields)
+
+
+@pytest.mark.parametrize("name", ["stockx", "alias", "ebay"])
+def test_a_stanza_that_says_nothing_has_the_limits_of_the_shipped_file(name: str) -> None:
+    shipped = config.from_mapping(shipped_data(), provider_types()).providers[name]
+    silent = config.from_mapping({"providers": {name: {}}}, provider_types()).providers[name]
+    assert silent.model_dump() == shipped.model_dump()
+
+
+def test_who_sets_one_limit_keeps_the_others_of_the_provider() -> None:
+    budget = {"per_hour": 10}
+    ebay = config.from_mapping({"providers": {"ebay": {"budget": budget}}}, provider_types()).providers[
+        "ebay"
+    ]
+    assert (ebay.budget.per_hour, ebay.budget.per_day) == (10, 5000)
+    assert ebay.budget.day_starts.zone == "America/Los_Angeles"
+    none = {"per_hour": None, "per_day": None}
+    free = config.from_mapping({"providers": {"ebay": {"budget": none}}}, provider_types()).providers["ebay"]
+    assert (free.budget.per_hour, free.budget.per_day) == (None, None)
+
+
+def test_a_token_is_not_asked_for_at_the_provider_by_who_goes_elsewhere() -> None:
+    here = {"base_url": "http://127.0.0.1:1/x"}
+    found = config.from_mapping({"providers": {"stockx": here, "ebay": here}}, provider_types()).providers
+    assert found["stockx"].token_url is None
+    assert found["ebay"].token_url == "http://127.0.0.1:1/x/identity/v1/oauth2/token"
 
 
 def test_values_are_substituted_from_variables_files_and_credentials(tmp_path: Path) -> None:

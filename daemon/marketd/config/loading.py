@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 
 from marketd.config.changes import RESTART_ONLY
 from marketd.config.faults import SECRET_KEYS, Fault, KeyPath, Place, dotted, in_words, suggestion
-from marketd.config.providers import Provider, ProviderTypes, loopback_faults, stanza_type
+from marketd.config.providers import Provider, ProviderTypes, loopback_faults, stanza_type, with_defaults
 from marketd.config.schema import Config
 from marketd.config.substitution import Substitution
 from marketd.config.yaml_source import Source, read
@@ -103,22 +103,26 @@ def _providers(data: Any, source: Source, provider_types: Mapping[str, ProviderT
             known = f"expected one of {', '.join(sorted(provider_types))}"
             source.faults.append(Fault(path, f"unknown provider; {known}{suggestion(name, provider_types)}"))
             continue
-        provider = _checked(stanza_type(name, provider_types[name]), _completed(stanza), source, path)
+        types = provider_types[name]
+        if isinstance(stanza, Mapping):
+            stanza = _completed(with_defaults(stanza, types.defaults))
+        provider = _checked(stanza_type(name, types), stanza, source, path)
         if provider is not None:
             good[name] = provider
     return good
 
 
-def _completed(stanza: Any) -> Any:
+def _completed(stanza: Mapping[str, Any]) -> dict[str, Any]:
     """Nulls in credentials become empty, and an account's budget starts from the provider's own."""
-    if not isinstance(stanza, Mapping):
-        return stanza
     done = dict(stanza)
     if isinstance(done.get("credentials"), Mapping):
         done["credentials"] = {k: "" if v is None else v for k, v in done["credentials"].items()}
     own, accounts = done.get("budget"), done.get("accounts")
     if isinstance(accounts, Mapping):
-        done["accounts"] = {name: _completed(account) for name, account in accounts.items()}
+        done["accounts"] = {
+            name: _completed(account) if isinstance(account, Mapping) else account
+            for name, account in accounts.items()
+        }
         for account in done["accounts"].values():
             if (
                 isinstance(account, dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import time, timedelta
 from functools import partial
 from typing import Annotated, Any, Literal, Self
@@ -29,6 +29,7 @@ class ProviderTypes:
     credentials: type[BaseModel]
     options: type[BaseModel]
     currencies: frozenset[str] = frozenset()
+    defaults: Mapping[str, Any] = field(default_factory=dict)  #: as in YAML; what the stanza does not say
 
 
 class DayStart(Model):
@@ -184,10 +185,29 @@ def stanza_type(name: str, types: ProviderTypes) -> type[Provider]:
     fields: dict[str, Any] = {
         "credentials": (types.credentials, Field(default_factory=dict, validate_default=True)),
         "options": (types.options, Field(default_factory=dict, validate_default=True)),
-        "currency": (currency, ...),
+        "currency": (currency, types.defaults.get("currency", ...)),
+        "base_url": (Address, types.defaults.get("base_url", ...)),
         "accounts": (dict[AccountName, account], Field(default_factory=dict)),  # type: ignore[valid-type]
     }
     return create_model(f"{name.title()}Provider", __base__=Provider, **fields)
+
+
+def with_defaults(stanza: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The stanza as written, with the provider's own limits and addresses where it is silent.
+
+    A mapping such as `budget` is completed key by key: who sets an hourly limit keeps the provider's daily one.
+    """
+    done = {**defaults, **stanza}
+    for key, value in defaults.items():
+        if isinstance(value, Mapping) and isinstance(stanza.get(key), Mapping):
+            done[key] = {**value, **stanza[key]}
+    token_url = defaults.get("token_url")
+    if token_url and "token_url" not in stanza:
+        if token_url.startswith("/"):
+            done["token_url"] = f"{str(done['base_url']).rstrip('/')}{token_url}"
+        elif done["base_url"] != defaults["base_url"]:
+            del done["token_url"]  # credentials for another host do not go to the provider's own
+    return done
 
 
 def loopback_faults(providers: Mapping[str, Provider]) -> list[str]:

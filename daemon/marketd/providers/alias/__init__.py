@@ -47,6 +47,13 @@ class Alias:
     all_sizes: ClassVar[bool] = True
     images: ClassVar[bool] = True
     currencies: ClassVar[frozenset[str]] = frozenset((reading.CURRENCY,))
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "base_url": "https://api.alias.org/api/v1",
+        "currency": reading.CURRENCY,
+        "budget": {"per_hour": 200},
+        "concurrency": 2,
+        "timeout": "60s",
+    }
     credentials_type: ClassVar[type[provider.Credentials]] = Credentials
     options_type: ClassVar[type[provider.Options]] = Options
 

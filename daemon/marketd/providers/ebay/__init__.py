@@ -34,6 +34,14 @@ class EBay:
     all_sizes: ClassVar[bool] = False
     images: ClassVar[bool] = True
     currencies: ClassVar[frozenset[str]] = frozenset(_CURRENCIES.values())
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "base_url": "https://api.ebay.com",
+        "token_url": "/identity/v1/oauth2/token",
+        "currency": "USD",
+        "budget": {"per_hour": 150, "per_day": 5000, "day_starts": "00:00 America/Los_Angeles"},
+        "concurrency": 2,
+        "timeout": "15s",
+    }
     credentials_type: ClassVar[type[provider.Credentials]] = Credentials
     options_type: ClassVar[type[provider.Options]] = Options
 

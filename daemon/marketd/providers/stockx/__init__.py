@@ -44,6 +44,13 @@ class StockX:
     currencies: ClassVar[frozenset[str]] = frozenset(
         ("AUD", "CAD", "CHF", "EUR", "GBP", "HKD", "JPY", "KRW", "MXN", "NZD", "SGD", "USD")
     )
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "base_url": "https://api.stockx.com/v2",
+        "token_url": "https://accounts.stockx.com/oauth/token",
+        "currency": "GBP",
+        "budget": {"per_hour": 100, "per_day": 25000, "day_starts": "00:00 UTC"},
+        "pace": {"calls": 1, "per": "1s"},
+    }
     credentials_type: ClassVar[type[provider.Credentials]] = Credentials
     options_type: ClassVar[type[provider.Options]] = Options
 
