@@ -203,9 +203,10 @@ def test_who_sets_one_limit_keeps_the_others_of_the_provider() -> None:
 
 def test_a_token_is_not_asked_for_at_the_provider_by_who_goes_elsewhere() -> None:
     here = {"base_url": "http://127.0.0.1:1/x"}
-    found = config.from_mapping({"providers": {"stockx": here, "ebay": here}}, provider_types()).providers
-    assert found["stockx"].token_url is None
-    assert found["ebay"].token_url == "http://127.0.0.1:1/x/identity/v1/oauth2/token"
+    ebay = config.from_mapping({"providers": {"ebay": here}}, provider_types()).providers["ebay"]
+    assert ebay.token_url == "http://127.0.0.1:1/x/identity/v1/oauth2/token"
+    with pytest.raises(ConfigError, match=r"stockx\.token_url: required where base_url is not"):
+        config.from_mapping({"providers": {"stockx": here}}, provider_types())
 
 
 def test_values_are_substituted_from_variables_files_and_credentials(tmp_path: Path) -> None:
@@ -232,6 +233,19 @@ providers:
     assert credentials.refresh_token.get_secret_value() == "a$b$c"
     assert (loaded.http.port, loaded.http.host, loaded.log.level) == (0, "::1", "debug")
     assert loaded.providers["stockx"].base_url == "https://a.example"
+
+
+def test_the_environment_names_the_database_where_the_file_does_not() -> None:
+    env = {"MARKETD_DSN": "postgresql://u@h/d"}
+
+    def dsn(text: str) -> str | None:
+        found = parse(text, env).database.dsn
+        return found and found.get_secret_value()
+
+    assert dsn("log: {level: info}") == dsn("database: {pool_size: 3}") == "postgresql://u@h/d"
+    assert dsn("database: {dsn: 'postgresql://u@h/other'}") == "postgresql://u@h/other"
+    assert dsn("database: {embedded: true}") is None
+    assert dsn("database: {dsn: null}") is None
 
 
 def test_a_substituted_text_is_not_substituted_again() -> None:

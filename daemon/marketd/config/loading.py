@@ -46,7 +46,16 @@ def parse(
         source.faults.append(Fault((), "expected settings (key: value)", (1, 1)))
     if not isinstance(source.data, dict):
         raise ConfigError(_lines(source, name))
+    _take_dsn(source, env)
     return _validated(source, name, provider_types)
+
+
+def _take_dsn(source: Source, env: Mapping[str, str]) -> None:
+    """Where the file does not name the database, MARKETD_DSN does, as in the shipped file."""
+    database, dsn = source.data.get("database"), env.get("MARKETD_DSN")
+    if dsn and (database is None or (isinstance(database, dict) and not {"dsn", "embedded"} & database.keys())):
+        source.data["database"] = {**(database or {}), "dsn": dsn}
+        source.filled.add(dsn)
 
 
 def from_mapping(data: Mapping[str, Any], provider_types: Mapping[str, ProviderTypes]) -> Config:
@@ -109,6 +118,9 @@ def _providers(data: Any, source: Source, provider_types: Mapping[str, ProviderT
         provider = _checked(stanza_type(name, types), stanza, source, path)
         if provider is not None:
             good[name] = provider
+            if types.defaults.get("token_url") and not provider.token_url:
+                reason = "required where base_url is not the provider's own"
+                source.faults.append(Fault((*path, "token_url"), reason))
     return good
 
 
