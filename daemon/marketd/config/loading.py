@@ -53,8 +53,9 @@ def parse(
 def _take_dsn(source: Source, env: Mapping[str, str]) -> None:
     """Where the file does not name the database, MARKETD_DSN does, as in the shipped file."""
     database, dsn = source.data.get("database"), env.get("MARKETD_DSN")
-    if dsn and (database is None or (isinstance(database, dict) and not {"dsn", "embedded"} & database.keys())):
-        source.data["database"] = {**(database or {}), "dsn": dsn}
+    database = {} if database is None else database
+    if dsn and isinstance(database, dict) and not database.keys() & {"dsn", "embedded"}:
+        source.data["database"] = {**database, "dsn": dsn}
         source.filled.add(dsn)
 
 
