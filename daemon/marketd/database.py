@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import asyncpg
 
 from marketd import errors, migrate
 from marketd.config import Config
 from marketd.embedded import EmbeddedError, EmbeddedPostgres
+from marketd.store.pool import GONE, in_words
 
 _CONNECT_S = 10
+_CLOSE_S = 2
 
 
 async def locate(config: Config, stack: AsyncExitStack) -> str:
@@ -59,10 +61,15 @@ async def check_schema(dsn: str) -> None:
         connection = await asyncpg.connect(
             dsn, timeout=_CONNECT_S, command_timeout=_CONNECT_S, statement_cache_size=0
         )
-    except (OSError, asyncpg.PostgresError) as error:
-        raise errors.DatabaseUnavailable(f"cannot connect to Postgres: {error}") from error
-    try:
-        async with connection.transaction():
-            await migrate.check(connection)
-    finally:
-        await connection.close(timeout=2)
+        try:
+            async with connection.transaction():
+                await migrate.check(connection)
+        finally:
+            await _close(connection)
+    except (*GONE, asyncpg.PostgresError) as error:
+        raise errors.DatabaseUnavailable(f"cannot connect to Postgres: {in_words(error)}") from error
+
+
+async def _close(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    with suppress(*GONE):  # it may have gone by itself
+        await connection.close(timeout=_CLOSE_S)

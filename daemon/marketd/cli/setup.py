@@ -16,6 +16,7 @@ from marketd.cli.tables import as_json
 from marketd.config import Config, json_schema
 from marketd.embedded import EmbeddedError, EmbeddedPostgres
 from marketd.errors import ConfigError, DatabaseUnavailable
+from marketd.store.pool import in_words
 from marketd.store.sqlfile import migrations
 
 _UNREACHABLE = (
@@ -68,8 +69,7 @@ async def _migrate(dsn: str, *, plan: bool, roles: bool) -> list[int]:
         return steps
     except _UNREACHABLE as error:
         raise DatabaseUnavailable(
-            f"cannot connect to Postgres: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; "
-            "check that it runs and that database.dsn is right"
+            f"cannot connect to Postgres: {in_words(error)}; check that it runs and that database.dsn is right"
         ) from error
     except asyncpg.LockNotAvailableError as error:
         raise DatabaseUnavailable(

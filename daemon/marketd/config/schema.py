@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from marketd.config.base import Int, Model, Number, fault
+from marketd.config.dsn import postgres_url
 from marketd.config.durations import Duration, lasting
 from marketd.config.flat import digest, secrets
 from marketd.config.providers import Provider
@@ -32,24 +33,7 @@ def _empty_is_none(value: Any) -> Any:
     return None if isinstance(value, str) and not value.strip() else value
 
 
-def _dsn(value: SecretStr | None) -> SecretStr | None:
-    """A Postgres URL, as asyncpg reads it. No message ever shows a part of it."""
-    if value is None:
-        return None
-    text = value.get_secret_value()
-    try:
-        parts = urlsplit(text)
-        _ = parts.port
-    except ValueError:
-        raise fault(
-            "expected postgresql://user:password@host:port/database (special characters percent-encoded)"
-        ) from None
-    if parts.scheme not in ("postgresql", "postgres"):
-        raise fault("expected an address that starts with postgresql://")
-    return value
-
-
-Dsn = Annotated[SecretStr | None, BeforeValidator(_empty_is_none), AfterValidator(_dsn)]
+Dsn = Annotated[SecretStr | None, BeforeValidator(_empty_is_none), AfterValidator(postgres_url)]
 
 
 class Database(Model):

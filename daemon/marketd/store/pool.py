@@ -7,6 +7,7 @@ again; anything that means "Postgres is not there" becomes DatabaseUnavailable, 
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -23,7 +24,8 @@ _AGAIN = (
     asyncpg.InvalidSQLStatementNameError,
     asyncpg.LockNotAvailableError,
 )
-_GONE = (
+#: Postgres is not there, or this connection to it is not any more
+GONE = (
     OSError,  # TimeoutError and ConnectionError among them
     asyncpg.InterfaceError,
     asyncpg.PostgresConnectionError,
@@ -82,8 +84,8 @@ class Database:
                 statement_cache_size=0 if self._pooled else 200,
                 server_settings=None if self._pooled else self._session(),
             )
-        except (*_GONE, asyncpg.PostgresError) as error:
-            raise DatabaseUnavailable(f"cannot connect to Postgres: {_words(error)}") from error
+        except (*GONE, asyncpg.PostgresError) as error:
+            raise DatabaseUnavailable(f"cannot connect to Postgres: {in_words(error)}") from error
 
     def _session(self) -> dict[str, str]:
         # So that the locks of a daemon that was cut off are not held until the server's TCP gives up, hours later.
@@ -135,16 +137,16 @@ class Database:
                 return await self._once(statements, patience_s)
             except _AGAIN as error:
                 if attempt == _TRIES:
-                    raise DatabaseUnavailable(f"gave up after {_TRIES} tries: {_words(error)}") from error
+                    raise DatabaseUnavailable(f"gave up after {_TRIES} tries: {in_words(error)}") from error
                 await asyncio.sleep(full_jitter(attempt, base_s=0.02, cap_s=0.5))
-            except _GONE as error:
+            except GONE as error:
                 if (
                     isinstance(error, asyncpg.ReadOnlySQLTransactionError | TimeoutError)
                     and self._pool is not None
                 ):
                     # A standby now, or cut off: whatever befell one connection befell those that idle, too.
                     await self._pool.expire_connections()
-                raise DatabaseUnavailable(_words(error)) from error
+                raise DatabaseUnavailable(in_words(error)) from error
         raise AssertionError("unreachable: the last try returns or raises")
 
     async def _once(self, statements: Sequence[Statement], patience_s: float | None) -> list[asyncpg.Record]:
@@ -183,6 +185,8 @@ async def _in_transaction(
     return rows
 
 
-def _words(error: BaseException) -> str:
+def in_words(error: BaseException) -> str:
     """The error in one line, without the DSN (asyncpg and the OS do not print it)."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate is refused ({error.verify_message}): check sslrootcert and the host's name"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(": ")
