@@ -289,6 +289,7 @@ TROUBLES = [
     trouble("status", Rejected, "rejected", "bad_request", status=400),
     trouble("status", Unauthorized, "forbidden", "forbidden", status=403),
     trouble("status", NotListed, "mapping_broken", "not_found", status=404),
+    trouble("status", Transient, "server_error", "not_found", status=404, html=True),
     trouble("status", Throttled, "throttled", "throttled", status=429, retry_after=17),
     trouble("status", Transient, "server_error", "server_error", status=500),
     trouble("status", Transient, "server_error", "server_error", status=503),

@@ -261,6 +261,18 @@ async def test_region_and_consignment_are_sent_when_set_and_kept_with_the_price(
     assert plain.asked[-1][2] == {}
 
 
+async def test_rows_of_the_other_consignment_never_give_a_price() -> None:
+    rows = [
+        row(10, "9000", consigned=True),
+        row(10, "9700", consigned=False),
+        row(11, "5000", consigned=True),
+    ]
+    http = Scripted(search=hits(item("DD1391 100", 10, 11)), availabilities={"variants": rows})
+    found = await fetch(http, "10", "11", consigned=False)
+    assert quote_of(found, "10").lowest_ask == 97
+    assert quote_of(found, "11").lowest_ask is None
+
+
 async def test_recent_sales_are_asked_for_only_when_switched_on() -> None:
     sales = {
         "recent_sales": [
@@ -292,3 +304,9 @@ def test_a_grpc_code_says_more_than_an_odd_status() -> None:
     assert isinstance(Alias.classify(400, {}, {"code": 8}), errors.Throttled)
     assert Alias.classify(404, {}, {"code": 5}) is None
     assert Alias.classify(500, {}, "text") is None
+
+
+def test_a_404_that_is_not_alias_own_says_nothing_about_the_item() -> None:
+    assert Alias.classify(404, {}, {"code": 5, "message": "not found", "details": []}) is None
+    for other in (None, "404 page not found", {}, {"message": "Not Found"}, {"code": 12}, [5]):
+        assert isinstance(Alias.classify(404, {}, other), errors.Transient)

@@ -136,6 +136,62 @@ async def test_a_warning_means_that_the_size_aspect_may_not_have_worked() -> Non
     assert quote_of(await fetch(Scripted(search=rows)), "10").lowest_ask == 100
 
 
+async def test_an_aspect_that_was_silently_ignored_is_told_by_the_sizes_in_the_titles() -> None:
+    def sized(price: str, size: str) -> dict[str, Any]:
+        return listing(price, f"Nike Dunk DD1391-100 Men's Size {size}")
+
+    untitled = listing("50.00", "Nike Dunk DD1391-100 new")
+    others = [sized("60.00", size) for size in ("9", "9.5", "11")]
+    rows = results(untitled, *others, sized("100.00", "10"))
+    assert quote_of(await fetch(Scripted(search=rows)), "10").lowest_ask == 100
+    rows = results(untitled, others[0], sized("100.00", "10"))  # one seller's mistake proves nothing
+    assert quote_of(await fetch(Scripted(search=rows)), "10").lowest_ask == 50
+
+
+@pytest.mark.parametrize(
+    ("size", "title", "leaf", "outcome"),
+    [
+        ("7.5", "Nike Dunk DD1391-100 Size 7.5", "95672", "size_system"),
+        ("7.5", "Nike Dunk DD1391-100 Women's Size 7.5", "95672", "size_system"),
+        ("7.5", "Nike Dunk DD1391-100 Women's Size 9 / Men's Size 7.5", "95672", None),
+        ("7.5W", "Nike Dunk DD1391-100 Size 7.5", "15709", "size_system"),
+        ("7.5W", "Nike Dunk DD1391-100 Women's Size 7.5", "15709", None),
+        ("5Y", "Nike Dunk DD1391-100 Size 5", "15709", "size_system"),
+        ("5Y", "Nike Dunk DD1391-100 Size 5Y", "57929", None),
+    ],
+)
+async def test_a_size_among_other_peoples_shoes_is_refused_unless_the_title_says_whose_it_is(
+    size: str, title: str, leaf: str, outcome: str | None
+) -> None:
+    http = Scripted(search=Each((results(), results(listing("80.00", title, leafCategoryIds=[leaf])))))
+    if size == "5Y":  # its category is not known, so that titles are read at once
+        http = Scripted(search=results(listing("80.00", title, leafCategoryIds=[leaf])))
+    found = await fetch(http, size)
+    if outcome is None:
+        assert quote_of(found, size).lowest_ask == 80
+    else:
+        refusal = found.answers[size]
+        assert isinstance(refusal, errors.Unmatched)
+        assert refusal.error_code == outcome
+        assert found.quotes == ()
+
+
+@pytest.mark.parametrize("sku", ["name:nike dunk panda", "id:123"])
+async def test_a_shoe_without_a_size_is_never_priced_as_a_thing_of_one_size(sku: str) -> None:
+    shelf, elsewhere = ["15709"], ["1"]
+    for rows in (
+        [listing("50.00", "Nike Dunk Panda new", leafCategoryIds=shelf)],
+        [listing("50.00", "Nike Dunk Panda size 9", leafCategoryIds=elsewhere)],
+        [
+            listing("50.00", "Nike Dunk Panda new", leafCategoryIds=elsewhere),
+            *(listing("60.00", f"Nike Dunk Panda US {size}", leafCategoryIds=elsewhere) for size in (9, 10)),
+        ],
+    ):
+        refusal = (await fetch(Scripted(search=results(*rows)), None, sku)).answers[None]
+        assert isinstance(refusal, errors.Unmatched)
+        assert refusal.error_code == "size_required"
+
+
 async def test_a_us_number_is_never_asked_under_another_systems_aspect() -> None:
     http = Scripted(search=results(listing("50.00", "Nike Dunk DD1391-100 new"), listing("100.00")))
     quote = quote_of(await fetch(http, options={"size_aspect": "UK Shoe Size"}), "10")
@@ -271,6 +327,8 @@ def test_sizes_are_read_from_titles_as_sellers_write_them(
         ("Shoelaces for DD1391-100 size 10", False),
         ("Keychains DD1391-100 size 10", False),
         ("Crease protectors DD1391-100 size 10", False),
+        ("Nike Dunk Low (W) DD1391-100 Size 10", False),
+        ("Nike Dunk Low (GS) DD1391-100 Size 10", False),
     ],
 )
 def test_a_title_is_right_when_code_and_size_agree(title: str, right: bool) -> None:

@@ -251,7 +251,7 @@ async def test_trouble_with_sold_prices_never_costs_the_ask(trouble: Any, word: 
 
 
 async def test_where_no_category_is_known_no_sales_are_asked_for() -> None:
-    http = Scripted(search=results(listing("100.00", "Bearbrick Mandalorian")))
+    http = Scripted(search=results(listing("100.00", "Bearbrick Mandalorian", leafCategoryIds=["158671"])))
     found = await fetch(http, None, "name:bearbrick mandalorian", options={"insights": True})
     assert quote_of(found, None).basis["insights"] == "no_category"
     assert len(http.asked) == 1

@@ -225,6 +225,8 @@ async def test_a_product_is_found_by_its_id() -> None:
         ("box pokemon", ["Pokemon Gold Box", "Pikachu"], 0),
         ("box pokemon", ["Pokemon Gold Box", "Pokemon Red Box"], "ambiguous_product"),
         ("box pokemon", ["Pokemon", "Box"], "unknown_sku"),
+        ("pokemon box", ["Pokemon Box Sealed Case (10x)"], "ambiguous_product"),
+        ("pokemon box", ["Pokemon Box Bundle", "Pokemon Box"], 1),
         ("same", ["Same", "Same"], "ambiguous_product"),
     ],
 )
@@ -286,3 +288,41 @@ async def test_a_size_without_a_market_is_refused_and_no_other() -> None:
     refusal = found.answers["11"]
     assert isinstance(refusal, errors.Unmatched)
     assert refusal.error_code == "size_not_offered"
+
+
+@pytest.mark.parametrize(
+    ("value", "default", "size"),
+    [
+        ("7", "us w", "7W"),
+        ("9", "uk", "UK 9"),
+        ("42", "eu", "EU 42"),
+        ("10", "us m", "10"),
+        ("5Y", "us", "5Y"),
+    ],
+)
+async def test_a_bare_number_is_of_the_system_that_the_variants_own_chart_names(
+    value: str, default: str, size: str
+) -> None:
+    row = variant(value)
+    row["sizeChart"]["defaultConversion"] = {"size": value, "type": default}
+    http = Scripted(search=hits(product()), variants=[row], market_data=[market(value)])
+    found = await fetch(http, "DD1391-100", size)
+    assert found.answers == {size: size}
+    if size != value:
+        refusal = (await fetch(http, "DD1391-100", "7")).answers["7"]
+        assert isinstance(refusal, errors.Unmatched)
+
+
+async def test_two_rows_of_one_variant_that_differ_are_no_price() -> None:
+    http = Scripted(
+        search=hits(product()), variants=[variant("10")], market_data=[market("10"), market("10", "55")]
+    )
+    with pytest.raises(errors.BadPayload, match="two rows"):
+        await fetch(http)
+
+
+def test_a_404_that_is_not_stockxs_own_says_nothing_about_the_product() -> None:
+    for own in ({"statusCode": 404, "errorMessage": "Not found"}, {"message": "Not found"}):
+        assert StockX.classify(404, {}, own) is None
+    for other in (None, "Not Found", [], {}, {"detail": "Not Found"}, {"error": {"message": "x"}}):
+        assert isinstance(StockX.classify(404, {}, other), errors.Transient)

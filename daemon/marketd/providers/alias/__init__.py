@@ -71,6 +71,8 @@ class Alias:
     def classify(status: int, headers: Mapping[str, str], body: Any) -> errors.ProviderError | None:
         """Where the gRPC code says more than the status; texts are never decided on, they may change."""
         code = body.get("code") if isinstance(body, dict) else None
+        if status == 404 and code != 5:  # NOT_FOUND; without it, it is not Alias that answered
+            return errors.no_such_path("Alias' API")
         if code in (4, 14) and status < 500:  # DEADLINE_EXCEEDED, UNAVAILABLE
             return errors.Transient(f"HTTP {status}, code {code}", http_status=status)
         if code == 8 and status != 429:  # RESOURCE_EXHAUSTED
@@ -105,7 +107,9 @@ class Alias:
             reply = await http.get(path, self._place(), endpoint="availabilities")
         except errors.NotListed as gone:
             raise errors.NotListed(str(gone), code="mapping_broken", http_status=404) from gone
-        return reading.market(reply.body, listing, self._basis(), reply.granted_at)
+        return reading.market(
+            reply.body, listing, self._basis(), reply.granted_at, consigned=self.options.consigned
+        )
 
     async def _add_sales(
         self,

@@ -168,9 +168,14 @@ class Market:
 _NOTHING: Mapping[Any, Any] = {"lowest_listing_price_cents": None, "highest_offer_price_cents": None}
 
 
-def market(body: Any, item: Listing, basis: Mapping[str, Any], at: datetime) -> Market:
-    """Every size of the item, from the rows of new pairs in a good box; a size without a row has no market."""
-    rows = _rows(body)
+def market(
+    body: Any, item: Listing, basis: Mapping[str, Any], at: datetime, *, consigned: bool | None = None
+) -> Market:
+    """Every size of the item, from the rows of new pairs in a good box; a size without a row has no market.
+
+    `consigned` as it was asked for: rows that say otherwise do not count.
+    """
+    rows = _rows(body, consigned)
     found = Market(strange=frozenset(size for size in rows if _worn(size)) - {v.id for v in item.variants})
     for variant in item.variants:
         row = rows.get(variant.id, _NOTHING)
@@ -191,7 +196,7 @@ def market(body: Any, item: Listing, basis: Mapping[str, Any], at: datetime) -> 
     return found
 
 
-def _rows(body: Any) -> dict[str, Mapping[Any, Any]]:
+def _rows(body: Any, consigned: bool | None) -> dict[str, Mapping[Any, Any]]:
     listed = body.get("variants") if isinstance(body, dict) else None
     if not isinstance(listed, list):
         raise errors.BadPayload("availabilities: no list of variants")
@@ -199,6 +204,8 @@ def _rows(body: Any) -> dict[str, Mapping[Any, Any]]:
     for row in listed:
         match row:
             case {"size": size, "product_condition": new, "packaging_condition": box, **rest}:
+                if consigned is not None and rest.get("consigned", consigned) is not consigned:
+                    continue
                 if new in NEW and box in GOOD_BOX and (number := _number(size)) is not None:
                     amounts = rest.get("availability")
                     told = amounts if isinstance(amounts, dict) else {}

@@ -132,6 +132,8 @@ class EBay:
             params = searching.live(ask.sku, wanted, {}, options)
             reply = await http.get(SEARCH, params, endpoint="search", headers=headers)
             found = reading.offers(reply.body, wanted)
+        if misfit := reading.misfit(reply.body, wanted, found):
+            raise misfit
         found, band = reading.sane(found, wanted, options.band)
         basis = {"quality": quality, "band": band}
         quote, best = self._cheapest(size, ask.currency, found, basis, reply.granted_at)

@@ -16,7 +16,7 @@ from typing import Any
 from marketd import errors
 from marketd.provider import Usage
 from marketd.providers.ebay.options import Band
-from marketd.providers.ebay.titles import Wanted, says
+from marketd.providers.ebay.titles import Wanted, fits, names, tells_size, tells_whose
 
 NEW, GRADED, UNGRADED = "1000", "2750", "4000"
 CARD_CATEGORIES = frozenset(("183050", "183454", "261328"))  #: single cards: non-sport, card games, sport
@@ -33,19 +33,50 @@ class Offer:
     price: Decimal
     shipping: Decimal | None
     image_url: str | None
-    url: str | None
 
 
 def offers(body: Any, wanted: Wanted) -> list[Offer]:
     """The listings of a search answer that are right; `itemSummaries` is missing when nothing was found."""
+    rows = _listings(body)
+    wanted = warned(body, rows, wanted)
+    return [offer for row in rows if _for_sale(row) and (offer := _offer(row, wanted)) is not None]
+
+
+def _listings(body: Any) -> list[dict[str, Any]]:
     if not isinstance(body, dict) or "total" not in body:
         raise errors.BadPayload("search: no total")
-    if body.get("warnings"):  # a filter may not have worked, so no aspect vouches for the size
-        wanted = replace(wanted, stated=bool(wanted.number))
     rows = body.get("itemSummaries", [])
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise errors.BadPayload("search: itemSummaries is not a list of items")
-    return [offer for row in rows if _for_sale(row) and (offer := _offer(row, wanted)) is not None]
+    return rows
+
+
+def warned(body: Mapping[str, Any], rows: list[dict[str, Any]], wanted: Wanted) -> Wanted:
+    """The same; with nothing but titles to vouch for the size where eBay warns, or ignored the aspect silently."""
+    doubtful = bool(body.get("warnings")) or _ignores_size(rows, wanted)
+    return replace(wanted, stated=bool(wanted.number)) if doubtful else wanted
+
+
+def _ignores_size(rows: list[dict[str, Any]], wanted: Wanted) -> bool:
+    """Whether more titles state another size than the wanted one: an aspect that works lets few of those through."""
+    told = [row for row in rows if _is_thing(row, wanted) and tells_size(_title(row), wanted)]
+    return bool(wanted.number) and 2 * sum(fits(_title(row), wanted) for row in told) < len(told)
+
+
+def misfit(body: Any, wanted: Wanted, found: list[Offer]) -> errors.Unmatched | None:
+    """Why the size as asked cannot be that of the thing, judged by the shelves and titles of what was found."""
+    things = [row for row in _listings(body) if _is_thing(row, wanted)]
+    if not wanted.number:
+        shoes = [row for row in things if not _shelved(row, wanted) or tells_size(_title(row), wanted)]
+        if not wanted.grade and len(shoes) > len(found):
+            return errors.Unmatched("eBay lists it in many sizes: name one", code="size_required")
+        return None
+    elsewhere = sum(not _shelved(row, wanted) for row in things)
+    if not found and elsewhere > sum(wanted.shelf in _categories(row) for row in things):
+        return errors.Unmatched(
+            "eBay lists it among other people's shoes than the size is of", code="size_system"
+        )
+    return None
 
 
 def sane(found: list[Offer], wanted: Wanted, band: Band) -> tuple[list[Offer], str]:
@@ -71,7 +102,17 @@ def _for_sale(row: Mapping[str, Any]) -> bool:
 
 
 def is_wanted(row: Mapping[str, Any], wanted: Wanted) -> bool:
-    """Whether a listing, live or sold, is the wanted thing in the wanted condition."""
+    """Whether a listing, live or sold, is the wanted thing in the wanted size and condition."""
+    return (
+        _is_thing(row, wanted)
+        and _within(row, wanted.category)
+        and (_shelved(row, wanted) or tells_whose(_title(row), wanted))
+        and fits(_title(row), wanted)
+    )
+
+
+def _is_thing(row: Mapping[str, Any], wanted: Wanted) -> bool:
+    """Whether a listing is the wanted thing in the wanted condition, whatever its size."""
     leaves = row.get("leafCategoryIds")
     card = isinstance(leaves, list) and not CARD_CATEGORIES.isdisjoint(map(str, leaves))
     condition = str(row.get("conditionId"))
@@ -81,17 +122,31 @@ def is_wanted(row: Mapping[str, Any], wanted: Wanted) -> bool:
         and (condition != NEW or not card)
         and not row.get("itemGroupType")
         and not row.get("itemGroupHref")
-        and _shelved(row, wanted.category)
         and row.get("listingMarketplaceId", wanted.marketplace) == wanted.marketplace
-        and says(str(row.get("title") or ""), wanted)
+        and names(_title(row), wanted)
     )
 
 
-def _shelved(row: Mapping[str, Any], category: str | None) -> bool:
-    """Whether a listing stands in a category or below it; what tells no category is believed to."""
+def _title(row: Mapping[str, Any]) -> str:
+    return str(row.get("title") or "")
+
+
+def _categories(row: Mapping[str, Any]) -> set[str]:
+    """The categories that a listing tells, its own and those above."""
     told = {str(leaf) for leaf in _rows(row, "leafCategoryIds")}
-    told |= {str(one.get("categoryId")) for one in _rows(row, "categories") if isinstance(one, dict)}
+    return told | {str(one.get("categoryId")) for one in _rows(row, "categories") if isinstance(one, dict)}
+
+
+def _within(row: Mapping[str, Any], category: str | None) -> bool:
+    """Whether a listing stands in a category or below it; what tells no category is believed to."""
+    told = _categories(row)
     return category is None or not told or category in told
+
+
+def _shelved(row: Mapping[str, Any], wanted: Wanted) -> bool:
+    """Whether a listing stands where the wanted thing may stand, and not among other people's shoes."""
+    told = _categories(row)
+    return wanted.shelf in told or wanted.foreign.isdisjoint(told)
 
 
 def _offer(row: Mapping[str, Any], wanted: Wanted) -> Offer | None:
@@ -100,13 +155,11 @@ def _offer(row: Mapping[str, Any], wanted: Wanted) -> Offer | None:
         return None
     image = row.get("image")
     picture = image.get("imageUrl") if isinstance(image, dict) else None
-    url = row.get("itemWebUrl")
     return Offer(
-        title=str(row.get("title") or ""),
+        title=_title(row),
         price=price,
         shipping=_shipping(row.get("shippingOptions"), wanted.currency),
         image_url=picture if isinstance(picture, str) else None,
-        url=url if isinstance(url, str) else None,
     )
 
 

@@ -98,7 +98,7 @@ def _read(body: Any, wish: Wanted) -> _Sales:
     rows = body.get("itemSales", [])
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise errors.BadPayload("insights: itemSales is not a list of items")
-    found = _Sales()
+    wish, found = reading.warned(body, rows, wish), _Sales()
     for row in rows:
         price = reading.plausible(row.get("lastSoldPrice"), wish) if reading.is_wanted(row, wish) else None
         if price is None:

@@ -55,10 +55,13 @@ def wanted(ask: Ask, size: str | None, options: Options) -> Wanted:
     conditions = {NEW} if shoe else {GRADED} if parsed else {NEW, UNGRADED}
     low, high = options.band.lowest, options.band.highest
     reference = ask.references.get(size)
+    shelf = _shelves(options).get(parsed.group) if parsed and shoe else None
     return Wanted(
         currency=ask.currency,
         marketplace=options.marketplace,
         conditions=frozenset(conditions),
+        shelf=shelf,
+        foreign=frozenset(other for other in _shelves(options).values() if other and other != shelf),
         code=code,
         twins=(ask.elsewhere.product.style_code or "") if code and ask.elsewhere else "",
         words=tuple(re.findall(r"[^\W_]+", rest)) if kind == "name" else (),
@@ -77,12 +80,16 @@ def by_title(wish: Wanted) -> Wanted:
 
 def aspect(wish: Wanted, options: Options) -> dict[str, str]:
     """Category and size aspect, which only work together; empty where no category is known."""
-    by_group = {"": options.category_men, "W": options.category_women, "Y": options.category_youth}
-    category = by_group.get(wish.group) if wish.number else None
+    category = wish.shelf
     if category is None or not options.size_aspect.startswith("US "):
         return {}  # a US number under "UK Shoe Size" would be another size: titles are read instead
     narrowed = f"categoryId:{category},{options.size_aspect}:{{{wish.number}}}"
     return {"category_ids": category, "aspect_filter": narrowed}
+
+
+def _shelves(options: Options) -> dict[str, str | None]:
+    """The category of the shoes of each group of sizes."""
+    return {"": options.category_men, "W": options.category_women, "Y": options.category_youth}
 
 
 def live(sku: str, wish: Wanted, narrowed: Mapping[str, str], options: Options) -> dict[str, str]:

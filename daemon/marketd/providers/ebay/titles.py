@@ -49,7 +49,7 @@ _MANY = re.compile(
 )
 _AUDIENCES = {
     "": r"\bmen'?s?'?\b",
-    "W": r"\b(women'?s?'?|wmns|ladies)\b",
+    "W": r"\b(women'?s?'?|wmns|ladies)\b|\(w\)",
     "Y": r"\b(gs|grade school|youth|big kids?)\b",
     "C": r"\b(td|ps|toddlers?|infants?|pre-?school|little kids?)\b",
 }
@@ -65,6 +65,10 @@ class Wanted:
     marketplace: str
     conditions: frozenset[str]
     category: str | None = None  #: must be among the listing's, where it tells any
+    shelf: str | None = None  #: where such shoes stand, if that is known
+    foreign: frozenset[str] = (
+        frozenset()
+    )  #: categories of shoes that it cannot be, unless it stands on its shelf too
     code: str = ""  #: style codes joined by /, empty for what is found by name
     twins: str = ""  #: further codes of the same product, joined by /, which may stand in the title too
     words: tuple[str, ...] = ()  #: all must stand in the title
@@ -76,11 +80,11 @@ class Wanted:
     ceiling: Decimal | None = None  #: nor what is dearer than this
 
 
-def says(title: str, wanted: Wanted) -> bool:
-    """Whether a title names the wanted thing and no other: its code or words, its size or grade, no accessory."""
+def names(title: str, wanted: Wanted) -> bool:
+    """Whether a title names the wanted thing and no other, in any size: its code or words, its grade, no accessory."""
     if len(title) > _LONGEST:
         return False
-    low = " ".join(re.sub(r"\s?(1/2\b|½)", ".5", title.lower().replace("\u2019", "'")).split())
+    low = _plain(title)
     if _ACCESSORY.search(low):
         return False
     if wanted.code and not _holds_code(low, wanted.code):
@@ -90,10 +94,45 @@ def says(title: str, wanted: Wanted) -> bool:
     grades = {f"{grader.upper()} {grade}" for grader, grade in _GRADE.findall(low)}
     if grades != ({wanted.grade} if wanted.grade else set()):
         return False
-    rest = _without_codes(_without_codes(low, wanted.code), wanted.twins)
-    if wanted.code and _CODE.search(rest):
-        return False
-    return not wanted.number or _size_fits(rest, wanted)
+    return not (wanted.code and _CODE.search(_rest(low, wanted)))
+
+
+def fits(title: str, wanted: Wanted) -> bool:
+    """Whether the sizes that a title states, if any, are the wanted one; a thing of one size states none."""
+    rest = _rest(_plain(title), wanted)
+    if wanted.number:
+        return _size_fits(rest, wanted)
+    return bool(wanted.grade) or not sizes_stated(rest)
+
+
+def says(title: str, wanted: Wanted) -> bool:
+    """Whether a title names the wanted thing in the wanted size."""
+    return names(title, wanted) and fits(title, wanted)
+
+
+def tells_size(title: str, wanted: Wanted) -> bool:
+    """Whether a title, which `names` the thing, states a size at all."""
+    return len(title) <= _LONGEST and sizes_stated(_rest(_plain(title), wanted))
+
+
+def tells_whose(title: str, wanted: Wanted) -> bool:
+    """Whether a title states the wanted size and whose it is: `Men's 10`, `7.5W`, `5Y`."""
+    said = _statements(_american(_rest(_plain(title[:_LONGEST]), wanted)))
+    return any((one.number, one.group) == (wanted.number, wanted.group) for one in said)
+
+
+def sizes_stated(title: str) -> bool:
+    """Whether a lower-case title calls some number a size."""
+    return any(one.keyed for one in _statements(_american(title)))
+
+
+def _plain(title: str) -> str:
+    return " ".join(re.sub(r"\s?(1/2\b|½)", ".5", title.lower().replace("\u2019", "'")).split())
+
+
+def _rest(low: str, wanted: Wanted) -> str:
+    """The title without the codes of the wanted thing."""
+    return _without_codes(_without_codes(low, wanted.code), wanted.twins)
 
 
 def _holds_code(title: str, code: str) -> bool:

@@ -76,7 +76,9 @@ class StockX:
 
     @staticmethod
     def classify(status: int, headers: Mapping[str, str], body: Any) -> errors.ProviderError | None:
-        """StockX's statuses mean what they usually mean."""
+        """Only a 404 in StockX's own form says that a thing is unknown; any other is trouble on the way to it."""
+        if status == 404 and not reading.is_own_error(body):
+            return errors.no_such_path("StockX's API")
         return None
 
     async def fetch(self, ask: Ask, http: Http) -> Found:

@@ -14,6 +14,7 @@ from marketd.providers.stockx import reading
 
 PAGE_SIZE = 20
 MAX_RIVALS = 5  #: products of one style code whose sizes are looked at; each costs a call, once
+_MANY = re.compile(r"case|cases|lot|bundle|display|set|sets|packs?|[0-9]+x|x[0-9]+|[0-9]+ct")
 _ASIDE = re.compile(r"\b(sample|only|laces?|insoles?|keychain|charity|basketball|promo)\b", re.IGNORECASE)
 
 
@@ -59,15 +60,21 @@ def _by_name(name: str, hits: Sequence[Product]) -> list[Product]:
     if exact:
         return exact
     holding = [product for product in hits if set(wanted) <= set(skus.words(product.name or ""))]
-    if len(holding) > 1:
+    if len(holding) > 1 or any(_is_more(product, wanted) for product in holding):
         raise _ambiguous(name, holding)
     return holding
+
+
+def _is_more(product: Product, wanted: Sequence[str]) -> bool:
+    """Whether a title's further words tell of several of the thing, or of a part or another kind of it."""
+    rest = set(skus.words(product.name or "")) - set(wanted)
+    return any(_MANY.fullmatch(word) or _ASIDE.fullmatch(word) for word in rest)
 
 
 def _ambiguous(wanted: str, products: Sequence[Product]) -> errors.Unmatched:
     named = "; ".join(f"id:{product.id} ({product.name})" for product in products[:4])
     return errors.Unmatched(
-        f"{wanted} fits {len(products)} products, ask for one by id: {named}", code="ambiguous_product"
+        f"{wanted} does not name one product for certain, ask for it by id: {named}", code="ambiguous_product"
     )
 
 

@@ -19,6 +19,13 @@ _AMOUNT = re.compile(r"[0-9]{1,18}(\.[0-9]{1,6})?", re.ASCII)
 _GENDERS = {"men": "men", "women": "women", "kids": "youth", "child": "youth", "unisex": "unisex"}
 
 
+def is_own_error(body: Any) -> bool:
+    """Whether an error's body is in StockX's form: a text as `errorMessage` (live) or `message` (the document)."""
+    return isinstance(body, dict) and any(
+        isinstance(body.get(key), str) for key in ("errorMessage", "message")
+    )
+
+
 def products(body: Any) -> list[Product]:
     """The hits of a search, in StockX's order."""
     match body:
@@ -45,7 +52,8 @@ def market(body: Any, currency: str) -> dict[str, Row]:
     for row in body:
         match row:
             case {"variantId": str(variant), "currencyCode": str(given)} if given == currency:
-                rows[variant] = row
+                if rows.setdefault(variant, row) != row:
+                    raise errors.BadPayload(f"market data: two rows of variant {variant[:40]} that differ")
             case {"variantId": str(), "currencyCode": str(given)}:
                 raise errors.BadPayload(f"market data: asked for {currency}, got {given[:10]}")
             case _:
@@ -90,8 +98,9 @@ def _variant(body: Any, *, alone: bool) -> Variant | None:
         case {"variantId": str(variant_id), **rest} if value is None or isinstance(
             value, str | int | Decimal
         ):
+            chart = rest.get("sizeChart")
             try:
-                size = sizes.canonical(None if value in (None, "") else str(value))
+                size = sizes.canonical(None if value in (None, "") else _told(str(value), chart))
             except ValueError:
                 if not alone:
                     return None
@@ -102,10 +111,19 @@ def _variant(body: Any, *, alone: bool) -> Variant | None:
             return Variant(
                 id=variant_id,
                 size=size,
-                chart=_chart(rest.get("sizeChart")),
+                chart=_chart(chart),
                 gtins=tuple(code for code in given if isinstance(code, str)),
             )
     raise errors.BadPayload("a variant without variantId, or with a variantValue that is no text")
+
+
+def _told(value: str, chart: Any) -> str:
+    """A bare number in the system that the variant's own chart names as its default; any other text as it is."""
+    default = chart.get("defaultConversion") if isinstance(chart, dict) else None
+    system = str(default.get("type")).lower() if isinstance(default, dict) else ""
+    if not re.fullmatch(r"[0-9.]+", value):
+        return value
+    return f"{value}W" if system == "us w" else f"{system} {value}" if system in sizes.SYSTEMS else value
 
 
 def _chart(body: Any) -> dict[str, str]:
