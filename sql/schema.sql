@@ -2200,19 +2200,23 @@ begin
   end if;
   for k in
     select c.sku, p.provider, p.all_sizes,
-           (select t.size from market_targets t where t.sku = c.sku and t.size is not null order by t.target_id limit 1) as size
+           -- one in another system may fit two variants
+           (select t.size from market_targets t where t.sku = c.sku and t.size is not null
+             order by t.size ~ '^(UK|EU) ', t.target_id limit 1) as size
       from market_catalog c
       cross join lateral (
         select m.provider, m.all_sizes from market_providers m
          where m.account = 'default' and m.enabled and m.images
            and (market_enrich.provider is null or m.provider = market_enrich.provider)
-           -- not where it was looked for in vain, nor where it waits already
+           -- not where it was looked for in vain
            and not exists (select from market_targets t where t.provider = m.provider and t.sku = c.sku
                             and (t.retry_at > clock_timestamp() or t.last_attempt_at > clock_timestamp() - interval '1 day'))
-           and not exists (select from market_jobs j where j.provider = m.provider and j.sku = c.sku
-                            and j.status in ('pending', 'running', 'deferred'))
          order by m.all_sizes desc, m.provider limit 1) p
      where c.image_is_fallback and c.sku !~ '^id:'
+       -- One that is on its way may bring it: the next provider is for when it did not.
+       and not exists (select from market_providers m join market_targets t on t.provider = m.provider and t.sku = c.sku
+                         join market_jobs j on j.dedupe_key = t.dedupe_key and j.status in ('pending', 'running', 'deferred')
+                        where m.account = 'default' and m.enabled and m.images)
      order by c.sku limit least(greatest(p_limit, 0), 1000)
   loop
     -- Where one call returns all sizes none is named; else any known size will do.
