@@ -59,7 +59,7 @@ async def _json(run: Run, *arguments: str) -> Any:
 
 async def _fail_all(db: Connection, code: str = "unknown_sku") -> None:
     await db.execute(
-        "update market_jobs set status = 'failed', completed_at = now(), error_code = $1, "
+        "update market_jobs set status = 'failed', outcome = 'failed', completed_at = now(), error_code = $1, "
         "error_message = 'not there' where status = 'pending'",
         code,
     )

@@ -114,6 +114,10 @@ async def _jobs(arguments: Namespace) -> int:
     return Exit.OK
 
 
+def _error(row: dict[str, Any]) -> str:
+    return ": ".join(part for part in (row["error_code"], row["error_message"]) if part)
+
+
 def _jobs_table(rows: list[dict[str, Any]]) -> Table:
     return Table(
         title="jobs",
@@ -130,8 +134,7 @@ def _jobs_table(rows: list[dict[str, Any]]) -> Table:
                 row["status"],
                 f"{row['attempt']}/{row['max_attempts']}",
                 f"{age(row['age_s'])} ago",
-                row["outcome"]
-                or ": ".join(part for part in (row["error_code"], row["error_message"]) if part),
+                row["outcome"] if row["status"] == "done" else _error(row),
             )
             for row in rows
         ],
