@@ -11,8 +11,8 @@ import json
 import os
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -38,7 +38,7 @@ MANY = int(os.environ.get("MARKETD_FUZZ", "40"))
 SEED = os.environ.get("MARKETD_SEED", "1")
 ROOT = Path(__file__).resolve().parents[2]
 #: what a door may say to nonsense: a bad argument, text that Postgres itself cannot hold, a name that is not yours
-REFUSALS = {"22023", "22021", "22P05", "42501"}
+REFUSALS = {"22023", "22021", "42501"}
 TEXTS = (
     *(
         "",
@@ -110,13 +110,29 @@ TEXTS = (
 )
 NUMBERS = (0, 1, -1, 2, 49, 100, 150, 200, 999, 1000, 1001, 2**31 - 1, -(2**31))
 FLOATS = (0.0, -1.0, 1e-300, 1e300, float("nan"), float("inf"), 0.5, 3600.0)
-WHEN = datetime(2026, 1, 1, tzinfo=UTC)
+#: as Postgres writes them, for its range is wider than Python's
 TIMES = (
-    WHEN,
-    WHEN - timedelta(days=800_000 // 24),
-    datetime(1, 1, 2, tzinfo=UTC),
-    datetime(9999, 12, 30, tzinfo=UTC),
+    "2026-01-01 00:00+00", "1934-09-25 00:00+00", "0001-01-02 00:00+00", "9999-12-30 00:00+00", "infinity", "-infinity",
+    "294276-12-31 00:00+00", "4714-11-24 00:00:00+00 BC", "2026-10-25 01:30:00 Europe/London", "epoch",
+    "now", "tomorrow",
+)  # fmt: skip
+INTERVALS = (
+    "0",
+    "-1 day",
+    "5 s",
+    "1000000000 s",
+    "178000000 years",
+    "-178000000 years",
+    "1 month -1 day",
+    "1 us",
 )
+#: texts that jsonb takes although they are nothing like items, or that only look like numbers in Python
+ODD_JSON = (
+    "1e309", "-1e30", "[1e309]", "[" * 200 + "]" * 200, '{"provider": ' * 50 + "1" + "}" * 50, "[" + "0," * 5000 + "0]",
+    '[{"provider": "stockx", "sku": "AA1-1", "not_before": "-1e30"}, {"provider": "ebay", "sku": "A1", "size": 1e309}]',
+    '[{"provider": "stockx", "sku": "AA1-1", "sku": "BB1-1"}]', '["\\u0000"]', '["\\ud800"]', "[1e400000]", "[NaN]",
+    "",
+)  # fmt: skip
 
 
 class Nonsense:
@@ -159,7 +175,7 @@ class Nonsense:
         )
 
     def of(self, kind: str) -> Any:
-        """A value of a Postgres type as asyncpg takes it; None for a row of ours, which only others of ours give."""
+        """A value of a Postgres type as `_hole` takes it; None for a row of ours, which only others of ours give."""
         dice = self.dice
         if dice.random() < 0.15:
             return None
@@ -172,11 +188,19 @@ class Nonsense:
             "double precision": lambda: dice.choice(FLOATS),
             "boolean": lambda: dice.random() < 0.5,
             "timestamp with time zone": lambda: dice.choice(TIMES),
-            "interval": lambda: timedelta(seconds=dice.choice((0, -86400, 5, 10**9))),
-            "jsonb": lambda: json.dumps(self.items()),
+            "interval": lambda: dice.choice(INTERVALS),
+            "jsonb": lambda: dice.choice(ODD_JSON) if dice.random() < 0.1 else json.dumps(self.items()),
             "uuid": uuid4,
         }
         return draw.get(kind, lambda: None)()
+
+
+def _hole(number: int, kind: str) -> str:
+    """A parameter of that type; times go as text, since Python's own types hold only a part of them."""
+    as_text = kind.startswith(("timestamp", "interval"))
+    return (
+        f"${number}{'::text[]' if as_text and kind.endswith('[]') else '::text' if as_text else ''}::{kind}"
+    )
 
 
 def _refused(error: asyncpg.PostgresError, internal: bool, *told: Any) -> str:
@@ -197,9 +221,20 @@ async def _functions(db: Connection) -> list[tuple[str, str, list[str]]]:
            and p.prorettype <> 'trigger'::regtype order by 1""")
     found = []
     for row in rows:
-        holes = ", ".join(f"${n}::{kind}" for n, kind in enumerate(row["types"], 1))
+        holes = ", ".join(_hole(n, kind) for n, kind in enumerate(row["types"], 1))
         found.append((row["name"], f"select x::text from {row['proname']}({holes}) x", list(row["types"])))
     return found
+
+
+async def _all_json(db: Connection, types: Sequence[str], values: Sequence[Any]) -> bool:
+    """Whether jsonb itself takes what a function is given as such; what it refuses never gets to the function."""
+    for kind, value in zip(types, values, strict=True):
+        if kind == "jsonb":
+            try:
+                await db.fetchval("select $1::jsonb is null", value)
+            except asyncpg.PostgresError:
+                return False
+    return True
 
 
 async def _every_open_job_can_end(db: Connection, database: str) -> None:
@@ -247,7 +282,10 @@ async def test_every_sql_function_answers_or_refuses(db: Connection, database: s
                 await statement.fetch(*values, timeout=20)
                 told["answered"] += 1
             except asyncpg.PostgresError as error:
-                told[_refused(error, name not in public, name, number, values)] += 1
+                if await _all_json(db, types, values):
+                    told[_refused(error, name not in public, name, number, values)] += 1
+                else:
+                    told["no JSON for Postgres"] += 1
         assert await db.fetchval("select 1") == 1, name
     print(f"\nSQL functions: {dict(told)}")
     assert len(public) >= 13
@@ -276,7 +314,7 @@ async def test_every_plain_insert_is_taken_or_refused(db: Connection, database: 
         names = nonsense.dice.sample(sorted(COLUMNS), nonsense.dice.randrange(1, 12))
         row = {name: nonsense.of(COLUMNS[name]) for name in names}
         row |= {"provider": "stockx", "sku": f"ZZ{number}-1", "account": "default"} if number % 2 else {}
-        holes = ", ".join(f"${n}" for n in range(1, len(row) + 1))
+        holes = ", ".join(_hole(n, COLUMNS[name]) for n, name in enumerate(row, 1))
         try:
             await db.execute(f"insert into market_jobs ({', '.join(row)}) values ({holes})", *row.values())
             told["taken"] += 1
@@ -311,9 +349,13 @@ async def test_notifications_of_any_form_disturb_nobody(
         assert b"marketd_notifications_ignored_total 0.0" not in app.metrics.render()[0]
 
 
-#: those that end by themselves; `run`, `demo`, `sandbox` and `status --live` would stay
+#: those that end by themselves, `run` for want of a file; `demo`, `sandbox` and `status --live` would stay
 QUICK = tuple(
     [
+        "run",
+        "tick",
+        "migrate",
+        "auth",
         "check-config",
         "enqueue",
         "watch",
@@ -330,22 +372,49 @@ QUICK = tuple(
 )
 WORDS = (
     *QUICK,
-    *[
-        "--json",
-        "--config",
-        "--provider",
-        "--error",
-        "--priority",
-        "--user",
-        "--size",
-        "--currency",
-        "--help",
-        "--limit",
-        "--status",
-        "--reason",
-    ],
-    *["--not-before", "--plan", "--roles", "-h", "--", "stockx", "DD1391-100", "10", "-1"],
+    *"--json --config --provider --error --priority --user --size --currency --help --limit --state --older".split(),
+    *"--not-before --plan --roles --within --schema -h -- stockx DD1391-100 10 -1".split(),
 )
+#: commands as they are meant to be called, but for the values
+FORMS = """
+    enqueue stockx ? ?
+    enqueue ? ? --priority ?
+    enqueue stockx AA1-1 9 --not-before ?
+    enqueue ebay ? ? --currency ?
+    enqueue stockx AA1-1 --user ?
+    watch stockx ? ?
+    unwatch alias ? ?
+    why ?
+    why stockx ? ?
+    jobs --state ?
+    jobs --provider ? --error ?
+    jobs --limit ?
+    jobs --older ?
+    retry ?
+    retry --provider ? --error ?
+    pause ? ?
+    resume ?
+    plan --provider ? --limit ?
+    status --json
+    status --every ?
+    tick --within ?
+    auth ? --account ?
+    check-config --config ?
+    migrate --config ?
+    version --json
+""".strip().splitlines()
+
+
+def _command_line(nonsense: Nonsense) -> list[str]:
+    dice = nonsense.dice
+    if dice.random() < 0.6:
+        words = [nonsense.text() if word == "?" else word for word in dice.choice(FORMS).split()]
+    else:
+        words = [dice.choice(QUICK)]
+        words += [
+            dice.choice(WORDS) if dice.random() < 0.6 else nonsense.text() for _ in range(dice.randrange(6))
+        ]
+    return [word.replace("\x00", "").replace("--live", "--json") for word in words]
 
 
 @pytest.mark.timeout(7200)
@@ -357,13 +426,9 @@ async def test_every_command_line_ends_with_a_known_code_and_no_traceback(
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
     nonsense, told = Nonsense("cli"), Counter[int]()
     for _ in range(MANY):
-        dice = nonsense.dice
-        arguments = [dice.choice(QUICK)]
-        for _ in range(dice.randrange(6)):
-            word = dice.choice(WORDS) if dice.random() < 0.6 else nonsense.text()
-            arguments.append(word if word not in ("--live",) else "--json")
+        arguments = _command_line(nonsense)
         try:
-            code = await asyncio.to_thread(main, [word.replace("\x00", "") for word in arguments])
+            code = await asyncio.to_thread(main, arguments)
         except SystemExit as end:  # argparse
             code = int(end.code or 0)
         said = capsys.readouterr()

@@ -124,6 +124,17 @@ async def test_the_report_on_limits_is_empty_for_other_apis(client: Client) -> N
     assert await client.get("/developer/analytics/v1_beta/rate_limit/", api_name="Feed") == (204, None)
 
 
+async def test_a_day_without_limit_is_never_reported_as_spent() -> None:
+    async with Sandbox(limits={"ebay": None}) as sandbox, aiohttp.ClientSession() as session:
+        client = Client(sandbox, session)
+        await client.mint()
+        sandbox.spend("ebay", 6_000)
+        _, report = await client.get("/developer/analytics/v1_beta/rate_limit/", api_name="Browse")
+        [rate] = report["rateLimits"][0]["resources"][0]["rates"]
+        assert rate["remaining"] > 0
+        assert rate["count"] + rate["remaining"] == rate["limit"]
+
+
 async def test_a_day_can_be_shortened() -> None:
     now = [1_000_000_030.0]
     limits = {"ebay": Limits(per_day=1, day_s=60)}

@@ -230,8 +230,9 @@ class EBay(Face):
         grant = self._admit(request)
         if request.query.get("api_name", "Browse").lower() != "browse":
             return web.Response(status=204)
-        allowed = self.usage.limits(self.name).per_day or 5_000
         used = self.usage.used(self.name, grant.account, "calls")
+        limit = self.usage.limits(self.name).per_day
+        allowed = used + 5_000 if limit is None else limit  # without a limit its day is never spent
         resets_at = self.usage.resets_at(self.name)
         return json_response(bodies.rate_limits(used=used, allowed=allowed, resets_at=resets_at))
 
