@@ -372,8 +372,33 @@ QUICK = tuple(
 )
 WORDS = (
     *QUICK,
-    *"--json --config --provider --error --priority --user --size --currency --help --limit --state --older".split(),
-    *"--not-before --plan --roles --within --schema -h -- stockx DD1391-100 10 -1".split(),
+    *[
+        "--json",
+        "--config",
+        "--provider",
+        "--error",
+        "--priority",
+        "--user",
+        "--size",
+        "--currency",
+        "--help",
+        "--limit",
+        "--state",
+        "--older",
+    ],
+    *[
+        "--not-before",
+        "--plan",
+        "--roles",
+        "--within",
+        "--schema",
+        "-h",
+        "--",
+        "stockx",
+        "DD1391-100",
+        "10",
+        "-1",
+    ],
 )
 #: commands as they are meant to be called, but for the values
 FORMS = """
