@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -34,8 +35,10 @@ class Wire:
     answer: Callable[[bytes], bytes | Awaitable[bytes] | None] = lambda _request: ok(b"{}")
     hang_up: bool = False  #: close the connection after an answer
     seen: list[bytes] = field(default_factory=list)
+    connections: int = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         try:
             while True:
                 request = await reader.readuntil(b"\r\n\r\n")
@@ -133,6 +136,39 @@ async def test_a_kept_connection_that_is_reset_costs_no_second_request(bench: Be
     with pytest.raises(errors.Transient):
         await bench.get()
     assert len(bench.wire.seen) == bench.gate.charged == 2
+
+
+async def test_connections_are_kept_and_one_that_was_closed_meanwhile_costs_nothing(bench: Bench) -> None:
+    for _ in range(3):
+        await bench.get()
+    assert bench.wire.connections == 1
+    bench.wire.hang_up = True
+    for _ in range(3):
+        await bench.get()
+        await asyncio.sleep(0.05)  # the end of the connection arrives
+    assert bench.wire.connections == 3
+    assert len(bench.wire.seen) == bench.gate.charged == 6
+    assert bench.notes.classes == ["ok"] * 6
+
+
+async def test_kept_connections_that_break_at_random_never_carry_more_than_was_charged(bench: Bench) -> None:
+    dice = random.Random(5)
+
+    def answer(_: bytes) -> bytes | None:
+        bench.wire.hang_up = dice.random() < 0.2
+        return None if dice.random() < 0.3 else ok(b"1")
+
+    bench.wire.answer = answer
+
+    async def worker() -> None:
+        for _ in range(40):
+            with suppress(errors.Transient):
+                await bench.get()
+
+    await asyncio.gather(*(worker() for _ in range(5)))
+    assert 0.6 * 200 < len(bench.wire.seen) <= bench.gate.charged <= 200
+    assert bench.wire.connections < len(bench.wire.seen), "none was kept, so nothing was tried"
+    assert {"ok", "connection"} == set(bench.notes.classes)
 
 
 async def test_the_http_library_by_itself_would_have_sent_it_twice(bench: Bench) -> None:

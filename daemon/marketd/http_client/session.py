@@ -12,40 +12,40 @@ import aiohttp
 from marketd import __version__
 
 MAX_CONNECTIONS = 64
+KEPT_S = 3.0  #: a connection that idled longer is not used again: servers hang up after 5 s and more
 
 
 @dataclass(slots=True)
 class Wire:
     """What became of one request on the wire; handed to aiohttp as `trace_request_ctx`."""
 
-    attempts: int = 0
     opened: bool = False  #: a connection stood, TLS included: from here on the request may have left
     on_opened: Callable[[], Awaitable[None]] | None = (
         None  #: awaited once it stands, before the request is written
     )
 
 
-class Repeated(aiohttp.ClientError):
-    """The connection broke without an answer, and aiohttp set out to send the request again by itself."""
+class Broken(aiohttp.ClientError):
+    """The connection broke without an answer; the request may have arrived or not."""
 
 
 @asynccontextmanager
 async def open_session() -> AsyncIterator[aiohttp.ClientSession]:
-    """The process's connection pool: no cookies, no proxies of the environment, no kept connections.
+    """The process's connection pool: no cookies, no proxies of the environment, kept connections.
 
-    aiohttp repeats an idempotent request whose connection broke, which would send two for one grant, and it
-    has no public switch for that. A trace of ours sees the second attempt before it connects and stops it.
-    Connections are not kept: at a call a second the handshake is cheap, and a kept connection that the other
-    side has given up costs a charged call.
+    aiohttp repeats an idempotent request whose connection broke, which would send two for one grant, and it has
+    no public switch for that. It decides by the class of the error, so a middleware gives it another one. What
+    is known to be closed is not used again; a kept connection that breaks under a request costs its charge.
     """
     trace = aiohttp.TraceConfig()
-    trace.on_connection_create_start.append(_connecting)
     trace.on_connection_create_end.append(_connected)
-    connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, force_close=True, ttl_dns_cache=60)
+    trace.on_connection_reuseconn.append(_connected)
+    connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEPT_S, ttl_dns_cache=60)
     async with aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         trace_configs=[trace],
+        middlewares=(_once,),
         auto_decompress=False,
         trust_env=False,
         headers={"User-Agent": f"marketd/{__version__}", "Accept-Encoding": "gzip"},
@@ -53,21 +53,19 @@ async def open_session() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-async def _connecting(
-    _session: aiohttp.ClientSession,
-    context: SimpleNamespace,
-    _params: aiohttp.TraceConnectionCreateStartParams,
-) -> None:
-    wire: Wire = context.trace_request_ctx
-    wire.attempts += 1
-    if wire.attempts > 1:
-        raise Repeated("connection broke without an answer")
+async def _once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    try:
+        return await send(request)
+    except aiohttp.ClientConnectorError:
+        raise  # no connection stood, and aiohttp leaves it at that
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise Broken("the connection broke without an answer") from error
 
 
 async def _connected(
     _session: aiohttp.ClientSession,
     context: SimpleNamespace,
-    _params: aiohttp.TraceConnectionCreateEndParams,
+    _params: aiohttp.TraceConnectionCreateEndParams | aiohttp.TraceConnectionReuseconnParams,
 ) -> None:
     wire: Wire = context.trace_request_ctx
     wire.opened = True
