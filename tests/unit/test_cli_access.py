@@ -56,6 +56,33 @@ def test_a_credential_that_cannot_be_read_does_not_keep_an_operator_from_asking(
         access.whole(_given(str(path)))
 
 
+def test_credentials_are_looked_for_beside_the_file_where_no_service_manager_gives_them(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("database: {dsn: '${cred:dsn}'}\n")
+    (tmp_path / "credentials").mkdir()
+    (tmp_path / "credentials" / "dsn").write_text(f"{DSN}\n")
+    assert access.any_dsn(access.outline(_given(str(path)), {})) == DSN
+    given = tmp_path / "given"
+    given.mkdir()
+    (given / "dsn").write_text("postgresql://another@db.example/market")
+    found = access.any_dsn(access.outline(_given(str(path)), {"CREDENTIALS_DIRECTORY": str(given)}))
+    assert found == "postgresql://another@db.example/market"
+
+
+def test_only_the_faults_of_the_part_that_is_needed_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "database: {dsn: '${cred:dsn}'}\n"
+        "providers:\n  alias: {base_url: https://example.org, currency: USD, credentials: {token: '${cred:alias}'}}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        access.outline(_given(str(path)), {})
+    [problem] = caught.value.problems
+    assert problem.startswith(f"{path}:1:17: database.dsn: credential dsn needs $CREDENTIALS_DIRECTORY")
+
+
 def test_a_fault_in_the_part_that_is_needed_is_told_with_its_place(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("database:\n  dns: x\n")

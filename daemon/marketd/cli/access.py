@@ -65,8 +65,15 @@ def outline(arguments: Namespace, env: Mapping[str, str] = os.environ) -> Config
     if path is None:
         state_dir = {"state_dir": env["STATE_DIRECTORY"]} if env.get("STATE_DIRECTORY") else {}
         return from_mapping({"database": {"dsn": env.get("MARKETD_DSN", "")}} | state_dir, {})
-    # What the outline cannot be read from, the whole file is: that tells what is wrong, and where.
-    return _outline_of(path, env) or whole(arguments)[0]
+    if (found := _outline_of(path, env)) is not None:
+        return found
+    try:
+        return whole(arguments)[0]  # tells what is wrong, and where
+    except ConfigError as error:
+        ours = re.compile(rf"{re.escape(str(path))}:\d+:\d+: ({'|'.join(_OUTLINE)})\b")
+        raise ConfigError(
+            [problem for problem in error.problems if ours.match(problem)] or error.problems
+        ) from None
 
 
 def _outline_of(path: Path, env: Mapping[str, str]) -> Config | None:

@@ -13,6 +13,8 @@ _TOKEN = re.compile(r"\$\$|\$\{([^{}]*)\}|\$\{")
 _VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 _CREDENTIAL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _LARGEST_FILE = 64 * 1024
+#: where an operator's commands find credentials, outside of the unit for which systemd loads them
+_BESIDE = "credentials"
 
 
 class Unfilled(ValueError):
@@ -20,7 +22,7 @@ class Unfilled(ValueError):
 
 
 class Substitution:
-    """Fills in values from one environment; relative `${file:}` paths start at `folder`."""
+    """Fills in values from one environment; relative `${file:}` paths start at `folder`, the file's own."""
 
     def __init__(self, env: Mapping[str, str], folder: Path) -> None:
         self._env = env
@@ -60,12 +62,14 @@ class Substitution:
     def _credential(self, name: str) -> str:
         if not _CREDENTIAL.fullmatch(name):
             raise Unfilled(f"expected the name of a systemd credential, got {name!r}")
-        folder = self._env.get("CREDENTIALS_DIRECTORY")
-        if not folder:
+        if given := self._env.get("CREDENTIALS_DIRECTORY"):
+            folder = Path(given)
+        elif not (folder := self._folder / _BESIDE).is_dir():
             raise Unfilled(
-                f"credential {name} needs $CREDENTIALS_DIRECTORY, which systemd sets for LoadCredential="
+                f"credential {name} needs $CREDENTIALS_DIRECTORY, which systemd sets for LoadCredential=, "
+                f"or a folder {_BESIDE}/ beside this file"
             )
-        return _read(Path(folder) / name, f"credential {name}")
+        return _read(folder / name, f"credential {name}")
 
     def _file(self, name: str) -> str:
         if not name:
