@@ -79,7 +79,7 @@ def test_a_reload_checks_the_file_before_the_signal() -> None:
     assert _settings("10-notify-reload.conf") == {
         "Type": ["notify-reload"],
         "ReloadSignal": ["SIGHUP"],
-        "ExecReload": [""],
+        "ExecReload": ["", first],
     }
 
 
