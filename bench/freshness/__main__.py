@@ -9,35 +9,34 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import multiprocessing
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from . import cost, report
-from .measure import measure
+from .measure import group_done
 from .server import postgres
-from .words import CONDITIONS, FIFO, KNOWN, PLANNER, POLICIES, UNCOALESCED
-from .world import Shape
+from .words import CONDITIONS, FIFO, KNOWN, PLANNER, POLICIES
 
 WORLDS = ("plain", "uncorrelated", "spiky")
 FIVE = (1, 2, 3, 4, 5)
 FEW = (FIFO, "views x age", PLANNER, KNOWN)
-TWENTY = tuple(
-    name for name in POLICIES if name != PLANNER + UNCOALESCED
-)  # which alone would take as long as all
 TROUBLES = tuple(name for name in CONDITIONS if name)
 #: What docs/FRESHNESS.md shows: worlds, items, seeds, conditions, policies, days, those that do not count, minutes
 #: between two passes.
 FULL = [
-    (("plain",), (5_000,), FIVE, ("",), POLICIES, 10, 5, 3.0),
-    (("plain",), (20_000,), FIVE, ("",), TWENTY, 8, 4, 5.0),
-    (("uncorrelated", "spiky"), (5_000,), (1, 2, 3), ("",), FEW, 8, 4, 5.0),
-    (("plain",), (5_000,), (1,), TROUBLES, (PLANNER, KNOWN), 8, 4, 5.0),
-    (("plain",), (100_000,), (1,), ("",), FEW, 14, 10, 10.0),
+    (("plain",), (5_000, 20_000), FIVE, ("",), POLICIES, 6, 3, 5.0),
+    (("plain",), (5_000,), FIVE, TROUBLES, (PLANNER, KNOWN), 5, 3, 5.0),
+    (("uncorrelated", "spiky"), (5_000, 20_000), FIVE, ("",), FEW, 6, 3, 5.0),
+    (WORLDS, (100_000,), FIVE, ("",), FEW, 8, 6, 10.0),
 ]
-_KEYS = ("cost", "world", "items", "seed", "condition", "policy", "run_days", "warm_days", "tick_min")
+_TIMING = ("run_days", "warm_days", "tick_min")
+_GROUP = ("world", "items", "seed", "condition", *_TIMING)
+_KEYS = ("cost", *_GROUP, "policy")
 COSTS = (3_000, 33_000, 100_000)
 
 
@@ -55,6 +54,7 @@ def main() -> int:
     parser.add_argument(
         "--cost", type=int, nargs="*", default=[], help="measure a planning pass over so many units"
     )
+    parser.add_argument("--jobs", type=int, default=1, help="worlds that are run at the same time")
     parser.add_argument("--results", type=Path, default=Path("freshness.jsonl"), help="appended to")
     parser.add_argument("--report", type=Path, help="write the tables and the picture into this folder")
     args = parser.parse_args()
@@ -63,11 +63,30 @@ def main() -> int:
     wanted = [work for work in _wanted(args) if _key(work) not in known]
     if wanted:
         with postgres() as server:
-            for work in wanted:
-                _record(args.results, asyncio.run(_done(work, server)))
+            _all_done(wanted, server, args.jobs, args.results)
     if args.report:
         report.write(_read(args.results), args.report)
     return report.gates(_read(args.results))
+
+
+def _all_done(wanted: list[dict[str, Any]], server: str, jobs: int, results: Path) -> None:
+    """Costs alone on the machine, then the worlds, each with all its policies."""
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for work in wanted:
+        if "cost" in work:
+            _record(results, work | asyncio.run(cost.planning(server, work["cost"])))
+        else:
+            groups.setdefault(tuple(work[name] for name in _GROUP), []).append(work["policy"])
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        running = [pool.submit(group_done, dict(zip(_GROUP, group, strict=True)), names, server)
+                   for group, names in groups.items()]  # fmt: skip
+        try:
+            for done in as_completed(running):
+                for line in done.result():
+                    _record(results, line)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _wanted(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -85,16 +104,6 @@ def _wanted(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             # What a day's quota and a restart do is shown of the planner; they are no matter of the best order.
             if work["policy"] == PLANNER or not CONDITIONS[work["condition"]].planner_only:
                 yield work | {"run_days": days, "warm_days": warm, "tick_min": tick}
-
-
-async def _done(work: dict[str, Any], server: str) -> dict[str, Any]:
-    if "cost" in work:
-        return work | await cost.planning(server, work["cost"])
-    kind = work["world"]
-    shape = Shape(work["items"], work["run_days"], work["seed"], kind == "plain", kind == "spiky")
-    return work | await measure(
-        work["policy"], shape, work["condition"], work["warm_days"], work["tick_min"] / 60, server
-    )
 
 
 def _key(line: dict[str, Any]) -> tuple[Any, ...]:

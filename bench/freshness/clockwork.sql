@@ -25,18 +25,17 @@ end $$;
 create function bench.fetched(p_provider text, p_urgent boolean, p_units text[], p_skus text[], p_at timestamptz[],
   p_lessons int[], p_gaps_h double precision[], p_changed boolean[])
 returns void language plpgsql as $$
-declare p market_providers; s market_settings; w record; kind text; done int := 0;
+declare p market_providers; s market_settings; done int := 0;
 begin
   select * into p from market_providers where provider = p_provider;
   select * into s from market_settings;
+  insert into market_budgets as b (provider, window_kind, window_start, window_end, used, used_background)
+  select p_provider, k.kind, w.starts, w.ends, count(*), case when p_urgent then 0 else count(*) end
+    from unnest(p_at) c(at) cross join unnest(array['hour', 'day']) k(kind) cross join market__window(p, s, k.kind, c.at) w
+   group by k.kind, w.starts, w.ends
+  on conflict (provider, account, window_kind, window_start) do update
+    set used = b.used + excluded.used, used_background = b.used_background + excluded.used_background;
   for i in 1 .. cardinality(p_units) loop
-    foreach kind in array array['hour', 'day'] loop
-      w := market__window(p, s, kind, p_at[i]);
-      insert into market_budgets as b (provider, window_kind, window_start, window_end, used, used_background)
-      values (p_provider, kind, w.starts, w.ends, 1, (not p_urgent)::int)
-      on conflict (provider, account, window_kind, window_start) do update
-        set used = b.used + 1, used_background = b.used_background + excluded.used_background;
-    end loop;
     perform market__learn(p_units[i], p_provider, 'default', p_skus[i], p_at[i],
       p_gaps_h[done + 1 : done + p_lessons[i]], p_changed[done + 1 : done + p_lessons[i]], false, p_at[i]);
     done := done + p_lessons[i];

@@ -1,9 +1,11 @@
-"""One policy through one seed's world, under given conditions; all three providers together."""
+"""All policies through one seed's world, under given conditions; the three providers together."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import numpy as np
 from . import policies, report
 from .real import RealPlanner
 from .server import database
-from .simulate import Result, Run
+from .simulate import Conditions, Result, Run
 from .words import CONDITIONS, FIFO, KNOWN, UNCOALESCED
 from .world import Shape, World, make
 
@@ -25,37 +27,66 @@ RULES: dict[str, Callable[[World], policies.Policy]] = {
 }
 
 
+def group_done(group: dict[str, Any], names: Sequence[str], server: str) -> list[dict[str, Any]]:
+    """Lines of the results file: one world under one condition, by policy. Runs in a process of its own."""
+    kind = group["world"]
+    shape = Shape(group["items"], group["run_days"], group["seed"], kind != "uncorrelated", kind == "spiky")
+    lines = asyncio.run(
+        measure(names, shape, group["condition"], group["warm_days"], group["tick_min"] / 60, server)
+    )
+    return [group | {"policy": name} | line for name, line in lines.items()]
+
+
 async def measure(
-    policy: str, shape: Shape, condition: str, warm_days: int, tick_h: float, server: str
-) -> dict[str, Any]:
-    """The figures of one line of the results file."""
-    coalesced = not policy.endswith(UNCOALESCED)
-    rule = RULES.get(policy.removesuffix(UNCOALESCED))
-    results: list[Result] = []
+    names: Sequence[str], shape: Shape, condition: str, warm_days: int, tick_h: float, server: str
+) -> dict[str, dict[str, Any]]:
+    """By policy, the figures of one line of the results file each.
+
+    Every world is made once for all policies. A provider where each size costs a call anyway is run once for a policy,
+    coalesced or not.
+    """
+    results: dict[str, list[Result]] = defaultdict(list)
+    spent: dict[str, float] = defaultdict(float)
     bounds: list[tuple[float, int]] = []
-    began = time.process_time()
     for provider, quota in QUOTAS.items():
-        together = coalesced and provider not in PER_SIZE
-        world = make(shape, provider, quota, coalesced=together)
         conditions = CONDITIONS[condition].conditions(shape.days, quota)
-        timing = {"warm_h": warm_days * 24.0, "tick_h": tick_h}
-        if rule is None:
-            async with database(server) as dsn:
-                planner = RealPlanner(world, conditions, dsn)
-                await planner.open(coalesced=together)
-                try:
-                    results.append(await Run(world, planner, conditions, **timing).go())
-                finally:
-                    await planner.close()
-        else:
-            results.append(await Run(world, rule(world), conditions, **timing).go())
-        if policy == KNOWN:
-            bounds.append((policies.bound(world, world.quota), len(world.view_of)))
-    figures = report.summary(results)
+        worlds: dict[bool, World] = {}
+        done: dict[tuple[str, bool], Result] = {}
+        for name in names:
+            rule, together = name.removesuffix(UNCOALESCED), not name.endswith(UNCOALESCED)
+            together = together and provider not in PER_SIZE
+            if together not in worlds:
+                worlds[together] = make(shape, provider, quota, coalesced=together)
+            if (rule, together) not in done:
+                began = time.process_time()
+                run = _real if rule not in RULES else _ruled
+                done[rule, together] = await run(
+                    rule, worlds[together], conditions, together, warm_days * 24.0, tick_h, server
+                )
+                spent[name] += time.process_time() - began
+            results[name].append(done[rule, together])
+        if KNOWN in names:
+            whole = worlds[provider not in PER_SIZE]
+            bounds.append((policies.bound(whole, whole.quota), len(whole.view_of)))
+    lines = {name: report.summary(results[name]) | {"bench_cpu_s": round(spent[name], 1)} for name in names}
     if bounds:
-        figures["bound"] = float(np.average([b for b, _ in bounds], weights=[n for _, n in bounds]))
-    return figures | {
-        "run_days": shape.days,
-        "warm_days": warm_days,
-        "bench_cpu_s": round(time.process_time() - began, 1),
-    }
+        lines[KNOWN]["bound"] = float(np.average([b for b, _ in bounds], weights=[n for _, n in bounds]))
+    return lines
+
+
+async def _ruled(
+    rule: str, world: World, conditions: Conditions, together: bool, warm_h: float, tick_h: float, server: str
+) -> Result:
+    return await Run(world, RULES[rule](world), conditions, warm_h=warm_h, tick_h=tick_h).go()
+
+
+async def _real(
+    rule: str, world: World, conditions: Conditions, together: bool, warm_h: float, tick_h: float, server: str
+) -> Result:
+    async with database(server) as dsn:
+        planner = RealPlanner(world, conditions, dsn)
+        await planner.open(coalesced=together)
+        try:
+            return await Run(world, planner, conditions, warm_h=warm_h, tick_h=tick_h).go()
+        finally:
+            await planner.close()

@@ -15,7 +15,9 @@ from .world import Floats, Ints, World
 
 _HOUR = timedelta(hours=1)
 _CLOCKWORK = Path(__file__).with_name("clockwork.sql")
-_VACUUM_H = 24.0
+_VACUUM_H = 3.0
+_VACUUM = """vacuum (analyze) market_units, market_jobs, market_signals, market_targets, market_target_locks,
+  market_watches, market_rates, market_budgets, market_plans"""
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
@@ -55,7 +57,7 @@ class RealPlanner:
         db = await self._connection()
         if now - self._vacuumed >= _VACUUM_H:  # autovacuum knows nothing of virtual days
             self._vacuumed = now
-            await db.execute("vacuum analyze")
+            await db.execute(_VACUUM)
         keys = await db.fetchval(
             "select bench.tick($1, $2, $3, $4, $5, $6)",
             self._world.provider, self._moment(now), tick_h * 3600, limit, on_demand, dice,

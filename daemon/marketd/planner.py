@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-NEVER_H = 8760.0  #: a unit that was never fetched counts as this old
 _LEAST_B = 1e-6
 _LOWEST_EXPONENT = -600.0  # Postgres raises where Python rounds to 0
 
@@ -71,6 +70,18 @@ class Rate:
 
     def _log_ratio(self, age_h: float) -> float:
         return -math.log1p(max(0.0, age_h) / self.b)
+
+
+def first_value(
+    views_per_h: float, rate: Rate, memory_h: float = 168.0, kappa: float = 0.05
+) -> tuple[float, float]:
+    """(gain, value) of a call for a unit that has no price yet: all its views are wrong now.
+
+    The price will be right for `rate.right_time` of the next `memory_h` hours; for longer the rate of views is not
+    believed. A price that does not hold an hour brings little even where there was none.
+    """
+    right_h = rate.right_time(memory_h)
+    return views_per_h * right_h, views_per_h * (right_h + kappa * max(0.0, memory_h - right_h))
 
 
 def gain(views_per_h: float, rate: Rate, age_h: float) -> float:

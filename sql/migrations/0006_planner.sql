@@ -99,10 +99,12 @@ create table market_plans (
   inserted int not null default 0,
   view_rate double precision not null default 0,       -- expected views an hour of all watched units
   fresh_rate double precision not null default 0,      -- those of them that would see the present price
-  aged_rate double precision not null default 0,       -- the same views, each times the price's age in hours
+  priced_rate double precision not null default 0,     -- those that see any price
+  aged_rate double precision not null default 0,       -- these, each times the price's age in hours
   typical_view_rate double precision not null default 1.0 / 24,  -- of one size: the prior of new ones
   marginal_gain double precision not null default 0,   -- views put right by the best call not made; smoothed
   marginal_value double precision not null default 0,  -- its value in the order
+  search_from double precision,           -- the least value that the next pass looks for at first; null: none is known
   units int not null default 0,
   took_ms double precision not null default 0,
   primary key (provider, account)
@@ -155,26 +157,30 @@ begin
 end $$;
 
 -- Every unit of an account: expected views an hour, age, chance that its prices are right, gain and value of a call.
--- The OFFSET 0 keep each step's results from being computed once for each of their uses.
+-- Without any price no view is right, and a call is worth what a first price brings: the time for which it will stay
+-- right, out of the memory's hours (for longer the rate of views is not believed).
+-- It runs over all units every pass, so it has few columns and few steps. OFFSET 0 keeps the result of a step from being
+-- computed once for each of its uses.
 create function market__values(p_provider text, p_account text, p_now timestamptz)
-returns table (unit_key text, sku text, size text, currency text, sizes int, last_fetch_at timestamptz, due boolean,
-  views_per_h double precision, a double precision, b double precision, age_h double precision,
-  still double precision, gain double precision, value double precision)
+returns table (unit_key text, sizes int, due boolean, priced boolean, views_per_h double precision, a double precision,
+  b double precision, age_h double precision, still double precision, gain double precision, value double precision)
 language sql stable as $$
-  select y.unit_key, y.sku, y.size, y.currency, y.sizes, y.last_fetch_at, y.due, y.w, y.a, y.b, y.tau, y.p,
-         y.w * greatest(0, y.i - y.tau * y.p), y.w * (greatest(0, y.i - y.tau * y.p) + y.kappa * greatest(0, y.tau - y.i))
+  select y.unit_key, y.sizes, y.due, y.priced, y.w, y.a, y.b, y.tau, y.p, y.w * greatest(0, y.i - y.tau * y.p),
+         y.w * (greatest(0, y.i - y.tau * y.p) + (select kappa from market_planner) * greatest(0, y.tau - y.i))
     from (
-      select v.*, exp(greatest(-600, v.a * v.l)) as p,
-             case when abs((v.a - 1) * v.l) < 1e-4
-                  then -v.b * v.l * (1 + (v.a - 1) * v.l / 2 + (v.a - 1) * v.l * (v.a - 1) * v.l / 6)
-                  else v.b / (v.a - 1) * (1 - exp(greatest(-600, (v.a - 1) * v.l))) end as i
+      -- (b/(b+tau))^(a-1) = still * (b+tau)/b; near a = 1 only the closed form fails, and the series stands in.
+      select v.unit_key, v.sizes, v.due, v.priced, v.w, v.a, v.b, v.tau, case when v.priced then v.p else 0 end as p,
+             case when abs(1 - v.p * (v.b + v.tau) / v.b) < 1e-4
+                  then v.b * ln((v.b + v.tau) / v.b) * (1 - (1 - v.p * (v.b + v.tau) / v.b) / 2)
+                  else v.b / (v.a - 1) * (1 - v.p * (v.b + v.tau) / v.b) end as i
         from (
-          select u.*, ln(u.b / (u.b + u.tau)) as l
+          select u.unit_key, u.sizes, u.due, u.priced, u.w, u.a, u.b, u.tau, exp(greatest(-600, u.a * ln(u.b / (u.b + u.tau)))) as p
             from (
-              select m.unit_key, m.sku, m.size, m.currency, m.sizes, m.last_fetch_at, d.kappa,
+              select m.unit_key, m.sizes, m.last_fetch_at is not null as priced,
                      coalesce(m.a, d.prior_a) as a, coalesce(m.b, d.prior_b_h) as b,
                      m.not_before <= p_now and (m.last_fetch_at is null or m.last_fetch_at <= d.stale_at) as due,
-                     greatest(0, coalesce(date_part('epoch', p_now - m.last_fetch_at) / 3600, 8760)) as tau,
+                     case when m.last_fetch_at is null then d.memory_h
+                          else greatest(0, date_part('epoch', p_now - m.last_fetch_at) / 3600) end as tau,
                      (m.views * exp(greatest(-600, least(0, date_part('epoch', m.views_at - p_now) / d.memory_s)))
                         + d.size_weight * greatest(1, m.sizes))
                        / (d.prior_h + d.memory_h

@@ -21,34 +21,48 @@ begin
   return best;
 end $$;
 
+create type market__worth as (unit_key text, gain double precision, value double precision);
+
 -- One unit in the plan's order, beside the figures of the whole watchlist. waiting: a background job of an app or of an
 -- earlier pass waits for it; else nobody has asked, and it is one of the best.
 create type market__candidate as (unit_key text, waiting boolean, gain double precision, value double precision,
-  units bigint, view_rate double precision, fresh_rate double precision, aged_rate double precision);
+  units bigint, view_rate double precision, fresh_rate double precision, priced_rate double precision, aged_rate double precision);
 
--- All that waits, and the p_limit best of what nobody asked for. One scan for all: a pass costs the same whatever waits.
-create function market__candidates(p_provider text, p_account text, p_limit int, p_now timestamptz)
+-- All that waits, and the p_limit best of what nobody asked for. p_edge: a guess at the value of the last of these, which
+-- changes nothing but the cost: where it was right, one scan without sorting or storing 100,000 rows finds them all.
+create function market__candidates(p_provider text, p_account text, p_limit int, p_edge double precision, p_now timestamptz)
 returns setof market__candidate language sql stable as $$
-  with v as materialized (
-    select x.unit_key, x.sizes > 0 as watched, x.due, x.views_per_h, x.age_h, x.still, x.gain, x.value
-      from market__values(p_provider, p_account, p_now) x
-  ), whole as (
-    select count(*) as units, sum(v.views_per_h) as view_rate, sum(v.views_per_h * v.still) as fresh_rate,
-           sum(v.views_per_h * v.age_h) as aged_rate from v where v.watched
-  ), open as materialized (
+  with open as materialized (
     select j.unit_key, bool_or(j.status = 'pending' and j.priority < s.wake_priority) as waiting
       from market_jobs j cross join market_settings s
      where j.provider = p_provider and j.account = p_account and j.status in ('pending', 'running', 'deferred')
      group by j.unit_key
-  ), best as (
-    (select v.unit_key, false as waiting, v.gain, v.value from v
-      where v.watched and v.due and v.unit_key not in (select o.unit_key from open o)
-      order by v.value desc, v.unit_key limit p_limit)
+  ), scan as materialized (
+    select count(*) filter (where x.sizes > 0) as units,
+           sum(x.views_per_h) filter (where x.sizes > 0) as view_rate,
+           sum(x.views_per_h * x.still) filter (where x.sizes > 0) as fresh_rate,
+           sum(x.views_per_h) filter (where x.sizes > 0 and x.priced) as priced_rate,
+           sum(x.views_per_h * x.age_h) filter (where x.sizes > 0 and x.priced) as aged_rate,
+           array_agg((x.unit_key, x.gain, x.value)::market__worth)
+             filter (where x.sizes > 0 and x.due and x.value >= p_edge) as best,
+           array_agg((x.unit_key, x.gain, x.value)::market__worth)
+             filter (where x.unit_key in (select o.unit_key from open o where o.waiting)) as waiting
+      from market__values(p_provider, p_account, p_now) x
+  ), best as materialized (
+    select b.* from scan, unnest(scan.best) b where b.unit_key not in (select o.unit_key from open o)
+  ), found as (
+    (select b.*, false as waiting from best b order by b.value desc, b.unit_key limit p_limit)
     union all
-    select v.unit_key, true, v.gain, v.value from v where v.unit_key in (select o.unit_key from open o where o.waiting)
+    -- The guess was too high, or there was none.
+    (select x.unit_key, x.gain, x.value, false from market__values(p_provider, p_account, p_now) x
+      where (select count(*) from best) < p_limit and (p_edge is null or p_edge > 0) and x.sizes > 0 and x.due and (p_edge is null or x.value < p_edge)
+        and x.unit_key not in (select o.unit_key from open o)
+      order by x.value desc, x.unit_key limit p_limit)
+    union all
+    select w.*, true from scan, unnest(scan.waiting) w
   )
-  select b.unit_key, b.waiting, b.gain, b.value, w.units, w.view_rate, w.fresh_rate, w.aged_rate
-    from whole w left join best b on true order by b.value desc, b.unit_key
+  select f.unit_key, f.waiting, f.gain, f.value, s.units, s.view_rate, s.fresh_rate, s.priced_rate, s.aged_rate
+    from scan s left join found f on true order by f.value desc, f.unit_key
 $$;
 
 -- The units that were not looked at for longest, in the same form.
@@ -124,7 +138,8 @@ create function market__plan(p_provider text, p_account text, p_interval_s doubl
 returns int language plpgsql set jit = off set work_mem = '64MB' as $$
 declare
   p market_providers; s market_settings; d market_planner; v record; c market__candidate; found market__candidate[]; began timestamptz := clock_timestamp();
-  share double precision; quota int; waiting int; lane int; opened int := 0; edge market__candidate; typical double precision; key text; ahead int;
+  share double precision; calls int; quota int; waiting int; lane int; opened int := 0; wanted int;
+  edge market__candidate; typical double precision; key text; ranks double precision[];
 begin
   if not pg_try_advisory_xact_lock(hashtext('marketd.plan ' || p_provider || '/' || p_account)) then
     return 0;
@@ -143,14 +158,19 @@ begin
                   and x.planned_at > p_now - interval '1 hour' and date_part('hour', x.planned_at) = date_part('hour', p_now)) then
     typical := market__typical_view_rate(p_provider, p_account, p_now);
   end if;
-  -- As many as could be wanted, and some that will turn out to be cooling down.
-  found := array(select x from market__candidates(p_provider, p_account, floor(share + p_dice)::int * 2 + 20, p_now) x);
+  calls := floor(share + p_dice);
+  wanted := calls * 2 + 20;  -- as many as could be opened, and some that will turn out to be cooling down
+  found := array(select x from market__candidates(p_provider, p_account, wanted,
+    (select y.search_from from market_plans y where y.provider = p_provider and y.account = p_account), p_now) x);
   perform market__rank_waiting(p_provider, p_account, found, share, p_now);
   -- What the plan opened before and nobody has fetched yet counts against this interval.
   select count(distinct j.unit_key) into waiting from market_jobs j
    where j.provider = p_provider and j.account = p_account and j.status = 'pending' and j.priority < s.wake_priority
      and j.user_id is null and not exists (select from market_job_requests r where r.job_id = j.id);
-  quota := greatest(0, floor(share + p_dice)::int - waiting);
+  ranks := array(select max(j.rank) from market_jobs j
+    where j.provider = p_provider and j.account = p_account and j.status = 'pending' and j.priority < s.wake_priority
+    group by j.unit_key order by 1 desc limit calls);
+  quota := greatest(0, calls - waiting);
   -- The same dice, spread anew: each call of the quota is the oldest unit's with probability d.lane.
   lane := least(quota, floor(quota * d.lane + (p_dice * 7919 - floor(p_dice * 7919)))::int);
   for key in select * from market__oldest(p_provider, p_account, lane * 4, p_now) loop
@@ -162,15 +182,11 @@ begin
     edge := c;
     exit when c.unit_key is null or opened >= quota;
     -- What apps wait for and what is worth more goes first, and takes its part of the share.
-    select count(*) into ahead from (
-      select distinct j.unit_key from market_jobs j
-       where j.provider = p_provider and j.account = p_account and j.status = 'pending' and j.priority < s.wake_priority
-         and j.rank > c.value limit floor(share + p_dice)::int) x;
-    exit when ahead >= floor(share + p_dice);
+    exit when opened + (select count(*) from unnest(ranks) r where r > c.value) >= calls;
     opened := opened + market__plan_unit(c.unit_key, c.value, p_now)::int;
   end loop;
-  perform market__note_plan(p_provider, p_account, share, waiting, opened, edge.gain, edge.value, found[1].units,
-    found[1].view_rate, found[1].fresh_rate, found[1].aged_rate, typical, date_part('epoch', clock_timestamp() - began) * 1000, p_now);
+  perform market__note_plan(p_provider, p_account, share, waiting, opened, edge, found, wanted, typical,
+    date_part('epoch', clock_timestamp() - began) * 1000, p_now);
   return opened;
 end $$;
 
@@ -186,20 +202,24 @@ $$;
 
 -- The pass's own row: what status, metrics and the next pass's prior are made of.
 create function market__note_plan(p_provider text, p_account text, p_share double precision, p_waiting int, p_inserted int,
-  p_gain double precision, p_value double precision, p_units bigint, p_view_rate double precision,
-  p_fresh_rate double precision, p_aged_rate double precision, p_typical double precision, p_took_ms double precision, p_now timestamptz)
+  p_edge market__candidate, p_found market__candidate[], p_wanted int, p_typical double precision,
+  p_took_ms double precision, p_now timestamptz)
 returns void language sql as $$
-  insert into market_plans as x (provider, account, planned_at, share, waiting, inserted, view_rate, fresh_rate, aged_rate,
-                                 typical_view_rate, marginal_gain, marginal_value, units, took_ms)
-  select p_provider, p_account, p_now, p_share, p_waiting, p_inserted, coalesce(p_view_rate, 0), coalesce(p_fresh_rate, 0),
-         coalesce(p_aged_rate, 0), coalesce(p_typical, 1.0 / 24),
-         coalesce(p_gain, 0), coalesce(p_value, 0), coalesce(p_units, 0), p_took_ms
+  insert into market_plans as x (provider, account, planned_at, share, waiting, inserted, units, view_rate, fresh_rate,
+                                 priced_rate, aged_rate, typical_view_rate, marginal_gain, marginal_value, search_from, took_ms)
+  select p_provider, p_account, p_now, p_share, p_waiting, p_inserted, coalesce(p_found[1].units, 0),
+         coalesce(p_found[1].view_rate, 0), coalesce(p_found[1].fresh_rate, 0), coalesce(p_found[1].priced_rate, 0),
+         coalesce(p_found[1].aged_rate, 0), coalesce(p_typical, 1.0 / 24), coalesce(p_edge.gain, 0), coalesce(p_edge.value, 0),
+         -- A little lower than this time's last, for what is taken now is gone the next time.
+         (select case when count(*) < p_wanted then 0 else 0.8 * min(f.value) end from unnest(p_found) f where not f.waiting),
+         p_took_ms
   on conflict (provider, account) do update set planned_at = excluded.planned_at, share = excluded.share,
-    waiting = excluded.waiting, inserted = excluded.inserted, view_rate = excluded.view_rate, fresh_rate = excluded.fresh_rate,
-    aged_rate = excluded.aged_rate, units = excluded.units, took_ms = excluded.took_ms,
+    waiting = excluded.waiting, inserted = excluded.inserted, units = excluded.units, view_rate = excluded.view_rate,
+    fresh_rate = excluded.fresh_rate, priced_rate = excluded.priced_rate, aged_rate = excluded.aged_rate,
     typical_view_rate = coalesce(p_typical, x.typical_view_rate),
     marginal_gain = 0.9 * x.marginal_gain + 0.1 * excluded.marginal_gain,
-    marginal_value = 0.9 * x.marginal_value + 0.1 * excluded.marginal_value
+    marginal_value = 0.9 * x.marginal_value + 0.1 * excluded.marginal_value,
+    search_from = excluded.search_from, took_ms = excluded.took_ms
 $$;
 
 -- The next n units in the plan's order, and why. value: views put right by the call, in the order's own measure.
@@ -218,17 +238,18 @@ begin
   end if;
   return query
     select row_number() over (order by q.place_value desc, q.unit_key), q.p_provider, q.p_account, q.sku, q.size, q.currency, q.value,
-           q.why, q.age_h * 3600, q.still, q.views_per_h * 24, q.a / q.b * 24, q.job
+           q.why, case when q.priced then q.age_h * 3600 end, q.still, q.views_per_h * 24, q.a / q.b * 24, q.job
       from (
-        select p.provider as p_provider, p.account as p_account, v.*, j.id as job,
+        select p.provider as p_provider, p.account as p_account, u.sku, u.size, u.currency, v.*, j.id as job,
                coalesce(j.rank, v.value) as place_value,
                case when j.rank >= 1e9 then 'oldest: the share that is kept for what was not looked at for longest'
                     when j.id is not null and j.asked then 'asked for, and waiting'
                     when j.id is not null then 'planned for this interval'
-                    when v.last_fetch_at is null then 'never fetched'
+                    when not v.priced then 'never fetched'
                     else format('%s of 100 views would see a wrong price now', round((100 * (1 - v.still))::numeric)) end as why
           from market_providers p
           cross join lateral market__values(p.provider, p.account, now_at) v
+          join market_units u using (unit_key)
           left join lateral (
             select o.id, o.rank, exists (select from market_job_requests r where r.job_id = o.id) as asked
               from market_jobs o where o.unit_key = v.unit_key and o.status = 'pending' and o.rank > 0
@@ -291,7 +312,7 @@ select s.*,
 create view market_freshness as
 select x.provider, x.account, x.planned_at, x.units, x.view_rate,
        x.fresh_rate / nullif(x.view_rate, 0) as freshness,
-       x.aged_rate / nullif(x.view_rate, 0) * 3600 as view_age_s,
+       x.aged_rate / nullif(x.priced_rate, 0) * 3600 as view_age_s,
        x.marginal_gain as views_per_call, x.share, x.waiting, x.inserted, x.took_ms,
        100 * x.marginal_gain * c.calls / nullif(x.view_rate, 0) as points_for_ten_percent,
        case

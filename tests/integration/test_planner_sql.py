@@ -20,7 +20,7 @@ from marketd.cli import main
 from marketd.errors import Transient
 from marketd.models import Quote, Unit
 from marketd.outcome import Failed, Outcome, Priced, Retried
-from marketd.planner import Rate, gain, value, view_rate
+from marketd.planner import Rate, first_value, gain, value, view_rate
 from marketd.store.jobs import JobStore
 from marketd.store.plan import Dials, PlanStore
 from marketd.store.pool import Database
@@ -121,7 +121,7 @@ async def test_sql_and_python_compute_the_same_values_for_any_age_from_0_to_10_y
     await db.execute("insert into market_plans (provider, account, planned_at, share, typical_view_rate) "
                      "values ('stockx', 'default', now(), 1, 0.05)")  # fmt: skip
     wanted: dict[str, tuple[float, ...]] = {}
-    for n, age_h in enumerate([0.0, 1e-6, 0.1, 1.0, 24.0, 8760.0, 87_600.0] * 40):
+    for n, age_h in enumerate([0.0, 1e-6, 0.1, 1.0, 24.0, 8760.0, 87_600.0, None] * 40):
         rate = Rate(
             chance.choice([0.5, 1.0, 1.0000001, chance.uniform(0.05, 10)]), 10 ** chance.uniform(-6, 3.6)
         )
@@ -131,10 +131,14 @@ async def test_sql_and_python_compute_the_same_values_for_any_age_from_0_to_10_y
             "insert into market_units (unit_key, provider, account, sku, currency, sizes, views, views_at, "
             "tracked_since, last_fetch_at, a, b) "
             "values ($1, 'stockx', 'default', $1, 'GBP', $2, $3, $4, $5, $6, $7, $8)",
-            key, sizes, views, now - 2 * HOUR, now - tracked_h * HOUR, now - age_h * HOUR, rate.a, rate.b,
+            key, sizes, views, now - 2 * HOUR, now - tracked_h * HOUR, None if age_h is None else now - age_h * HOUR,
+            rate.a, rate.b,
         )  # fmt: skip
-        aged = (now - (now - age_h * HOUR)) / HOUR
         w = view_rate(views * math.exp(-2 / 168), sizes, tracked_h, typical=0.05)
+        if age_h is None:
+            wanted[key] = (w, 0.0, *first_value(w, rate))
+            continue
+        aged = (now - (now - age_h * HOUR)) / HOUR
         wanted[key] = (w, rate.still(aged), gain(w, rate, aged), value(w, rate, aged))
     rows = await db.fetch("select * from market__values('stockx', 'default', $1)", now)
     assert len(rows) == len(wanted)

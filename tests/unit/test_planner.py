@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketd.planner import Rate, gain, share, value, view_rate
+from marketd.planner import Rate, first_value, gain, share, value, view_rate
 
 TEN_YEARS_H = 87_600.0
 
@@ -125,6 +125,22 @@ def test_a_fast_price_is_not_given_up_for_lost_when_kappa_is_above_zero() -> Non
     fast = Rate(10, 0.01)
     assert value(1, fast, 100, kappa=0) == pytest.approx(value(1, fast, 10, kappa=0), rel=1e-2)
     assert value(1, fast, 100, kappa=0.05) > 5 * value(1, fast, 10, kappa=0.05)
+
+
+@given(beliefs, st.floats(1e-3, 1e3), st.floats(1, 8760))
+def test_a_first_price_is_worth_more_than_any_later_one_of_the_same_age(
+    rate: Rate, views: float, memory_h: float
+) -> None:
+    first_gain, first = first_value(views, rate, memory_h)
+    assert first_gain >= gain(views, rate, memory_h) * (1 - 1e-9)
+    assert first >= value(views, rate, memory_h) * (1 - 1e-9)
+    assert first_gain <= views * memory_h * (1 + 1e-9)
+
+
+def test_a_first_price_that_will_not_hold_does_not_crowd_out_what_is_viewed() -> None:
+    """Units without any price once counted as a year old, and a long list of them took the whole budget."""
+    fleeting, steady, viewed = Rate(9, 9), Rate(0.5, 400), Rate(2, 12)
+    assert first_value(1, fleeting)[1] < value(5, viewed, 12) < first_value(1, steady)[1]
 
 
 def test_a_new_unit_is_expected_to_be_viewed_as_often_as_others() -> None:
