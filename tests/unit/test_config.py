@@ -201,10 +201,14 @@ def test_who_sets_one_limit_keeps_the_others_of_the_provider() -> None:
     assert (free.budget.per_hour, free.budget.per_day) == (None, None)
 
 
-def test_a_token_is_not_asked_for_at_the_provider_by_who_goes_elsewhere() -> None:
+def test_limits_and_token_address_of_a_provider_hold_at_its_own_address_only() -> None:
     here = {"base_url": "http://127.0.0.1:1/x"}
     ebay = config.from_mapping({"providers": {"ebay": here}}, provider_types()).providers["ebay"]
     assert ebay.token_url == "http://127.0.0.1:1/x/identity/v1/oauth2/token"
+    assert (ebay.budget.per_hour, ebay.budget.per_day) == (None, None), (
+        "limits are those of the provider's host"
+    )
+    assert ebay.budget.day_starts.zone == "America/Los_Angeles"
     with pytest.raises(ConfigError, match=r"stockx\.token_url: required where base_url is not"):
         config.from_mapping({"providers": {"stockx": here}}, provider_types())
 

@@ -193,20 +193,24 @@ def stanza_type(name: str, types: ProviderTypes) -> type[Provider]:
 
 
 def with_defaults(stanza: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The stanza as written, with the provider's own limits and addresses where it is silent.
+    """The stanza as written, with the provider's own addresses and limits where it is silent.
 
-    A mapping such as `budget` is completed key by key: who sets an hourly limit keeps the provider's daily one.
+    `budget` is completed key by key: who sets an hourly limit keeps the provider's daily one. Limits and the token's
+    address belong to the provider's own address: a stand-in elsewhere has those that are written.
     """
-    done = {**defaults, **stanza}
-    for key, value in defaults.items():
+    base_url = stanza.get("base_url", defaults.get("base_url"))
+    known = dict(defaults)
+    if base_url != defaults.get("base_url"):
+        known["budget"] = {k: v for k, v in known.get("budget", {}).items() if k == "day_starts"}
+    token_url = known.pop("token_url", None)
+    if token_url and token_url.startswith("/"):
+        known["token_url"] = f"{str(base_url).rstrip('/')}{token_url}"
+    elif token_url and base_url == defaults["base_url"]:
+        known["token_url"] = token_url
+    done = {**known, **stanza}
+    for key, value in known.items():
         if isinstance(value, Mapping) and isinstance(stanza.get(key), Mapping):
             done[key] = {**value, **stanza[key]}
-    token_url = defaults.get("token_url")
-    if token_url and "token_url" not in stanza:
-        if token_url.startswith("/"):
-            done["token_url"] = f"{str(done['base_url']).rstrip('/')}{token_url}"
-        elif done["base_url"] != defaults["base_url"]:
-            del done["token_url"]  # credentials for another host do not go to the provider's own
     return done
 
 
