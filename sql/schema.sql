@@ -1317,7 +1317,7 @@ begin
     end if;
   end if;
   insert into market_job_requests (job_id, user_id, priority, not_before, requested_at, folded, loose)
-  values (p_job_id, w.user_id, w.priority, w.not_before, clock_timestamp(), held or state = 'running', not held);
+  values (p_job_id, w.user_id, w.priority, w.not_before, clock_timestamp(), held, not held);
   return case when held then market__fold_into(j, w.priority, w.not_before) else 'merged' end;
 end $function$;
 revoke execute on function market__merge(market__wish,bigint) from public;
@@ -2264,11 +2264,15 @@ CREATE OR REPLACE FUNCTION market_fold_requests()
 AS $function$
 declare r record; j market_jobs; n int := 0;
 begin
-  for r in select * from market_job_requests where not folded order by request_id limit 500 loop
+  for r in
+    select q.* from market_job_requests q
+     where not q.folded and not exists (select from market_jobs m where m.id = q.job_id and m.status = 'running')
+     order by q.request_id limit 500
+  loop
     select * into j from market_jobs where id = r.job_id and status in ('pending', 'deferred') for update skip locked;
     if found then
       perform market__fold_into(j, r.priority, r.not_before);
-    elsif exists (select from market_jobs m where m.id = r.job_id and m.status in ('pending', 'deferred')) then
+    elsif exists (select from market_jobs m where m.id = r.job_id and m.status in ('pending', 'deferred', 'running')) then
       continue;
     end if;
     update market_job_requests set folded = true where request_id = r.request_id;

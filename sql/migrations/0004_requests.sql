@@ -83,7 +83,8 @@ begin
 end $$;
 
 -- Adds a wish to an open job. null: the job is not open any more. A row that somebody else holds at this moment is left
--- alone: the request stays unfolded, and the daemon's next poll folds it in. A running job's settle reads its requests.
+-- alone: the request stays unfolded until the daemon's next poll folds it in. So it is with a running job: its settle reads
+-- the requests that it sees, and one that it does not see, or whose worker dies, is folded in afterwards.
 create function market__merge(w market__wish, p_job_id bigint) returns text
 language plpgsql as $$
 declare j market_jobs; state text; held boolean;
@@ -98,7 +99,7 @@ begin
     end if;
   end if;
   insert into market_job_requests (job_id, user_id, priority, not_before, requested_at, folded, loose)
-  values (p_job_id, w.user_id, w.priority, w.not_before, clock_timestamp(), held or state = 'running', not held);
+  values (p_job_id, w.user_id, w.priority, w.not_before, clock_timestamp(), held, not held);
   return case when held then market__fold_into(j, w.priority, w.not_before) else 'merged' end;
 end $$;
 
@@ -133,16 +134,20 @@ begin
   return case when p_priority > j.priority then 'raised' else 'merged' end;
 end $$;
 
--- Folds in the requests that met a row in somebody's hands; what is held still is left for the next time.
+-- Folds in the requests that met a row in somebody's hands; what is held, or runs, still is left for the next time.
 create function market_fold_requests() returns int
 language plpgsql as $$
 declare r record; j market_jobs; n int := 0;
 begin
-  for r in select * from market_job_requests where not folded order by request_id limit 500 loop
+  for r in
+    select q.* from market_job_requests q
+     where not q.folded and not exists (select from market_jobs m where m.id = q.job_id and m.status = 'running')
+     order by q.request_id limit 500
+  loop
     select * into j from market_jobs where id = r.job_id and status in ('pending', 'deferred') for update skip locked;
     if found then
       perform market__fold_into(j, r.priority, r.not_before);
-    elsif exists (select from market_jobs m where m.id = r.job_id and m.status in ('pending', 'deferred')) then
+    elsif exists (select from market_jobs m where m.id = r.job_id and m.status in ('pending', 'deferred', 'running')) then
       continue;
     end if;
     update market_job_requests set folded = true where request_id = r.request_id;

@@ -159,8 +159,9 @@ with gone as (
   returning d.u, j.id, j.dedupe_key, j.status, d.fate, d.kind, d.outcome, d.price_size, d.observed_at, d.error_code, d.message,
             d.cooldown_s, d.claimed_at
 ), served as (
-  update market_job_requests r set served = true
-    from jobs j where r.job_id = j.id and j.status in ('done', 'failed') and not r.served
+  -- All that `decided` looked at; of others the next poll's `fold` or `reopen` tells.
+  update market_job_requests r set served = r.served or j.status in ('done', 'failed'), folded = true
+    from jobs j where r.job_id = j.id and (not r.folded or not r.served and j.status in ('done', 'failed'))
 ), quotes as materialized (
   -- one quote per size, whatever the provider repeats or two fetches of one batch bring: a row is upserted once
   select distinct on (($3::text[])[q.u], ($4::text[])[q.u], ($5::text[])[q.u], coalesce(q.size, ''), q.currency)

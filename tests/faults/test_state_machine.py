@@ -46,6 +46,10 @@ SIZES = ("9", "10")
 #: a busy queue repeats itself in these alone
 RULES = {name: query for name, query in BROKEN.items() if "lease" not in name}
 _ANY_BROKEN = " union all ".join(f"select '{name}' where exists ({query})" for name, query in RULES.items())
+#: jobs that wait with less priority than somebody asked for
+_FORGOTTEN = """
+    select j.id from market_jobs j join market_job_requests r on r.job_id = j.id
+     where j.status in ('pending', 'deferred') and not r.served and r.priority > j.priority"""
 #: one statement that moves all stored times by %s seconds
 _MOVE = """
     select string_agg(format('update %%I set %%s', c.table_name, c.sets), '; ') from (
@@ -267,6 +271,8 @@ class Queue(RuleBasedStateMachine):
     @rule(worker=workers)
     def poll(self, worker: int) -> None:
         self.run(self.jobs[worker].poll(timedelta(minutes=1)))
+        if self.app is None:  # else it may hold rows, and its own wish is nobody's yet
+            assert self.run(self.db.fetch(_FORGOTTEN)) == []
 
     @rule(worker=workers)
     def sweep(self, worker: int) -> None:
