@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -63,23 +64,36 @@ async def test_golden_items_get_exactly_the_price_of_that_product_and_size(
         assert row["last_sale"] is None, "StockX tells no last sale, so none is stored"
 
 
-async def test_twenty_sizes_of_a_warm_product_cost_one_call(
-    db: Connection, database: str, sandbox: Sandbox, tmp_path: Path
+@pytest.mark.parametrize("provider", ["stockx", "alias"])
+async def test_twenty_sizes_of_a_warm_product_cost_one_call_and_each_gets_its_own_price(
+    db: Connection, database: str, sandbox: Sandbox, tmp_path: Path, provider: str
 ) -> None:
-    async with running(configured(database, sandbox, tmp_path, jobs={"fresh_for": "1ms"})):
-        await _enqueue(db, "DD1391-100", "10")
+    sku = "DD1391-100"
+    settings = configured(database, sandbox, tmp_path, providers=(provider,), jobs={"fresh_for": "1ms"})
+    async with running(settings):
+        await db.execute("select * from market_enqueue($1, $2, '10', 200)", provider, sku)
         await until(lambda: _settled(db))
-        offered = await db.fetch("select size from market_prices where sku = 'DD1391-100'")
+        offered = await db.fetch("select size from market_prices where sku = $1", sku)
         wanted = [row["size"] for row in offered][:20]
         assert len(wanted) == 20
-        before = sandbox.count("stockx")
-        items = [{"provider": "stockx", "sku": "DD1391-100", "size": size} for size in wanted]
-        import json
-
+        sandbox.advance(5)  # so that what is stored by then must be of this call
+        before, began = sandbox.count(provider), await db.fetchval("select clock_timestamp()")
+        items = [{"provider": provider, "sku": sku, "size": size} for size in wanted]
         rows = await db.fetch("select * from market_refresh($1::jsonb)", json.dumps(items))
         assert {row["result"] for row in rows} == {"queued"}
         await until(lambda: _settled(db))
-        assert sandbox.count("stockx") - before == 1
+        assert sandbox.count(provider) - before == 1
+    stored = await db.fetch(
+        "select size, currency, lowest_ask, highest_bid, last_sale from market_prices"
+        " where sku = $1 and observed_at > $2 and size = any ($3)",
+        sku,
+        began,
+        wanted,
+    )
+    assert len(stored) == 20
+    for row in stored:
+        told = (row["lowest_ask"], row["highest_bid"], row["last_sale"])
+        assert told == sandbox.truth(provider, sku, row["size"], row["currency"])
     done = await db.fetchval(
         "select count(*) from market_jobs where status = 'done' and outcome in ('priced', 'no_asks')"
     )

@@ -8,12 +8,14 @@ from uuid import UUID
 
 import pytest
 
-from marketd import errors
+from marketd import config, errors
 from marketd.models import Listing
 from marketd.provider import Ask, Found
 from marketd.providers.stockx import Options, StockX, reading
+from marketd.wiring import provider_types
 from provider_kit import GRANTED_AT, Each, Scripted, example, quote_of
 
+KINDS = provider_types()
 SHOE, TWIN = str(UUID(int=1)), str(UUID(int=2))
 
 
@@ -326,3 +328,26 @@ def test_a_404_that_is_not_stockxs_own_says_nothing_about_the_product() -> None:
         assert StockX.classify(404, {}, own) is None
     for other in (None, "Not Found", [], {}, {"detail": "Not Found"}, {"error": {"message": "x"}}):
         assert isinstance(StockX.classify(404, {}, other), errors.Transient)
+
+
+def test_the_twelve_currencies_of_the_prose_are_taken_and_none_of_the_other_eighteen() -> None:
+    stanza = {"base_url": "http://127.0.0.1/v2", "token_url": "http://127.0.0.1/token"}
+    for currency in ["AUD", "CAD", "CHF", "EUR", "GBP", "HKD", "JPY", "KRW", "MXN", "NZD", "SGD", "USD"]:
+        given = config.from_mapping({"providers": {"stockx": stanza | {"currency": currency}}}, KINDS)
+        assert given.providers["stockx"].currency == currency
+    for currency in ("BRL", "CNY", "XXX"):
+        with pytest.raises(errors.ConfigError, match="currency"):
+            config.from_mapping({"providers": {"stockx": stanza | {"currency": currency}}}, KINDS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "category"),
+    [("sneakers", "sneakers"), ("trading cards", "trading_cards"), ("handbags", "handbags")],
+)
+def test_the_kind_of_product_is_an_open_word(kind: str, category: str) -> None:
+    assert reading.product(product(productType=kind)).category == category
+
+
+def test_sizes_are_told_apart_in_any_order_and_with_gaps() -> None:
+    rows = [variant("12"), variant("9.5"), variant("10"), variant("7W"), variant("9C"), variant("5Y")]
+    assert [one.size for one in reading.variants(rows)] == ["12", "9.5", "10", "7W", "9C", "5Y"]
