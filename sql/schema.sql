@@ -1,5 +1,11 @@
 -- Written by `make schema` from sql/migrations; for reading, never to be applied.
 
+create type market__answer as (
+  ord integer,
+  place integer,
+  wish market__wish
+);
+
 create type market__candidate as (
   unit_key text,
   waiting boolean,
@@ -777,18 +783,48 @@ AS $function$
 $function$;
 revoke execute on function market__ahead_s(market_providers,double precision,timestamp with time zone) from public;
 
-CREATE OR REPLACE FUNCTION market__answers(p_answers jsonb[])
+CREATE OR REPLACE FUNCTION market__answers(p_asked market__answer[], p_done text[], p_yes text, p_no text, p_jobs boolean)
  RETURNS TABLE(ord integer, job_id bigint, result text, wait_reason text, eta timestamp with time zone, error_code text, error_message text)
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+declare a record; x record; lane market__lane;
+begin
+  for a in
+    select q.ord, (q.wish).problem, d.key is not null as done, j.id
+      from unnest(p_asked) q
+      left join unnest(p_done) d(key) on d.key = (q.wish).dedupe_key and q.place = 1
+      left join market_jobs j on p_jobs and j.dedupe_key = (q.wish).dedupe_key and j.status in ('pending', 'running', 'deferred')
+     order by q.ord
+  loop
+    ord := a.ord;
+    job_id := a.id;
+    result := case when a.problem is not null then 'refused' when a.done then p_yes else p_no end;
+    error_code := case when a.problem is not null then '22023' end;
+    error_message := a.problem;
+    wait_reason := null;
+    eta := null;
+    if a.id is not null then
+      x := market__wait(a.id, lane);
+      lane := x.lane;
+      wait_reason := x.waiting_for;
+      eta := x.eta;
+    end if;
+    return next;
+  end loop;
+end $function$;
+revoke execute on function market__answers(market__answer[],text[],text,text,boolean) from public;
+
+CREATE OR REPLACE FUNCTION market__asked(items jsonb, p_who text)
+ RETURNS market__answer[]
  LANGUAGE sql
  STABLE
 AS $function$
-  select a.ord, a.id, a.result, x.waiting_for, x.eta, a.code, a.message
-    from unnest(p_answers) u,
-         jsonb_to_record(u) as a(ord int, id bigint, result text, code text, message text),
-         market__wait(a.id, null) x
-   order by a.ord
+  select coalesce(array_agg((x.ord, x.place, x.wish)::market__answer order by (x.wish).dedupe_key, x.ord), '{}')
+    from (select w.ord, w.wish, row_number() over (partition by (w.wish).dedupe_key order by w.ord)::int as place
+            from market__wishes(items, 100, p_who) w) x
 $function$;
-revoke execute on function market__answers(jsonb[]) from public;
+revoke execute on function market__asked(jsonb,text) from public;
 
 CREATE OR REPLACE FUNCTION market__basis_kind(p_basis jsonb)
  RETURNS jsonb
@@ -956,20 +992,19 @@ AS $function$
 $function$;
 revoke execute on function market__closed(market_providers,timestamp with time zone,text) from public;
 
-CREATE OR REPLACE FUNCTION market__count_view(w market__wish, p_now timestamp with time zone DEFAULT clock_timestamp())
- RETURNS boolean
- LANGUAGE plpgsql
+CREATE OR REPLACE FUNCTION market__count_views(p_wishes market__wish[], p_now timestamp with time zone DEFAULT clock_timestamp())
+ RETURNS SETOF text
+ LANGUAGE sql
 AS $function$
-begin
-  if exists (select from market_signals g where g.kind = 'view' and g.dedupe_key = w.dedupe_key
-              and g.user_id = coalesce(w.user_id, '') and g.at > p_now - interval '10 minutes') then
-    return false;
-  end if;
   insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id, at)
-  values ('view', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, ''), p_now);
-  return true;
-end $function$;
-revoke execute on function market__count_view(market__wish,timestamp with time zone) from public;
+  select distinct on (w.dedupe_key, coalesce(w.user_id, ''))
+         'view', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, ''), p_now
+    from unnest(p_wishes) w
+   where not exists (select from market_signals g where g.kind = 'view' and g.dedupe_key = w.dedupe_key
+                      and g.user_id = coalesce(w.user_id, '') and g.at > p_now - interval '10 minutes')
+  returning dedupe_key
+$function$;
+revoke execute on function market__count_views(market__wish[],timestamp with time zone) from public;
 
 CREATE OR REPLACE FUNCTION market__due(w market__wish, OUT status text, OUT run_at timestamp with time zone, OUT retry_at timestamp with time zone, OUT overridden_at timestamp with time zone)
  RETURNS record
@@ -1120,6 +1155,16 @@ begin
   return case when p_priority > j.priority then 'raised' else 'merged' end;
 end $function$;
 revoke execute on function market__fold_into(market_jobs,integer,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION market__good(p_asked market__answer[])
+ RETURNS market__wish[]
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select coalesce(array_agg(a.wish order by (a.wish).dedupe_key), '{}') from unnest(p_asked) a
+   where a.place = 1 and (a.wish).problem is null
+$function$;
+revoke execute on function market__good(market__answer[]) from public;
 
 CREATE OR REPLACE FUNCTION market__guard(s market_settings)
  RETURNS double precision
@@ -1813,6 +1858,16 @@ CREATE OR REPLACE FUNCTION market__still(p_a double precision, p_b double precis
 AS $function$ select exp(greatest(-600, p_a * ln(p_b / (p_b + greatest(0, p_age_h))))) $function$;
 revoke execute on function market__still(double precision,double precision,double precision) from public;
 
+CREATE OR REPLACE FUNCTION market__tell_watches(p_wishes market__wish[], p_keys text[])
+ RETURNS void
+ LANGUAGE sql
+AS $function$
+  insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id)
+  select 'watch', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, '')
+    from unnest(p_wishes) w where w.dedupe_key = any (p_keys)
+$function$;
+revoke execute on function market__tell_watches(market__wish[],text[]) from public;
+
 CREATE OR REPLACE FUNCTION market__trusted()
  RETURNS boolean
  LANGUAGE plpgsql
@@ -1949,7 +2004,7 @@ CREATE OR REPLACE FUNCTION market__view_by_asking(w market__wish)
 AS $function$
 begin
   if w.priority < (select wake_priority from market_settings) then
-    perform market__count_view(w);
+    perform market__count_views(array[w]);
   end if;
 end $function$;
 revoke execute on function market__view_by_asking(market__wish) from public;
@@ -2608,25 +2663,20 @@ CREATE OR REPLACE FUNCTION market_unwatch(items jsonb, user_id text DEFAULT NULL
  SET enable_seqscan TO 'off'
  SET jit TO 'off'
 AS $function$
-declare i record; w market__wish; who text := market__identity(market_unwatch.user_id); answers jsonb[] := '{}';
+declare who text := market__identity(market_unwatch.user_id); asked market__answer[]; good market__wish[]; gone text[];
 begin
   perform market__check_items(items, 'market_unwatch');
-  for i in select x.ord, x.wish from market__wishes(items, 100, who) x order by (x.wish).dedupe_key, x.ord loop
-    w := i.wish;
-    if w.problem is not null then
-      answers := answers || jsonb_build_object('ord', i.ord, 'result', 'refused', 'code', '22023', 'message', w.problem);
-      continue;
-    end if;
-    delete from market_watches m where m.dedupe_key = w.dedupe_key and m.user_id = coalesce(w.user_id, '');
-    if found then
-      insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id)
-      values ('watch', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, ''));
-      answers := answers || jsonb_build_object('ord', i.ord, 'result', 'unwatched');
-    else
-      answers := answers || jsonb_build_object('ord', i.ord, 'result', 'not_watched');
-    end if;
-  end loop;
-  return query select * from market__answers(answers);
+  asked := market__asked(items, who);
+  good := market__good(asked);
+  with mine as materialized (
+    select m.dedupe_key, m.user_id from market_watches m
+     where (m.dedupe_key, m.user_id) in (select g.dedupe_key, coalesce(g.user_id, '') from unnest(good) g)
+     order by m.dedupe_key for update
+  ), taken as (
+    delete from market_watches m using mine x where (m.dedupe_key, m.user_id) = (x.dedupe_key, x.user_id) returning m.dedupe_key
+  ) select array_agg(t.dedupe_key) into gone from taken t;
+  perform market__tell_watches(good, gone);
+  return query select * from market__answers(asked, gone, 'unwatched', 'not_watched', false);
 end $function$;
 revoke execute on function market_unwatch(jsonb,text) from public;
 
@@ -2639,18 +2689,12 @@ CREATE OR REPLACE FUNCTION market_viewed(items jsonb, user_id text DEFAULT NULL:
  SET enable_seqscan TO 'off'
  SET jit TO 'off'
 AS $function$
-declare i record; who text := market__identity(market_viewed.user_id); answers jsonb[] := '{}';
+declare who text := market__identity(market_viewed.user_id); asked market__answer[];
 begin
   perform market__check_items(items, 'market_viewed');
-  for i in select x.ord, x.wish from market__wishes(items, 100, who) x order by (x.wish).dedupe_key, x.ord loop
-    if (i.wish).problem is not null then
-      answers := answers || jsonb_build_object('ord', i.ord, 'result', 'refused', 'code', '22023', 'message', (i.wish).problem);
-    else
-      answers := answers || jsonb_build_object('ord', i.ord,
-        'result', case when market__count_view(i.wish) then 'counted' else 'repeated' end);
-    end if;
-  end loop;
-  return query select * from market__answers(answers);
+  asked := market__asked(items, who);
+  return query select * from market__answers(asked,
+    array(select market__count_views(market__good(asked))), 'counted', 'repeated', false);
 end $function$;
 revoke execute on function market_viewed(jsonb,text) from public;
 
@@ -2663,35 +2707,31 @@ CREATE OR REPLACE FUNCTION market_watch(items jsonb, user_id text DEFAULT NULL::
  SET enable_seqscan TO 'off'
  SET jit TO 'off'
 AS $function$
-declare i record; w market__wish; who text := market__identity(market_watch.user_id); answers jsonb[] := '{}'; id bigint; fresh boolean;
+declare
+  who text := market__identity(market_watch.user_id); asked market__answer[]; good market__wish[]; added text[]; w market__wish;
 begin
   perform market__check_items(items, 'market_watch');
-  for i in select x.ord, x.wish from market__wishes(items, 100, who) x order by (x.wish).dedupe_key, x.ord loop
-    w := i.wish;
-    if w.problem is not null then
-      answers := answers || jsonb_build_object('ord', i.ord, 'result', 'refused', 'code', '22023', 'message', w.problem);
-      continue;
-    end if;
-    insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
-    values (w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key) on conflict (dedupe_key) do nothing;
-    insert into market_watches (dedupe_key, user_id, provider, account, sku, size, currency, unit_key)
-    values (w.dedupe_key, coalesce(w.user_id, ''), w.provider, w.account, w.sku, w.size, w.currency, w.unit_key)
-    on conflict do nothing;
-    fresh := found;
-    if fresh then
-      insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id)
-      values ('watch', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, ''));
-    end if;
-    select j.id into id from market_jobs j where j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred');
-    if id is null and market__observed_at(w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key) is null then
-      -- A first price is owed now, not when the plan comes round to it.
-      w.priority := least(100, (select wake_priority - 1 from market_settings));
-      w.not_before := null;
-      select o.job_id into id from market__open(w, false) o;
-    end if;
-    answers := answers || jsonb_build_object('ord', i.ord, 'id', id, 'result', case when fresh then 'watched' else 'kept' end);
+  asked := market__asked(items, who);
+  good := market__good(asked);
+  insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
+  select g.provider, g.account, g.sku, g.size, g.currency, g.dedupe_key, g.unit_key from unnest(good) g
+  on conflict (dedupe_key) do nothing;
+  with put as (
+    insert into market_watches as m (dedupe_key, user_id, provider, account, sku, size, currency, unit_key)
+    select g.dedupe_key, coalesce(g.user_id, ''), g.provider, g.account, g.sku, g.size, g.currency, g.unit_key
+      from unnest(good) g on conflict do nothing
+    returning m.dedupe_key
+  ) select array_agg(p.dedupe_key) into added from put p;
+  perform market__tell_watches(good, added);
+  -- A first price is owed now, not when the plan comes round to it.
+  foreach w in array good loop
+    continue when market__observed_at(w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key) is not null
+      or exists (select from market_jobs j where j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred'));
+    w.priority := least(100, (select wake_priority - 1 from market_settings));
+    w.not_before := null;
+    perform market__open(w, false);
   end loop;
-  return query select * from market__answers(answers);
+  return query select * from market__answers(asked, added, 'watched', 'kept', true);
 end $function$;
 revoke execute on function market_watch(jsonb,text) from public;
 

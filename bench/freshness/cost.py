@@ -38,9 +38,9 @@ _PASSES = 20
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
-async def planning(server: str, units: int) -> dict[str, Any]:
+async def planning(server: str, template: str, units: int) -> dict[str, Any]:
     """Milliseconds: wall (the least of all passes) and the backend's own processor time (their mean)."""
-    async with database(server) as dsn:
+    async with database(server, template) as dsn:
         db = await asyncpg.connect(dsn, command_timeout=600)
         try:
             await db.execute(_UNITS, units)

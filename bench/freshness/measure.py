@@ -27,18 +27,28 @@ RULES: dict[str, Callable[[World], policies.Policy]] = {
 }
 
 
-def group_done(group: dict[str, Any], names: Sequence[str], server: str) -> list[dict[str, Any]]:
+def group_done(
+    group: dict[str, Any], names: Sequence[str], server: str, template: str
+) -> list[dict[str, Any]]:
     """Lines of the results file: one world under one condition, by policy. Runs in a process of its own."""
     kind = group["world"]
     shape = Shape(group["items"], group["run_days"], group["seed"], kind != "uncorrelated", kind == "spiky")
     lines = asyncio.run(
-        measure(names, shape, group["condition"], group["warm_days"], group["tick_min"] / 60, server)
+        measure(
+            names, shape, group["condition"], group["warm_days"], group["tick_min"] / 60, server, template
+        )
     )
     return [group | {"policy": name} | line for name, line in lines.items()]
 
 
 async def measure(
-    names: Sequence[str], shape: Shape, condition: str, warm_days: int, tick_h: float, server: str
+    names: Sequence[str],
+    shape: Shape,
+    condition: str,
+    warm_days: int,
+    tick_h: float,
+    server: str,
+    template: str,
 ) -> dict[str, dict[str, Any]]:
     """By policy, the figures of one line of the results file each.
 
@@ -61,7 +71,7 @@ async def measure(
                 began = time.process_time()
                 run = _real if rule not in RULES else _ruled
                 done[rule, together] = await run(
-                    rule, worlds[together], conditions, together, warm_days * 24.0, tick_h, server
+                    rule, worlds[together], conditions, together, warm_days * 24.0, tick_h, server, template
                 )
                 spent[name] += time.process_time() - began
             results[name].append(done[rule, together])
@@ -75,15 +85,29 @@ async def measure(
 
 
 async def _ruled(
-    rule: str, world: World, conditions: Conditions, together: bool, warm_h: float, tick_h: float, server: str
+    rule: str,
+    world: World,
+    conditions: Conditions,
+    together: bool,
+    warm_h: float,
+    tick_h: float,
+    server: str,
+    template: str,
 ) -> Result:
     return await Run(world, RULES[rule](world), conditions, warm_h=warm_h, tick_h=tick_h).go()
 
 
 async def _real(
-    rule: str, world: World, conditions: Conditions, together: bool, warm_h: float, tick_h: float, server: str
+    rule: str,
+    world: World,
+    conditions: Conditions,
+    together: bool,
+    warm_h: float,
+    tick_h: float,
+    server: str,
+    template: str,
 ) -> Result:
-    async with database(server) as dsn:
+    async with database(server, template) as dsn:
         planner = RealPlanner(world, conditions, dsn)
         await planner.open(coalesced=together)
         try:

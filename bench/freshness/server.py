@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import shutil
@@ -32,18 +33,36 @@ def postgres() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
-@asynccontextmanager
-async def database(server: str) -> AsyncIterator[str]:
-    """DSN of a migrated database of its own, dropped in the end."""
-    name = f"marketd_bench_{secrets.token_hex(5)}"
-    await _execute(server, f"create database {name}")
+@contextmanager
+def template(server: str) -> Iterator[str]:
+    """Name of a migrated database to copy, for as long as this context lives."""
+    name = _new_name()
+    asyncio.run(_execute(server, f"create database {name}"))
     try:
-        parts = urlsplit(server)
-        dsn = f"{parts.scheme}://{parts.netloc}/{name}?{parts.query}"
-        await migrate(dsn)
-        yield dsn
+        asyncio.run(migrate(_dsn(server, name)))
+        yield name
+    finally:
+        asyncio.run(_execute(server, f"drop database {name} with (force)"))
+
+
+@asynccontextmanager
+async def database(server: str, template: str) -> AsyncIterator[str]:
+    """DSN of a copy of `template`, dropped in the end."""
+    name = _new_name()
+    await _execute(server, f"create database {name} template {template}")
+    try:
+        yield _dsn(server, name)
     finally:
         await _execute(server, f"drop database {name} with (force)")
+
+
+def _new_name() -> str:
+    return f"marketd_bench_{secrets.token_hex(5)}"
+
+
+def _dsn(server: str, name: str) -> str:
+    parts = urlsplit(server)
+    return f"{parts.scheme}://{parts.netloc}/{name}?{parts.query}"
 
 
 async def _execute(server: str, sql: str) -> None:

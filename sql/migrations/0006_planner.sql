@@ -242,25 +242,24 @@ begin
   return true;
 end $$;
 
--- A view counts once per user, target and ten minutes; a polling page must not buy the whole budget.
-create function market__count_view(w market__wish, p_now timestamptz default clock_timestamp()) returns boolean
-language plpgsql as $$
-begin
-  if exists (select from market_signals g where g.kind = 'view' and g.dedupe_key = w.dedupe_key
-              and g.user_id = coalesce(w.user_id, '') and g.at > p_now - interval '10 minutes') then
-    return false;
-  end if;
+-- A view counts once per user, target and ten minutes; a polling page must not buy the whole budget. Returns what counted.
+create function market__count_views(p_wishes market__wish[], p_now timestamptz default clock_timestamp()) returns setof text
+language sql as $$
   insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id, at)
-  values ('view', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, ''), p_now);
-  return true;
-end $$;
+  select distinct on (w.dedupe_key, coalesce(w.user_id, ''))
+         'view', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, ''), p_now
+    from unnest(p_wishes) w
+   where not exists (select from market_signals g where g.kind = 'view' and g.dedupe_key = w.dedupe_key
+                      and g.user_id = coalesce(w.user_id, '') and g.at > p_now - interval '10 minutes')
+  returning dedupe_key
+$$;
 
 -- Asking in the background is what old apps do when they show a price.
 create function market__view_by_asking(w market__wish) returns void
 language plpgsql as $$
 begin
   if w.priority < (select wake_priority from market_settings) then
-    perform market__count_view(w);
+    perform market__count_views(array[w]);
   end if;
 end $$;
 
@@ -312,64 +311,111 @@ end $$;
 
 -- ---------------------------------------------------------------------------------------------- what apps may call
 
+-- What was asked, item by item. place: 1 for the first item of its target, which is the one that has an effect.
+create type market__answer as (ord int, place int, wish market__wish);
+
+create function market__asked(items jsonb, p_who text) returns market__answer[]
+language sql stable as $$
+  select coalesce(array_agg((x.ord, x.place, x.wish)::market__answer order by (x.wish).dedupe_key, x.ord), '{}')
+    from (select w.ord, w.wish, row_number() over (partition by (w.wish).dedupe_key order by w.ord)::int as place
+            from market__wishes(items, 100, p_who) w) x
+$$;
+
+-- The readable ones, each target once, in the order of their keys.
+create function market__good(p_asked market__answer[]) returns market__wish[]
+language sql immutable as $$
+  select coalesce(array_agg(a.wish order by (a.wish).dedupe_key), '{}') from unnest(p_asked) a
+   where a.place = 1 and (a.wish).problem is null
+$$;
+
+-- Word for the planner's next pass, that these are watched now, or are not.
+create function market__tell_watches(p_wishes market__wish[], p_keys text[]) returns void
+language sql as $$
+  insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id)
+  select 'watch', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, '')
+    from unnest(p_wishes) w where w.dedupe_key = any (p_keys)
+$$;
+
+-- One row per item, in the order of asking. p_done: the keys for which it had an effect.
+create function market__answers(p_asked market__answer[], p_done text[], p_yes text, p_no text, p_jobs boolean)
+returns table (ord int, job_id bigint, result text, wait_reason text, eta timestamptz, error_code text, error_message text)
+language plpgsql stable as $$
+declare a record; x record; lane market__lane;
+begin
+  for a in
+    select q.ord, (q.wish).problem, d.key is not null as done, j.id
+      from unnest(p_asked) q
+      left join unnest(p_done) d(key) on d.key = (q.wish).dedupe_key and q.place = 1
+      left join market_jobs j on p_jobs and j.dedupe_key = (q.wish).dedupe_key and j.status in ('pending', 'running', 'deferred')
+     order by q.ord
+  loop
+    ord := a.ord;
+    job_id := a.id;
+    result := case when a.problem is not null then 'refused' when a.done then p_yes else p_no end;
+    error_code := case when a.problem is not null then '22023' end;
+    error_message := a.problem;
+    wait_reason := null;
+    eta := null;
+    if a.id is not null then
+      x := market__wait(a.id, lane);
+      lane := x.lane;
+      wait_reason := x.waiting_for;
+      eta := x.eta;
+    end if;
+    return next;
+  end loop;
+end $$;
+
+-- Rows are written in the order of their keys, so that two calls about the same items wait for each other at most.
 create function market_watch(items jsonb, user_id text default null)
 returns table (ord int, job_id bigint, result text, wait_reason text, eta timestamptz, error_code text, error_message text)
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
-declare i record; w market__wish; who text := market__identity(market_watch.user_id); answers jsonb[] := '{}'; id bigint; fresh boolean;
+declare
+  who text := market__identity(market_watch.user_id); asked market__answer[]; good market__wish[]; added text[]; w market__wish;
 begin
   perform market__check_items(items, 'market_watch');
-  for i in select x.ord, x.wish from market__wishes(items, 100, who) x order by (x.wish).dedupe_key, x.ord loop
-    w := i.wish;
-    if w.problem is not null then
-      answers := answers || jsonb_build_object('ord', i.ord, 'result', 'refused', 'code', '22023', 'message', w.problem);
-      continue;
-    end if;
-    insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
-    values (w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key) on conflict (dedupe_key) do nothing;
-    insert into market_watches (dedupe_key, user_id, provider, account, sku, size, currency, unit_key)
-    values (w.dedupe_key, coalesce(w.user_id, ''), w.provider, w.account, w.sku, w.size, w.currency, w.unit_key)
-    on conflict do nothing;
-    fresh := found;
-    if fresh then
-      insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id)
-      values ('watch', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, ''));
-    end if;
-    select j.id into id from market_jobs j where j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred');
-    if id is null and market__observed_at(w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key) is null then
-      -- A first price is owed now, not when the plan comes round to it.
-      w.priority := least(100, (select wake_priority - 1 from market_settings));
-      w.not_before := null;
-      select o.job_id into id from market__open(w, false) o;
-    end if;
-    answers := answers || jsonb_build_object('ord', i.ord, 'id', id, 'result', case when fresh then 'watched' else 'kept' end);
+  asked := market__asked(items, who);
+  good := market__good(asked);
+  insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
+  select g.provider, g.account, g.sku, g.size, g.currency, g.dedupe_key, g.unit_key from unnest(good) g
+  on conflict (dedupe_key) do nothing;
+  with put as (
+    insert into market_watches as m (dedupe_key, user_id, provider, account, sku, size, currency, unit_key)
+    select g.dedupe_key, coalesce(g.user_id, ''), g.provider, g.account, g.sku, g.size, g.currency, g.unit_key
+      from unnest(good) g on conflict do nothing
+    returning m.dedupe_key
+  ) select array_agg(p.dedupe_key) into added from put p;
+  perform market__tell_watches(good, added);
+  -- A first price is owed now, not when the plan comes round to it.
+  foreach w in array good loop
+    continue when market__observed_at(w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key) is not null
+      or exists (select from market_jobs j where j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred'));
+    w.priority := least(100, (select wake_priority - 1 from market_settings));
+    w.not_before := null;
+    perform market__open(w, false);
   end loop;
-  return query select * from market__answers(answers);
+  return query select * from market__answers(asked, added, 'watched', 'kept', true);
 end $$;
 
 create function market_unwatch(items jsonb, user_id text default null)
 returns table (ord int, job_id bigint, result text, wait_reason text, eta timestamptz, error_code text, error_message text)
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
-declare i record; w market__wish; who text := market__identity(market_unwatch.user_id); answers jsonb[] := '{}';
+declare who text := market__identity(market_unwatch.user_id); asked market__answer[]; good market__wish[]; gone text[];
 begin
   perform market__check_items(items, 'market_unwatch');
-  for i in select x.ord, x.wish from market__wishes(items, 100, who) x order by (x.wish).dedupe_key, x.ord loop
-    w := i.wish;
-    if w.problem is not null then
-      answers := answers || jsonb_build_object('ord', i.ord, 'result', 'refused', 'code', '22023', 'message', w.problem);
-      continue;
-    end if;
-    delete from market_watches m where m.dedupe_key = w.dedupe_key and m.user_id = coalesce(w.user_id, '');
-    if found then
-      insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id)
-      values ('watch', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, ''));
-      answers := answers || jsonb_build_object('ord', i.ord, 'result', 'unwatched');
-    else
-      answers := answers || jsonb_build_object('ord', i.ord, 'result', 'not_watched');
-    end if;
-  end loop;
-  return query select * from market__answers(answers);
+  asked := market__asked(items, who);
+  good := market__good(asked);
+  with mine as materialized (
+    select m.dedupe_key, m.user_id from market_watches m
+     where (m.dedupe_key, m.user_id) in (select g.dedupe_key, coalesce(g.user_id, '') from unnest(good) g)
+     order by m.dedupe_key for update
+  ), taken as (
+    delete from market_watches m using mine x where (m.dedupe_key, m.user_id) = (x.dedupe_key, x.user_id) returning m.dedupe_key
+  ) select array_agg(t.dedupe_key) into gone from taken t;
+  perform market__tell_watches(good, gone);
+  return query select * from market__answers(asked, gone, 'unwatched', 'not_watched', false);
 end $$;
 
 -- A page showed these prices. Call it where people look, not where programs poll.
@@ -377,29 +423,13 @@ create function market_viewed(items jsonb, user_id text default null)
 returns table (ord int, job_id bigint, result text, wait_reason text, eta timestamptz, error_code text, error_message text)
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
-declare i record; who text := market__identity(market_viewed.user_id); answers jsonb[] := '{}';
+declare who text := market__identity(market_viewed.user_id); asked market__answer[];
 begin
   perform market__check_items(items, 'market_viewed');
-  for i in select x.ord, x.wish from market__wishes(items, 100, who) x order by (x.wish).dedupe_key, x.ord loop
-    if (i.wish).problem is not null then
-      answers := answers || jsonb_build_object('ord', i.ord, 'result', 'refused', 'code', '22023', 'message', (i.wish).problem);
-    else
-      answers := answers || jsonb_build_object('ord', i.ord,
-        'result', case when market__count_view(i.wish) then 'counted' else 'repeated' end);
-    end if;
-  end loop;
-  return query select * from market__answers(answers);
+  asked := market__asked(items, who);
+  return query select * from market__answers(asked,
+    array(select market__count_views(market__good(asked))), 'counted', 'repeated', false);
 end $$;
-
-create function market__answers(p_answers jsonb[])
-returns table (ord int, job_id bigint, result text, wait_reason text, eta timestamptz, error_code text, error_message text)
-language sql stable as $$
-  select a.ord, a.id, a.result, x.waiting_for, x.eta, a.code, a.message
-    from unnest(p_answers) u,
-         jsonb_to_record(u) as a(ord int, id bigint, result text, code text, message text),
-         market__wait(a.id, null) x
-   order by a.ord
-$$;
 
 do $$
 declare f regprocedure;

@@ -192,6 +192,43 @@ async def test_a_bad_item_is_refused_and_the_others_go_on(db: Any) -> None:
             await db.fetch(f"select * from {function}('{{}}')")
 
 
+async def test_answers_stand_in_the_order_of_asking_however_items_repeat_and_fail(db: Any) -> None:
+    items = [
+        _item("Z-1"),
+        {"provider": "stockx", "sku": ""},
+        _item("A-1"),
+        _item("Z-1"),
+        "nonsense",
+        _item("A-1", "11"),
+    ]
+    for function, yes, no in (
+        ("market_watch", "watched", "kept"),
+        ("market_viewed", "counted", "repeated"),
+        ("market_unwatch", "unwatched", "not_watched"),
+    ):
+        rows = await db.fetch(f"select * from {function}($1::jsonb, 'ann')", json.dumps(items))
+        assert [row["ord"] for row in rows] == [1, 2, 3, 4, 5, 6]
+        assert [row["result"] for row in rows] == [yes, "refused", yes, no, "refused", yes]
+        assert [row["error_code"] for row in rows] == [None, "22023", None, None, "22023", None]
+        assert rows[4]["error_message"] == "item is not an object"
+        watching = function == "market_watch"
+        assert [row["job_id"] is not None for row in rows] == [
+            watching and result != "refused" for result in (yes, "refused", yes, no, "refused", yes)
+        ]
+        assert rows[0]["job_id"] == rows[3]["job_id"]
+        assert rows[0]["wait_reason"] == ("no_daemon" if watching else None)
+
+
+async def test_lists_in_opposite_order_do_not_deadlock(connect: Connect) -> None:
+    one, other = await connect(), await connect()
+    items = [_item(f"A-{n}") for n in range(300)]
+    for function in ("market_watch", "market_viewed", "market_unwatch") * 3:
+        await asyncio.gather(
+            _call(one, function, items, "ann"), _call(other, function, list(reversed(items)), "ann")
+        )
+    assert await one.fetchval("select count(*) from market_watches") == 0
+
+
 async def test_an_item_is_watched_until_the_last_who_watched_it_stops(db: Any) -> None:
     for user in ("ann", "bob"):
         await _call(db, "market_watch", [_item("A-1")], user)
