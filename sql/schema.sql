@@ -130,6 +130,7 @@ create table market_job_requests (
   priority integer not null,
   not_before timestamp with time zone,
   requested_at timestamp with time zone default clock_timestamp() not null,
+  opened boolean default false not null,
   folded boolean default true not null,
   loose boolean default false not null,
   served boolean default false not null,
@@ -1462,7 +1463,7 @@ begin
     d.overridden_at, (select max_attempts from market_settings),
     market__turn(w.provider, w.account, w.priority, w.user_id), w.user_id, w.dedupe_key, w.unit_key)
   returning id into job_id;
-  insert into market_job_requests (job_id, user_id, priority) values (job_id, w.user_id, w.priority);
+  insert into market_job_requests (job_id, user_id, priority, opened) values (job_id, w.user_id, w.priority, true);
   result := 'queued';
 end $function$;
 revoke execute on function market__open(market__wish,boolean) from public;
@@ -1540,7 +1541,7 @@ begin
   new.overridden_at := d.overridden_at;
   new.status := d.status;
   new.turn := market__turn(w.provider, w.account, w.priority, w.user_id);
-  insert into market_job_requests (job_id, user_id, priority) values (new.id, w.user_id, w.priority);
+  insert into market_job_requests (job_id, user_id, priority, opened) values (new.id, w.user_id, w.priority, true);
   return new;
 end $function$;
 revoke execute on function market__plain_insert() from public;

@@ -93,7 +93,7 @@ class Gauges:
     async def _count_wishes(self, last: int) -> None:
         if self._last_wish is not None and last > self._last_wish:
             for row in await self._runs.wishes(self._last_wish, last):
-                self._metrics.received(row["provider"], row["band"], row["wishes"])
+                self._metrics.received(row["provider"], row["band"], row["result"], row["wishes"])
         self._last_wish = last
 
 

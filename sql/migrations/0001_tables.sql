@@ -242,6 +242,7 @@ create table market_job_requests (
   priority int not null,
   not_before timestamptz,
   requested_at timestamptz not null default clock_timestamp(),
+  opened boolean not null default false,  -- the job was made for it, not merely joined
   folded boolean not null default true,   -- false: the job ran or somebody held its row, which does not know of this request yet
   loose boolean not null default false,   -- made without holding the job's row: may be committed after the job has ended
   served boolean not null default false

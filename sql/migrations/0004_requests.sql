@@ -231,7 +231,7 @@ begin
     d.overridden_at, (select max_attempts from market_settings),
     market__turn(w.provider, w.account, w.priority, w.user_id), w.user_id, w.dedupe_key, w.unit_key)
   returning id into job_id;
-  insert into market_job_requests (job_id, user_id, priority) values (job_id, w.user_id, w.priority);
+  insert into market_job_requests (job_id, user_id, priority, opened) values (job_id, w.user_id, w.priority, true);
   result := 'queued';
 end $$;
 
@@ -438,7 +438,7 @@ begin
   new.overridden_at := d.overridden_at;
   new.status := d.status;
   new.turn := market__turn(w.provider, w.account, w.priority, w.user_id);
-  insert into market_job_requests (job_id, user_id, priority) values (new.id, w.user_id, w.priority);
+  insert into market_job_requests (job_id, user_id, priority, opened) values (new.id, w.user_id, w.priority, true);
   return new;
 end $$;
 create trigger plain_insert before insert on market_jobs

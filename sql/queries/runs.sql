@@ -68,12 +68,24 @@ with runs as (
 delete from market_daemons where alive_until < clock_timestamp() - interval '1 day';
 
 -- name: wishes
--- What apps asked for since request $1 (null: nothing yet, only where the count begins).
-select j.provider, case when r.priority >= 200 then 'manual' when r.priority >= s.wake_priority then 'hot' else 'background' end as band,
+-- What apps asked for with request numbers in ($1, $2], and what became of it. A job that nobody's request opened is the
+-- plan's own, at 100. `fresh` and refused requests leave no row.
+with touched as (
+  select distinct job_id from market_job_requests where request_id > $1 and request_id <= $2
+), asked as (
+  select r.request_id, r.opened, j.provider, r.priority,
+         coalesce(max(r.priority) over (partition by r.job_id order by r.request_id rows between unbounded preceding and 1 preceding),
+                  100) as before
+    from touched t join market_job_requests r on r.job_id = t.job_id join market_jobs j on j.id = r.job_id
+   where r.request_id <= $2
+)
+select a.provider,
+       case when a.priority >= 200 then 'manual' when a.priority >= s.wake_priority then 'hot' else 'background' end as band,
+       case when a.opened then 'queued' when a.priority > a.before then 'raised' else 'merged' end as result,
        count(*)::int as wishes
-  from market_job_requests r join market_jobs j on j.id = r.job_id cross join market_settings s
- where r.request_id > $1 and r.request_id <= $2
- group by 1, 2;
+  from asked a cross join market_settings s
+ where a.request_id > $1
+ group by 1, 2, 3;
 
 -- name: last_wish
 -- The number of the latest request by an app.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -44,7 +45,7 @@ async def test_a_request_is_seen_from_the_wish_to_the_price(
         for priority in (200, 150, 100):
             await db.execute("select market_enqueue('stockx', 'DD1391-100', '10', $1)", priority)
         await _reaches(app, 1, "jobs_finished_total", provider="stockx", outcome="priced")
-        await _reaches(app, 1, "requests_received_total", provider="stockx", band="manual")
+        await _reaches(app, 1, "requests_received_total", provider="stockx", band="manual", result="queued")
         await _reaches(app, 1, "targets", provider="stockx", state="fresh")
         assert _value(app, "wake_to_request_seconds_count", provider="stockx") == 1
         assert _value(app, "wake_to_request_seconds_sum", provider="stockx") < 5
@@ -67,6 +68,49 @@ async def test_a_request_is_seen_from_the_wish_to_the_price(
     assert 'schema=""' not in body
     samples = [line for line in body.splitlines() if not line.startswith("#")]
     assert len(samples) <= 800
+
+
+async def test_what_apps_ask_for_is_counted_by_what_became_of_it(
+    db: asyncpg.Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    item = '[{"provider": "stockx", "sku": "CP9366"}]'
+    async with running(configured(database, sandbox, tmp_path, scheduler=QUICK)) as app:
+        # The wishes counted are those after the first look.
+        await _reaches(app, 1, "lane_state", provider="stockx", state="ready")
+        await db.execute("select market_pause('stockx', 'so that the jobs stay open')")
+        for sku, priority in (
+            ("DD1391-100", 100),
+            ("DD1391-100", 100),
+            ("DD1391-100", 200),
+            ("DD1391-100", 150),
+        ):
+            told = await db.fetchval(
+                "select result from market_enqueue('stockx', $1, '10', $2)", sku, priority
+            )
+            assert told in ("queued", "merged", "raised")
+        await db.execute(
+            "insert into market_jobs (provider, sku, priority) values ('stockx', 'DZ5485-612', 150)"
+        )
+        many = [
+            {"provider": "stockx", "sku": sku, "size": "9"}
+            for sku in ("FV5029-010", "DC7770-160", "FV5029-010")
+        ]
+        await db.execute("select * from market_enqueue_many($1::jsonb, 150)", json.dumps(many))
+        # To watch is to ask once.
+        await db.execute("select * from market_watch($1::jsonb, 'ann')", item)
+        await db.execute("select market_enqueue('stockx', 'CP9366', priority => 100)")
+        await db.execute("select market_enqueue('stockx', 'CP9366', priority => 200)")
+        for band, result, number in (
+            ("background", "queued", 2),
+            ("background", "merged", 2),
+            ("manual", "raised", 2),
+            ("hot", "merged", 2),
+            ("hot", "queued", 3),
+            ("manual", "queued", 0),
+            ("manual", "merged", 0),
+        ):
+            labels = {"provider": "stockx", "band": band, "result": result}
+            await _reaches(app, number, "requests_received_total", **labels)
 
 
 async def test_refused_credentials_and_their_renewal_show_in_the_lane(

@@ -7,6 +7,7 @@ import copy
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import time
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ import yaml
 from harness import settings, until
 from marketd import config, wiring
 from marketd.app import App
+from marketd.config.flat import leaves
 from marketd.sandbox import Sandbox
 from marketd.signals import Stop
 from marketd.telemetry import FetchReport, RequestReport
 
+ROOT = Path(__file__).resolve().parents[2]
 QUICK_RETRY = {"base": "1ms", "cap": "1ms"}
 SLOW = {"interval": "1h", "poll": "1h"}
 
@@ -34,7 +37,7 @@ class Live:
         self.data = data
         self.events: list[tuple[str, dict[str, object]]] = []
         self.stop = Stop()
-        self._file = file
+        self.file = file
 
     def request_done(self, report: RequestReport) -> None: ...
 
@@ -44,9 +47,9 @@ class Live:
         self.events.append((name, fields))
 
     async def serve(self, ready: asyncio.Event) -> None:
-        self._file.write_text(yaml.safe_dump(self.data))
-        loaded = config.load(self._file, wiring.provider_types())
-        await App(loaded, self._file, observers=(self,)).serve(self.stop, on_ready=ready.set)
+        self.file.write_text(yaml.safe_dump(self.data))
+        loaded = config.load(self.file, wiring.provider_types())
+        await App(loaded, self.file, observers=(self,)).serve(self.stop, on_ready=ready.set)
 
     async def change(self, changes: dict[str, Any]) -> list[str]:
         """Put these values at these dotted keys, SIGHUP, and the changes that the daemon tells of."""
@@ -57,7 +60,7 @@ class Live:
             for name in path:
                 at = at.setdefault(name, {})
             at[last] = value
-        self._file.write_text(yaml.safe_dump(data))
+        self.file.write_text(yaml.safe_dump(data))
         seen = len(self.events)
         os.kill(os.getpid(), signal.SIGHUP)
 
@@ -341,9 +344,128 @@ async def _(live: Live) -> None:
 @case("planner")
 async def _(live: Live) -> None:
     dials = {"kappa": 0.5, "lane": 0.25, "size_weight": 3.0, "evidence_cap": 7.0}
-    await live.change({"planner": dials})
+    spans = {"memory": "3d", "slowest": "90d"}
+    await live.change({"planner": {**dials, **spans, "prior": {"a": 0.75, "b": "36h"}}})
     row = await live.db.fetchrow("select * from market_planner")
     assert {name: row[name] for name in dials} == dials
+    assert (row["memory_h"], row["slowest_h"]) == (3 * 24, 90 * 24)
+    assert (row["prior_a"], row["prior_b_h"]) == (0.75, 36)
+
+
+@case("jobs.keep_history")
+async def _(live: Live) -> None:
+    await live.done(await live.ask())
+    assert await live.db.fetchval("select count(*) from market_price_history") > 0
+    await live.change({"jobs.keep_history": "1s", "scheduler.interval": "200ms"})
+    await live.gets("select not exists (select from market_price_history)")
+
+
+@case("jobs.keep_requests")
+async def _(live: Live) -> None:
+    await live.done(await live.ask())
+    await live.gets("select exists (select from market_requests)")
+    await live.change({"jobs.keep_requests": "1s", "scheduler.interval": "200ms"})
+    await live.gets("select not exists (select from market_requests)")
+
+
+@case("jobs.not_listed_cooldown")
+async def _(live: Live) -> None:
+    await live.change({"jobs.not_listed_cooldown": "30d"})
+    await live.done(await live.ask("NONE-000"), "failed")
+    await live.gets("select retry_at > now() + '29 days' from market_targets where sku = 'NONE-000'")
+
+
+@case("providers.stockx.budget")
+async def _(live: Live) -> None:
+    row = "select rolling, day_zone, day_start, reserve, background_min from market_providers where provider = 'stockx'"
+    budget = {
+        "per_hour": 500,
+        "window": "rolling",
+        "day_starts": "06:30 America/Los_Angeles",
+        "reserve": "25%",
+        "background_min": "10%",
+    }
+    await live.change({"providers.stockx.budget": budget})
+    found = await live.db.fetchrow(row)
+    assert found is not None
+    assert tuple(found) == (True, "America/Los_Angeles", time(6, 30), 0.25, 0.1)
+    await live.done(await live.ask())
+
+
+@case("providers.stockx.currency")
+async def _(live: Live) -> None:
+    await live.change({"providers.stockx.currency": "USD"})
+    job = await live.ask()
+    await live.done(job)
+    assert await live.db.fetchval("select currency from market_jobs where id = $1", job) == "USD"
+
+
+@case("providers.stockx.accounts")
+async def _(live: Live) -> None:
+    own = live.data["providers"]["stockx"]["credentials"]
+    await live.change({"providers.stockx.accounts": {"shop2": {"credentials": own, "users": ["ann"]}}})
+    job = await live.db.fetchval(
+        "select job_id from market_enqueue('stockx', 'DD1391-100', '10', 200, 'ann')"
+    )
+    await live.done(job)
+    assert await live.db.fetchval("select account from market_jobs where id = $1", job) == "shop2"
+
+
+@case("providers.alias.options")
+async def _(live: Live) -> None:
+    alias = {key: value for key, value in live.sandbox.settings["alias"].items() if value is not None}
+    region = "select basis ->> 'region' from market_prices where provider = 'alias' and sku = $1 limit 1"
+    await live.change({"providers.alias": {**alias, "currency": "USD"}})
+    await live.done(await live.ask(provider="alias"))
+    assert await live.db.fetchval(region, "DD1391-100") == "global"
+    await live.change({"providers.alias": {**alias, "currency": "USD", "options": {"region_id": "3"}}})
+    await live.done(await live.ask("CP9366", provider="alias"))
+    assert await live.db.fetchval(region, "CP9366") == "3"
+
+
+#: shown by a test of its own, or by the case of another key
+ELSEWHERE = {
+    "providers.stockx.token_url": "providers.stockx.base_url",
+    "log.level": "test_a_level_applies_to_the_next_line_and_never_hides_the_reload",
+    "log.format": "test_a_level_applies_to_the_next_line_and_never_hides_the_reload",
+}
+
+
+def test_every_key_of_the_file_is_shown_to_apply_or_to_need_a_restart() -> None:
+    whole = config.load(ROOT / "config.yaml", wiring.provider_types())
+    late = {"database", "http", "state_dir", "testing"}
+    keys = [
+        leaf.key for leaf in leaves(whole) if not leaf.key.startswith(("providers.alias", "providers.ebay"))
+    ]
+    assert len(keys) > 40
+    unshown = [
+        key
+        for key in keys
+        if key.partition(".")[0] not in late
+        and key not in ELSEWHERE
+        and not any(key == shown or key.startswith(f"{shown}.") for shown in CASES if shown != "providers")
+    ]
+    assert unshown == []
+
+
+async def test_a_storm_of_signals_coalesces_and_the_last_file_holds(live: Live) -> None:
+    for number in range(1, 101):
+        data = copy.deepcopy(live.data)
+        data["providers"]["stockx"]["budget"] = {"per_hour": 1000 + number}
+        live.file.write_text(yaml.safe_dump(data))
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.sleep(0)
+    await live.gets("select quota_hour = 1100 from market_providers where provider = 'stockx'")
+
+    async def told() -> bool:
+        changes = [str(fields["changes"]) for name, fields in live.events if name == "config_reloaded"]
+        return bool(changes) and "-> 1100" in changes[-1]
+
+    await until(told, what="the last reload")
+    reloads = [fields for name, fields in live.events if name == "config_reloaded"]
+    assert len(reloads) < 30
+    assert not [name for name, _ in live.events if name == "config_rejected"]
+    await live.done(await live.ask())
 
 
 async def test_a_level_applies_to_the_next_line_and_never_hides_the_reload(

@@ -354,8 +354,9 @@ def test_refused_credentials_are_told_per_provider_and_heal(metrics: Metrics) ->
     assert _value(metrics, "marketd_credentials_refused", provider="stockx") == 0
 
 
-def test_wishes_are_counted_by_band(metrics: Metrics) -> None:
-    metrics.received("stockx", "manual", 3)
-    metrics.received("goat", "manual", 3)
-    assert _value(metrics, "marketd_requests_received_total", provider="stockx", band="manual") == 3
+def test_wishes_are_counted_by_band_and_result(metrics: Metrics) -> None:
+    metrics.received("stockx", "manual", "raised", 3)
+    metrics.received("goat", "manual", "queued", 3)
+    labels = {"provider": "stockx", "band": "manual", "result": "raised"}
+    assert _value(metrics, "marketd_requests_received_total", **labels) == 3
     assert "goat" not in metrics.render()[0].decode()

@@ -174,10 +174,10 @@ class Metrics(Families):
         """One scheduler pass; `result` is one of `words.RUN_RESULTS`."""
         self._runs.labels(result).inc()
 
-    def received(self, provider: str, band: str, count: int) -> None:
+    def received(self, provider: str, band: str, result: str, count: int) -> None:
         """So many wishes were found since the last look, also of a provider that is not served here."""
         if provider in self._providers:
-            self._received.labels(provider, band).inc(count)
+            self._received.labels(provider, band, result).inc(count)
 
     # --- facts read from the database ------------------------------------------------------------------
 

@@ -27,6 +27,8 @@ How to read them:
   Postgres. `marketd_db_gauges_last_success_timestamp_seconds` says how old they are.
 - `provider` is each provider of the configuration, also one that is off. Accounts of a provider are added up.
 - `band` is the urgency: `manual` from priority 200, `hot` from 150, else `background`.
+- `marketd_requests_received_total` counts the rows that requests leave: `queued`, `merged`, `raised`. Who is told
+  `fresh`, or is refused for a bad argument, leaves none and is not counted.
 - A limit that is not set has quota, used and remaining 0.
 
 """
@@ -44,6 +46,7 @@ _FROM_DATABASE = frozenset(
         "marketd_budget_quota",
         "marketd_budget_used",
         "marketd_budget_remaining",
+        "marketd_budget_overshoot",
         "marketd_budget_reset_seconds",
         "marketd_lane_state",
         "marketd_credentials_refused",

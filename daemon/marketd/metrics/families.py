@@ -20,6 +20,7 @@ from marketd.metrics.words import (
     PRICE_RESULTS,
     REFUSALS,
     REQUEST_CLASSES,
+    REQUEST_RESULTS,
     RUN_RESULTS,
     STATUSES,
     TARGET_STATES,
@@ -57,7 +58,10 @@ class Families:
             "oldest_ready_seconds", "Age of the oldest job that could run now", band=BANDS
         )
         self._received = self._counter(
-            "requests_received", "What apps asked for, repeats included; read from the database", band=BANDS
+            "requests_received",
+            "What apps asked for: opened a job, joined one, or raised it; read from the database",
+            band=BANDS,
+            result=REQUEST_RESULTS,
         )
         self._finished = self._counter("jobs_finished", "Runs of jobs by outcome", outcome=OUTCOMES)
         self._errors = self._counter(

@@ -7,6 +7,8 @@ from typing import Final
 from marketd.outcome import Failed, Outcome, Priced, Released, Retried, Snoozed
 
 BANDS: Final = ("manual", "hot", "background")
+#: of market_enqueue; `fresh` and refused ones leave no trace in the database and are not counted
+REQUEST_RESULTS: Final = ("queued", "merged", "raised")
 STATUSES: Final = ("pending", "running", "deferred", "done", "failed")
 OUTCOMES: Final = ("priced", "no_asks", "all_sizes", "retried", "released", "snoozed", "failed")
 LANE_STATES: Final = ("ready", "paused", "cooldown", "circuit", "off")

@@ -50,7 +50,7 @@ class RunStore:
         await self._db.fetch(self._sql["prune_rest"])
 
     async def wishes(self, after: int, upto: int) -> list[asyncpg.Record]:
-        """How many requests apps made with numbers in (after, upto], by provider and band."""
+        """How many requests apps made with numbers in (after, upto], by provider, band and result."""
         return await self._db.fetch(self._sql["wishes"], after, upto)
 
     async def gauges(self) -> dict[str, list[Mapping[str, Any]]]:
