@@ -156,7 +156,8 @@ def _refusal(status: int, _headers: Mapping[str, str], body: Any) -> errors.Prov
 class MintedToken:
     """An access token kept in memory and in `file`, minted when needed; implements `http_client.Auth`.
 
-    Concurrent callers wait for one mint. Raises Unauthorized (code `invalid_grant` when a person must act).
+    Concurrent callers wait for one mint. Raises Unauthorized (code `invalid_grant` when a person must act), and
+    Throttled when the day's mints are spent.
     """
 
     def __init__(self, grant: Grant, file: Path, extra: Mapping[str, str] | None = None) -> None:
@@ -194,6 +195,13 @@ class MintedToken:
             if error.error_code == "invalid_grant":
                 raise errors.Unauthorized(f"{error}; {self._grant.hint}", code="invalid_grant") from None
             raise
+        except errors.NotGranted as refusal:
+            if refusal.reason != "budget":
+                raise
+            # Calls may be left, but none can leave: the lane has to wait, or it would try for ever at once.
+            raise errors.Throttled(
+                "no access token: the day's token requests are spent", day_spent=True
+            ) from refusal
         token = _read_token(reply.body, self._grant.fingerprint, rotated)
         self._distrusted = None
         self._keep(token)
