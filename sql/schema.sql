@@ -135,10 +135,10 @@ create table market_job_requests (
   loose boolean default false not null,
   served boolean default false not null,
   constraint market_job_requests_pkey PRIMARY KEY (request_id)
-) with (fillfactor=80);
+);
 comment on table market_job_requests is 'Who asked for a job and when. A merge writes here and leaves a running job''s own row alone; no foreign key, which would lock it.';
 CREATE INDEX market_job_requests_job ON market_job_requests USING btree (job_id, requested_at);
-CREATE INDEX market_job_requests_loose ON market_job_requests USING btree (requested_at) WHERE (loose AND (NOT served));
+CREATE INDEX market_job_requests_loose ON market_job_requests USING btree (job_id, requested_at) WHERE (loose AND (NOT served));
 CREATE INDEX market_job_requests_unfolded ON market_job_requests USING btree (request_id) WHERE (NOT folded);
 
 create table market_job_runs (
@@ -201,7 +201,7 @@ comment on table market_jobs is 'One request to refresh a target: pending -> run
 CREATE INDEX market_jobs_due ON market_jobs USING btree (run_at) WHERE (status = 'deferred'::text);
 CREATE INDEX market_jobs_failed ON market_jobs USING btree (provider, error_code) WHERE (status = 'failed'::text);
 CREATE INDEX market_jobs_finished ON market_jobs USING btree (completed_at) WHERE (status = ANY (ARRAY['done'::text, 'failed'::text]));
-CREATE INDEX market_jobs_history ON market_jobs USING btree (dedupe_key, id DESC);
+CREATE INDEX market_jobs_history ON market_jobs USING btree (dedupe_key, id DESC) WHERE (status = ANY (ARRAY['done'::text, 'failed'::text]));
 CREATE INDEX market_jobs_leases ON market_jobs USING btree (lease_expires_at) WHERE (status = 'running'::text);
 CREATE INDEX market_jobs_mates ON market_jobs USING btree (unit_key) WHERE (status = 'pending'::text);
 CREATE UNIQUE INDEX market_jobs_open ON market_jobs USING btree (dedupe_key) WHERE (status = ANY (ARRAY['pending'::text, 'running'::text, 'deferred'::text]));
@@ -260,7 +260,7 @@ create table market_price_history (
   observed_at timestamp with time zone not null
 );
 comment on table market_price_history is 'A row per change.';
-CREATE INDEX market_price_history_age ON market_price_history USING btree (observed_at);
+CREATE INDEX market_price_history_age ON market_price_history USING brin (observed_at) WITH (pages_per_range='32', autosummarize='on');
 CREATE UNIQUE INDEX market_price_history_key ON market_price_history USING btree (provider, account, sku, COALESCE(size, ''::text), currency, observed_at);
 
 create table market_prices (
@@ -469,7 +469,6 @@ create table market_target_locks (
 comment on table market_target_locks is 'Whoever opens a job for a target updates its row first, so that two never open one each. Apart from market_targets, which the daemon writes.';
 
 create table market_targets (
-  target_id bigint generated always as identity not null,
   provider text not null,
   account text not null,
   sku text not null,
@@ -488,12 +487,10 @@ create table market_targets (
   retry_at timestamp with time zone,
   overridden_at timestamp with time zone,
   created_at timestamp with time zone default clock_timestamp() not null,
-  constraint market_targets_pkey PRIMARY KEY (target_id),
-  constraint market_targets_dedupe_key_key UNIQUE (dedupe_key)
-) with (fillfactor=80);
+  constraint market_targets_pkey PRIMARY KEY (dedupe_key)
+) with (fillfactor=50);
 comment on table market_targets is 'Everything ever asked: one row per provider, account, sku, size, currency. Jobs come and go.';
 CREATE INDEX market_targets_sku ON market_targets USING btree (sku);
-CREATE INDEX market_targets_unit ON market_targets USING btree (unit_key);
 
 create table market_units (
   unit_key text not null,
@@ -1102,7 +1099,7 @@ begin
   ), known as (
     select x.*, p.all_sizes,
            (select count(distinct w.dedupe_key) from market_watches w where w.unit_key = x.unit_key) as sizes,
-           (select max(t.observed_at) from market_targets t where t.unit_key = x.unit_key) as seen_at
+           (select max(t.observed_at) from market_targets t where t.sku = x.sku and t.unit_key = x.unit_key) as seen_at
       from per_unit x join market_providers p on p.provider = x.provider and p.account = x.account
   ), put as (
     insert into market_units as m (unit_key, provider, account, sku, size, currency, sizes, views, views_at, tracked_since,
@@ -2286,7 +2283,7 @@ begin
     select c.sku, p.provider, p.all_sizes,
            -- one in another system may fit two variants
            (select t.size from market_targets t where t.sku = c.sku and t.size is not null
-             order by t.size ~ '^(UK|EU) ', t.target_id limit 1) as size
+             order by t.size ~ '^(UK|EU) ', t.created_at, t.dedupe_key limit 1) as size
       from market_catalog c
       cross join lateral (
         select m.provider, m.all_sizes from market_providers m
@@ -2766,8 +2763,11 @@ begin
   if w.problem is not null then
     raise exception 'market_why: %', w.problem using errcode = '22023';
   end if;
-  select j.id into id from market_jobs j where j.dedupe_key = w.dedupe_key
-   order by (j.status in ('pending', 'running', 'deferred')) desc, j.id desc limit 1;
+  select j.id into id from market_jobs j where j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred');
+  if not found then
+    select j.id into id from market_jobs j where j.dedupe_key = w.dedupe_key and j.status in ('done', 'failed')
+     order by j.id desc limit 1;
+  end if;
   if id is not null then
     -- Of an item everybody may know what it waits for, whoever asked.
     return query select x.state, x.waiting_for, x.until, x.eta, x.detail from market__wait(id, null, 1000) x;

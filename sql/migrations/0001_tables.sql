@@ -136,13 +136,12 @@ create index market_requests_recent on market_requests (granted_at, provider);
 comment on table market_requests is 'The call record: where the budget went. Written in bulk, kept some days.';
 
 create table market_targets (
-  target_id bigint generated always as identity primary key,
   provider text not null,
   account text not null,
   sku text not null,
   size text,
   currency text not null,
-  dedupe_key text not null unique,
+  dedupe_key text primary key,
   unit_key text not null,
   price_size text,                        -- the provider's own US size, once a fetch told it
   last_outcome text,                      -- priced, no_asks, all_sizes
@@ -155,9 +154,10 @@ create table market_targets (
   retry_at timestamptz,                   -- cool-down of the target itself (not listed, mapping broken, ...)
   overridden_at timestamptz,              -- when a refresh at wake_priority last looked past retry_at
   created_at timestamptz not null default clock_timestamp()
-) with (fillfactor = 80);
-create index market_targets_unit on market_targets (unit_key);
--- Serves market_price_status, which apps read by item.
+-- One fetch updates all sizes of a product, which were asked together and lie together: half of the page is theirs, so that
+-- no update has to leave it and write the indexes.
+) with (fillfactor = 50);
+-- Serves market_price_status, which apps read by item, and settle's look for the other sizes of a product.
 create index market_targets_sku on market_targets (sku);
 comment on table market_targets is 'Everything ever asked: one row per provider, account, sku, size, currency. Jobs come and go.';
 
@@ -232,8 +232,8 @@ create index market_jobs_leases on market_jobs (lease_expires_at) where status =
 create index market_jobs_finished on market_jobs (completed_at) where status in ('done', 'failed');
 -- Serves market_dead_letters and market_retry.
 create index market_jobs_failed on market_jobs (provider, error_code) where status = 'failed';
--- Serves the latest-job look-ups of market_why and market_price_status.
-create index market_jobs_history on market_jobs (dedupe_key, id desc);
+-- Serves the look-ups of a target's last job by market_why and market_retry.
+create index market_jobs_history on market_jobs (dedupe_key, id desc) where status in ('done', 'failed');
 
 create table market_job_requests (
   request_id bigint generated always as identity primary key,
@@ -245,13 +245,13 @@ create table market_job_requests (
   opened boolean not null default false,  -- the job was made for it, not merely joined
   folded boolean not null default true,   -- false: the job ran or somebody held its row, which does not know of this request yet
   loose boolean not null default false,   -- made without holding the job's row: may be committed after the job has ended
-  served boolean not null default false
-) with (fillfactor = 80);
+  served boolean not null default false   -- of loose ones only: all else is answered with its job
+);
 create index market_job_requests_job on market_job_requests (job_id, requested_at);
 -- Serves fold.
 create index market_job_requests_unfolded on market_job_requests (request_id) where not folded;
--- Serves reopen.
-create index market_job_requests_loose on market_job_requests (requested_at) where loose and not served;
+-- Serves settle and reopen. Few rows are in it: those that came while the job's row was in other hands.
+create index market_job_requests_loose on market_job_requests (job_id, requested_at) where loose and not served;
 comment on table market_job_requests is
   'Who asked for a job and when. A merge writes here and leaves a running job''s own row alone; no foreign key, which would lock it.';
 
@@ -339,7 +339,8 @@ create table market_price_history (
 );
 create unique index market_price_history_key
   on market_price_history (provider, account, sku, coalesce(size, ''), currency, observed_at);
-create index market_price_history_age on market_price_history (observed_at);
+-- Serves prune. The table only grows at its end, in the order of this column, which is what a block range index is for.
+create index market_price_history_age on market_price_history using brin (observed_at) with (pages_per_range = 32, autosummarize = on);
 comment on table market_price_history is 'A row per change.';
 
 create table market_job_runs (

@@ -594,7 +594,7 @@ begin
     select c.sku, p.provider, p.all_sizes,
            -- one in another system may fit two variants
            (select t.size from market_targets t where t.sku = c.sku and t.size is not null
-             order by t.size ~ '^(UK|EU) ', t.target_id limit 1) as size
+             order by t.size ~ '^(UK|EU) ', t.created_at, t.dedupe_key limit 1) as size
       from market_catalog c
       cross join lateral (
         select m.provider, m.all_sizes from market_providers m

@@ -137,8 +137,11 @@ begin
   if w.problem is not null then
     raise exception 'market_why: %', w.problem using errcode = '22023';
   end if;
-  select j.id into id from market_jobs j where j.dedupe_key = w.dedupe_key
-   order by (j.status in ('pending', 'running', 'deferred')) desc, j.id desc limit 1;
+  select j.id into id from market_jobs j where j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred');
+  if not found then
+    select j.id into id from market_jobs j where j.dedupe_key = w.dedupe_key and j.status in ('done', 'failed')
+     order by j.id desc limit 1;
+  end if;
   if id is not null then
     -- Of an item everybody may know what it waits for, whoever asked.
     return query select x.state, x.waiting_for, x.until, x.eta, x.detail from market__wait(id, null, 1000) x;

@@ -288,7 +288,7 @@ begin
   ), known as (
     select x.*, p.all_sizes,
            (select count(distinct w.dedupe_key) from market_watches w where w.unit_key = x.unit_key) as sizes,
-           (select max(t.observed_at) from market_targets t where t.unit_key = x.unit_key) as seen_at
+           (select max(t.observed_at) from market_targets t where t.sku = x.sku and t.unit_key = x.unit_key) as seen_at
       from per_unit x join market_providers p on p.provider = x.provider and p.account = x.account
   ), put as (
     insert into market_units as m (unit_key, provider, account, sku, size, currency, sizes, views, views_at, tracked_since,

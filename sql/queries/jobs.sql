@@ -19,7 +19,7 @@ with settings as (
          case when p.circuit = 'closed' then $3::int else 1 end as units
     from market_providers p, settings s where p.provider = $1 and p.account = $2
 ), heads as materialized (
-  -- more than are needed, for several may be of one unit, or fresh
+  -- a few more than are needed, for some may be fresh; where several are of one unit the next claim comes soon
   select j.id, j.unit_key, j.dedupe_key, j.provider, j.account, j.sku, j.size, j.currency,
          j.priority, j.rank, j.turn, j.run_at, j.rescues
     from market_jobs j
@@ -28,7 +28,7 @@ with settings as (
      and j.priority < (select case when l.urgent then 2000 when l.background then (l.settings).wake_priority end from lane l)
      and not exists (select from market_fetches f where f.unit_key = j.unit_key and f.lease_expires_at > clock_timestamp())
    order by j.priority desc, j.rank desc, j.turn, j.run_at, j.id
-   limit (select l.units * 2 + 8 from lane l)
+   limit (select l.units + 9 from lane l)
    for update of j skip locked
 ), judged as materialized (
   -- as market__observed_at tells it, without a call of a function for each
@@ -67,17 +67,18 @@ with settings as (
    for update of m skip locked
 ), claimed as (
   update market_jobs j set
-    status = 'running', attempt = j.attempt + 1, lead = j.id in (select l.id from leads l),
+    status = 'running', attempt = j.attempt + 1, lead = (j.id in (select l.id from leads l)) is true,
     lease_id = md5(l.seed || j.unit_key)::uuid, lease_expires_at = l.now_at + $5::interval, locked_by = $4::uuid,
     started_at = l.now_at, updated_at = l.now_at
     from lane l
    where j.id = any (array((select m.id from mates m union select c.id from leads c)
                            except select d.id from judged d where d.fresh))
      and j.status = 'pending'
-  returning j.*
+  returning j.unit_key, j.lease_id, j.started_at, j.sku, j.currency, j.id, j.size, j.priority, j.attempt, j.max_attempts, j.rescues,
+            j.run_at, j.rank, j.turn
 )
-select c.unit_key, c.lease_id, c.started_at as claimed_at, c.provider, c.account, c.sku, c.currency, c.id, c.size, c.priority,
-       c.attempt, c.max_attempts, c.rescues, c.run_at as due_at, (select troubled from lane) as troubled
+select c.unit_key, c.lease_id, c.started_at, (select troubled from lane), c.sku, c.currency,
+       c.id, c.size, c.priority, c.attempt, c.max_attempts, c.rescues, c.run_at
   from claimed c order by c.priority desc, c.rank desc, c.turn, c.run_at, c.id;
 
 -- name: extend
@@ -106,7 +107,12 @@ select unit_key, lease_id from held;
 -- running -> done | failed | deferred | pending, with prices, history, targets, products, for several fetches at once: of
 -- each all, or (lease lost) nothing.
 -- $1 units  $2 leases  $3 providers  $4 accounts  $5 skus of the fetches
--- $6 jobs  $7 quotes  $8 listings   (JSON; shapes below; u: the fetch's place in $1, from 1)
+-- jobs:   $6 fetch (its place in $1, from 1)  $7 id  $8 kind  $9 outcome  $10 price_size  $11 observed_at  $12 error_code
+--         $13 message  $14 delay_s  $15 until  $16 cooldown_s
+-- quotes: $17 fetch  $18 size  $19 currency  $20 lowest_ask  $21 highest_bid  $22 last_sale  $23 last_sale_at  $24 sales_72h
+--         $25 basis  $26 observed_at  $27 product_id  $28 parser; no two of one price (Settles sees to that)
+-- $29 listings (JSON)
+-- Columns and not JSON for what is many: reading JSON took a third of the statement.
 -- The delete is the fence: a worker whose lease was taken over deletes no row, and everything else asks `held`.
 -- A request that came while the job ran is served only if the price was asked for late enough; else the same row goes
 -- back to pending with attempt 0.
@@ -123,24 +129,23 @@ with gone as (
    where ((x.unit_key, x.lease_id) in (select g.unit_key, g.lease_id from gone g)) is true
 ), given as materialized (
   select g.*, ($2::uuid[])[g.u] as lease_id
-    from jsonb_to_recordset($6::jsonb) as g(
-      u int, id bigint, kind text, outcome text, price_size text, observed_at timestamptz, error_code text, message text,
-      delay_s double precision, until timestamptz, cooldown_s double precision)
+    from unnest($6::int[], $7::bigint[], $8::text[], $9::text[], $10::text[], $11::timestamptz[], $12::text[], $13::text[],
+                $14::float8[], $15::timestamptz[], $16::float8[])
+         as g(u, id, kind, outcome, price_size, observed_at, error_code, message, delay_s, until, cooldown_s)
    where (g.u in (select h.u from held h)) is true
-), free as materialized (
-  select g.*, j.started_at as claimed_at
-    from given g join market_jobs j on j.id = g.id and j.lease_id = g.lease_id
-   where j.status = 'running' order by j.id for update of j skip locked
+), asked as materialized (
+  -- What came while the job's row was in our hands, or in somebody else's: all else is in the row already.
+  select r.job_id, max(r.requested_at) as last_at, max(r.priority) as priority
+    from market_job_requests r where r.loose and not r.served and r.job_id = any ($7::bigint[]) group by r.job_id
 ), decided as materialized (
-  select f.*, a.priority as asked_priority,
-         case
-           when f.kind = 'priced' and a.last_at > f.observed_at + s.fresh_for then 'again'
-           else f.kind
-         end as fate
-    from free f cross join (select fresh_for from market_settings) s
+  select g.*, f.claimed_at, a.priority as asked_priority, clock_timestamp() as now_at,
+         case when g.kind = 'priced' and a.last_at > g.observed_at + s.fresh_for then 'again' else g.kind end as fate
+    from market_settings s
+    cross join (select * from given order by id offset 0) g   -- one after the other, in one order everywhere
     cross join lateral (
-      select max(r.requested_at) as last_at, max(r.priority) as priority
-        from market_job_requests r where r.job_id = f.id and not r.served) a
+      select j.started_at as claimed_at from market_jobs j
+       where j.id = g.id and j.lease_id = g.lease_id and j.status = 'running' offset 0 for update of j skip locked) f
+    left join asked a on a.job_id = g.id
 ), jobs as materialized (
   update market_jobs j set
     status = case d.fate when 'priced' then 'done' when 'failed' then 'failed' when 'retried' then 'deferred'
@@ -149,28 +154,29 @@ with gone as (
     error_code = case when d.fate in ('failed', 'retried') then d.error_code end,
     error_message = case when d.fate in ('failed', 'retried') then d.message end,
     attempt = case when d.fate = 'again' then 0 when d.fate in ('released', 'snoozed') then greatest(0, j.attempt - 1) else j.attempt end,
-    retry_at = case d.fate when 'retried' then clock_timestamp() + make_interval(secs => d.delay_s) when 'snoozed' then d.until end,
-    run_at = case d.fate when 'retried' then clock_timestamp() + make_interval(secs => d.delay_s) when 'snoozed' then d.until
-                         when 'again' then clock_timestamp() else j.run_at end,
+    retry_at = case d.fate when 'retried' then d.now_at + make_interval(secs => d.delay_s) when 'snoozed' then d.until end,
+    run_at = case d.fate when 'retried' then d.now_at + make_interval(secs => d.delay_s) when 'snoozed' then d.until
+                         when 'again' then d.now_at else j.run_at end,
     priority = greatest(j.priority, coalesce(d.asked_priority, 0)),
-    completed_at = case when d.fate in ('priced', 'failed') then clock_timestamp() end,
-    updated_at = clock_timestamp(), lease_id = null, lease_expires_at = null, locked_by = null, lead = false
+    completed_at = case when d.fate in ('priced', 'failed') then d.now_at end,
+    updated_at = d.now_at, lease_id = null, lease_expires_at = null, locked_by = null, lead = false
     from decided d where j.id = d.id
   returning d.u, j.id, j.dedupe_key, j.status, d.fate, d.kind, d.outcome, d.price_size, d.observed_at, d.error_code, d.message,
-            d.cooldown_s, d.claimed_at
+            d.cooldown_s, d.claimed_at, d.now_at
 ), served as (
-  -- All that `decided` looked at; of others the next poll's `fold` or `reopen` tells.
-  update market_job_requests r set served = r.served or j.status in ('done', 'failed'), folded = true
-    from jobs j where r.job_id = j.id and (not r.folded or not r.served and j.status in ('done', 'failed'))
+  -- All that `asked` looked at; of others the next poll's `fold` or `reopen` tells.
+  update market_job_requests r set folded = true,
+         served = (r.job_id in (select j.id from jobs j where j.status in ('done', 'failed'))) is true
+    from (select a.job_id from asked a where (a.job_id in (select j.id from jobs j)) is true) a
+   where r.job_id = a.job_id and r.loose and not r.served
 ), quotes as materialized (
-  -- one quote per size, whatever the provider repeats or two fetches of one batch bring: a row is upserted once
-  select distinct on (($3::text[])[q.u], ($4::text[])[q.u], ($5::text[])[q.u], coalesce(q.size, ''), q.currency)
-         q.*, ($3::text[])[q.u] as provider, ($4::text[])[q.u] as account, ($5::text[])[q.u] as sku, ($1::text[])[q.u] as unit_key
-    from jsonb_to_recordset($7::jsonb) as q(
-      u int, size text, currency text, lowest_ask numeric, highest_bid numeric, last_sale numeric, last_sale_at timestamptz,
-      sales_72h int, basis jsonb, observed_at timestamptz, product_id text, parser int)
+  select q.u, q.size, q.currency, q.lowest_ask::numeric, q.highest_bid::numeric, q.last_sale::numeric, q.last_sale_at, q.sales_72h,
+         coalesce(q.basis::jsonb, '{}') as basis, q.observed_at, q.product_id, q.parser,
+         ($3::text[])[q.u] as provider, ($4::text[])[q.u] as account, ($5::text[])[q.u] as sku, ($1::text[])[q.u] as unit_key
+    from unnest($17::int[], $18::text[], $19::text[], $20::text[], $21::text[], $22::text[], $23::timestamptz[], $24::int[],
+                $25::text[], $26::timestamptz[], $27::text[], $28::int[])
+         as q(u, size, currency, lowest_ask, highest_bid, last_sale, last_sale_at, sales_72h, basis, observed_at, product_id, parser)
    where (q.u in (select h.u from held h)) is true
-   order by ($3::text[])[q.u], ($4::text[])[q.u], ($5::text[])[q.u], coalesce(q.size, ''), q.currency, q.observed_at desc
 ), looks as (
   -- What each size was at the look before, where the two can be compared: same kind of price, read in the same way.
   select q.u, q.size, q.observed_at, p.gap_h, p.changed
@@ -180,7 +186,7 @@ with gone as (
         from market_prices p
        where p.provider = q.provider and p.account = q.account and p.sku = q.sku
          and coalesce(p.size, '') = coalesce(q.size, '') and p.currency = q.currency
-         and p.observed_at < q.observed_at and p.parser = coalesce(q.parser, 1)
+         and p.observed_at < q.observed_at and p.parser = q.parser
          and market__basis_kind(p.basis) = market__basis_kind(q.basis)
        limit 1) p on true
 ), lessons as (
@@ -189,8 +195,8 @@ with gone as (
     from looks l group by l.u
   union all
   -- An answer without any price ("no asks") was a look, too: else the plan would ask for ever.
-  select f.u, max(f.claimed_at), null::double precision[], null::boolean[], false
-    from free f where f.kind = 'priced' and f.u not in (select q.u from quotes q) group by f.u
+  select d.u, max(d.claimed_at), null::double precision[], null::boolean[], false
+    from decided d where d.kind = 'priced' and d.u not in (select q.u from quotes q) group by d.u
   union all
   select distinct g.u, null::timestamptz, null::double precision[], null::boolean[], true
     from given g where g.kind in ('failed', 'retried') and g.u not in (select q.u from quotes q)
@@ -204,7 +210,7 @@ with gone as (
   insert into market_prices as p (provider, account, sku, size, currency, product_id, lowest_ask, highest_bid, last_sale,
                                   last_sale_at, sales_72h, basis, parser, observed_at, changed_at)
   select provider, account, sku, size, currency, product_id, lowest_ask, highest_bid, last_sale, last_sale_at, sales_72h,
-         basis, coalesce(parser, 1), observed_at, observed_at from quotes
+         basis, parser, observed_at, observed_at from quotes
   on conflict (provider, account, sku, (coalesce(size, '')), currency) do update set
     product_id = coalesce(excluded.product_id, p.product_id), lowest_ask = excluded.lowest_ask, highest_bid = excluded.highest_bid,
     last_sale = excluded.last_sale, last_sale_at = excluded.last_sale_at, sales_72h = excluded.sales_72h,
@@ -223,16 +229,16 @@ with gone as (
 ), targets_own as (
   -- What these fetches told of the targets that they were asked for.
   update market_targets t set
-    last_attempt_at = clock_timestamp(),
+    last_attempt_at = o.now_at,
     observed_at = case when o.kind = 'priced' then greatest(t.observed_at, o.observed_at) else t.observed_at end,
-    last_success_at = case when o.kind = 'priced' then clock_timestamp() else t.last_success_at end,
+    last_success_at = case when o.kind = 'priced' then o.now_at else t.last_success_at end,
     last_outcome = case when o.kind = 'priced' then o.outcome else t.last_outcome end,
     price_size = case when o.kind = 'priced' then o.price_size else t.price_size end,
-    last_error_at = case when o.kind in ('failed', 'retried') then clock_timestamp() else t.last_error_at end,
+    last_error_at = case when o.kind in ('failed', 'retried') then o.now_at else t.last_error_at end,
     last_error_code = case when o.kind in ('failed', 'retried') then o.error_code else t.last_error_code end,
     last_error_message = case when o.kind in ('failed', 'retried') then o.message else t.last_error_message end,
     retry_at = case when o.kind = 'priced' then null
-                    when o.kind = 'failed' and o.cooldown_s > 0 then clock_timestamp() + make_interval(secs => o.cooldown_s)
+                    when o.kind = 'failed' and o.cooldown_s > 0 then o.now_at + make_interval(secs => o.cooldown_s)
                     else t.retry_at end,
     overridden_at = case when o.kind = 'failed' and t.retry_at > o.claimed_at then o.claimed_at else t.overridden_at end
     from jobs o where t.dedupe_key = o.dedupe_key and o.kind in ('priced', 'failed', 'retried')
@@ -240,14 +246,14 @@ with gone as (
   -- Other known targets of the same product whose size a fetch also brought.
   update market_targets t set observed_at = greatest(t.observed_at, q.observed_at), last_success_at = clock_timestamp(),
     last_outcome = case when q.lowest_ask is null then 'no_asks' else 'priced' end, price_size = q.size, retry_at = null
-    from (select m.target_id, m.unit_key, m.currency, coalesce(m.price_size, m.size) as size from market_targets m
-           where m.unit_key = any (array(select distinct x.unit_key from quotes x))
+    from (select m.dedupe_key, m.unit_key, m.currency, coalesce(m.price_size, m.size) as size from market_targets m
+           where m.sku = any ($5::text[]) and m.unit_key = any ($1::text[])
              and m.dedupe_key not in (select o.dedupe_key from jobs o) offset 0) m
     join quotes q on q.unit_key = m.unit_key and q.currency = m.currency and q.size = m.size
-   where t.target_id = m.target_id
+   where t.dedupe_key = m.dedupe_key
 ), listing as materialized (
   select distinct on (($3::text[])[l.u], l.id) l.*, ($3::text[])[l.u] as provider
-    from jsonb_to_recordset($8::jsonb) as l(
+    from jsonb_to_recordset($29::jsonb) as l(
       u int, id text, style_code text, name text, brand text, category text, gender text, image_url text, url text,
       details jsonb, variants jsonb)
    where (l.u in (select h.u from held h)) is true
@@ -264,7 +270,7 @@ with gone as (
 ), mapped as (
   insert into market_skus (provider, sku, product_id)
   select distinct on (($3::text[])[l.u], ($5::text[])[l.u]) ($3::text[])[l.u], ($5::text[])[l.u], l.id
-    from jsonb_to_recordset($8::jsonb) as l(u int, id text)
+    from jsonb_to_recordset($29::jsonb) as l(u int, id text)
    where (l.u in (select h.u from held h)) is true
    order by ($3::text[])[l.u], ($5::text[])[l.u], l.u desc
   on conflict (provider, sku) do update set product_id = excluded.product_id, mapped_at = clock_timestamp()
@@ -285,21 +291,18 @@ with gone as (
                     from prices p where p.changed) n
            group by n.provider, n.account, n.sku, n.currency, (n.i - 1) / 30) c
 )
--- What was ours; what became of each job; changed prices by product; and, since CTEs that are not looked at do not run, how
--- many messages and lessons there were.
-select 'held' as what, h.u as u, null::bigint as n, null::text as word from held h
+-- What was ours; what became of its jobs; prices by product; and, since CTEs that are not looked at do not run, how many
+-- messages and lessons there were.
+select 'held' as what, h.u as u, null::bigint as n, null::bigint as changed, null::text as word, null::bigint[] as ids from held h
 union all
-select 'job', j.u, j.id, j.fate from jobs j
+select 'jobs', j.u, count(*) filter (where j.fate = 'again'), null, null, array_agg(j.id) from jobs j group by j.u
 union all
-select 'changed', null, count(*), concat_ws('|', p.provider, p.account, p.sku, p.currency)
-  from prices p where p.changed group by p.provider, p.account, p.sku, p.currency
-union all
-select 'stored', null, count(*), concat_ws('|', p.provider, p.account, p.sku, p.currency)
+select 'prices', null, count(*), count(*) filter (where p.changed), concat_ws('|', p.provider, p.account, p.sku, p.currency), null
   from prices p group by p.provider, p.account, p.sku, p.currency
 union all
-select 'told', null, t.n, null from told t
+select 'told', null, t.n, null, null, null from told t
 union all
-select 'learned', null, count(*), null from learned;
+select 'learned', null, count(*), null, null, null from learned;
 
 -- name: rescue
 -- running -> pending: whose lease ran out, its worker is dead or cut off. The job for which the unit was claimed pays a

@@ -54,7 +54,7 @@ class JobStore:
     async def claim(self, provider: str, account: str, *, units: int, lease: timedelta) -> list[Unit]:
         """Take up to `units` units, the most urgent first, each under a fresh lease."""
         rows = await self._db.fetch(self._sql["claim"], provider, account, units, self._daemon_id, lease)
-        return units_of(rows)
+        return units_of(provider, account, rows)
 
     async def extend(self, unit: Unit, *, lease: timedelta) -> None:
         """Keep the lease for another `lease`; together with what others extend meanwhile. Raises LeaseLost."""

@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from itertools import groupby
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -16,92 +15,125 @@ from marketd.models import Job, JobId, Listing, Quote, Unit
 from marketd.outcome import Failed, Outcome, Priced, Released, Retried, Snoozed
 
 
-def units_of(rows: Sequence[asyncpg.Record]) -> list[Unit]:
-    """The units of a claim, the most urgent first."""
-    found = [(_unit_head(row), _job(row)) for row in rows]
-    found.sort(key=lambda pair: pair[0]["key"])
-    units = [
-        Unit(**head, jobs=tuple(job for _, job in group))
-        for head, group in ((first, list(g)) for first, g in groupby(found, key=lambda pair: pair[0]))
+def units_of(provider: str, account: str, rows: Sequence[asyncpg.Record]) -> list[Unit]:
+    """The units of a claim, whose rows come with the most urgent job first; so do the units."""
+    jobs: dict[str, list[Job]] = {}
+    heads: list[tuple[str, UUID, datetime, bool, str, str]] = []
+    for key, lease_id, claimed_at, troubled, sku, currency, *job in map(tuple, rows):
+        if key not in jobs:
+            jobs[key] = []
+            heads.append((key, lease_id, claimed_at, troubled, sku, currency))
+        jobs[key].append(_job(*job))
+    return [
+        Unit(
+            key=key,
+            lease_id=lease_id,
+            claimed_at=claimed_at,
+            troubled=troubled,
+            provider=provider,
+            account=account,
+            sku=sku,
+            currency=currency,
+            jobs=tuple(jobs[key]),
+        )
+        for key, lease_id, claimed_at, troubled, sku, currency in heads
     ]
-    return sorted(units, key=lambda unit: -unit.priority)
 
 
-def _unit_head(row: asyncpg.Record) -> dict[str, Any]:
-    return {
-        "key": row["unit_key"],
-        "lease_id": row["lease_id"],
-        "claimed_at": row["claimed_at"],
-        "provider": row["provider"],
-        "account": row["account"],
-        "sku": row["sku"],
-        "currency": row["currency"],
-        "troubled": row["troubled"],
-    }
-
-
-def _job(row: asyncpg.Record) -> Job:
+def _job(
+    number: int,
+    size: str | None,
+    priority: int,
+    attempt: int,
+    max_attempts: int,
+    rescues: int,
+    due_at: datetime,
+) -> Job:
     return Job(
-        id=JobId(row["id"]),
-        size=row["size"],
-        priority=row["priority"],
-        attempt=row["attempt"],
-        max_attempts=row["max_attempts"],
-        rescues=row["rescues"],
-        due_at=row["due_at"],
+        id=JobId(number),
+        size=size,
+        priority=priority,
+        attempt=attempt,
+        max_attempts=max_attempts,
+        rescues=rescues,
+        due_at=due_at,
     )
 
 
-def outcome_row(u: int, job: Job, outcome: Outcome, quotes: Sequence[Quote]) -> Mapping[str, Any]:
-    return {"u": u, "id": job.id, **_outcome_fields(outcome, quotes)}
+#: The columns that `settle` takes of each job, and of each quote.
+OutcomeRow: TypeAlias = tuple[
+    int,
+    int,
+    str,
+    str | None,
+    str | None,
+    datetime | None,
+    str | None,
+    str | None,
+    float | None,
+    datetime | None,
+    float | None,
+]
+QuoteRow: TypeAlias = tuple[
+    int,
+    str | None,
+    str,
+    str | None,
+    str | None,
+    str | None,
+    datetime | None,
+    int | None,
+    str | None,
+    datetime,
+    str | None,
+    int,
+]
 
 
-def _outcome_fields(outcome: Outcome, quotes: Sequence[Quote]) -> Mapping[str, Any]:
+def outcome_row(u: int, job: Job, outcome: Outcome, observed: Mapping[str | None, datetime]) -> OutcomeRow:
+    """What became of a job of fetch `u`; `observed`: when each size was."""
     match outcome:
         case Priced(size=size, reason=reason):
             # All quotes of one fetch come of requests granted moments apart; the oldest is the honest one.
-            observed = [q.observed_at for q in quotes if q.size == size or reason == "all_sizes"]
-            return {
-                "kind": "priced",
-                "outcome": reason,
-                "price_size": size,
-                "observed_at": min(observed, default=None),
-            }
+            seen = min(observed.values(), default=None) if reason == "all_sizes" else observed.get(size)
+            return (u, job.id, "priced", reason, text(size), seen, None, None, None, None, None)
         case Retried(delay=delay, error_code=code, message=message):
-            return {
-                "kind": "retried",
-                "delay_s": delay.total_seconds(),
-                "error_code": code,
-                "message": message,
-            }
+            delay_s = delay.total_seconds()
+            return (u, job.id, "retried", None, None, None, code, text(message), delay_s, None, None)
         case Snoozed(until=until):
-            return {"kind": "snoozed", "until": until}
+            return (u, job.id, "snoozed", None, None, None, None, None, None, until, None)
         case Released():
-            return {"kind": "released"}
+            return (u, job.id, "released", None, None, None, None, None, None, None, None)
         case Failed(error_code=code, message=message, cooldown=cooldown):
-            return {
-                "kind": "failed",
-                "error_code": code,
-                "message": message,
-                "cooldown_s": cooldown.total_seconds(),
-            }
+            cooldown_s = cooldown.total_seconds()
+            return (u, job.id, "failed", None, None, None, code, text(message), None, None, cooldown_s)
 
 
-def quote_row(u: int, quote: Quote, product_id: str | None) -> Mapping[str, Any]:
-    return {
-        "u": u,
-        "size": quote.size,
-        "currency": quote.currency,
-        "lowest_ask": quote.lowest_ask,
-        "highest_bid": quote.highest_bid,
-        "last_sale": quote.last_sale,
-        "last_sale_at": quote.last_sale_at,
-        "sales_72h": quote.sales_72h,
-        "basis": dict(quote.basis),
-        "observed_at": quote.observed_at,
-        "product_id": product_id,
-        "parser": quote.parser,
-    }
+def quote_row(u: int, quote: Quote, product_id: str | None) -> QuoteRow:
+    """A quote of fetch `u`. Amounts as text: asyncpg makes it of a Decimal anyway, and then more of it."""
+    ask, bid, sale = quote.lowest_ask, quote.highest_bid, quote.last_sale
+    return (
+        u,
+        text(quote.size),
+        quote.currency,
+        None if ask is None else str(ask),
+        None if bid is None else str(bid),
+        None if sale is None else str(sale),
+        quote.last_sale_at,
+        quote.sales_72h,
+        json_text(dict(quote.basis)) if quote.basis else None,
+        quote.observed_at,
+        text(product_id),
+        quote.parser,
+    )
+
+
+def text(value: str | None) -> str | None:
+    """A provider's text as Postgres takes it: without NUL and lone surrogates."""
+    if value is None or (value.isascii() and "\0" not in value):
+        return value
+    plain: str = _storable(value)
+    return plain
 
 
 def listing_row(u: int, listing: Listing) -> Mapping[str, Any]:
@@ -126,11 +158,11 @@ def listing_row(u: int, listing: Listing) -> Mapping[str, Any]:
 
 def json_text(value: object) -> str:
     """JSON that Postgres takes, whatever texts a provider sent."""
-    text = json.dumps(value, default=_plain)
-    if "\\u0000" in text or "\\ud" in text:
+    found = json.dumps(value, default=_plain)
+    if "\\u0000" in found or "\\ud" in found:
         # Legal in a provider's JSON, refused by Postgres: its text must not be able to stop a settle.
-        text = json.dumps(_storable(json.loads(text)))
-    return text
+        found = json.dumps(_storable(json.loads(found)))
+    return found
 
 
 def _plain(item: object) -> str:

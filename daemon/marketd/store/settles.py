@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, get_args
 
 import asyncpg
 
@@ -13,10 +14,11 @@ from marketd.models import Job, Listing, Quote, Unit
 from marketd.outcome import Outcome
 from marketd.store.batching import Batcher
 from marketd.store.pool import Database
-from marketd.store.rows import json_text, listing_row, outcome_row, quote_row
+from marketd.store.rows import OutcomeRow, QuoteRow, json_text, listing_row, outcome_row, quote_row
 from marketd.store.sqlfile import queries
 
 _AT_ONCE = 256  #: fetches; longer statements hold their locks for longer and save nothing more
+_JOB_COLUMNS, _QUOTE_COLUMNS = len(get_args(OutcomeRow)), len(get_args(QuoteRow))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,14 +63,19 @@ class Settles:
         return [answer for fetched in batch for answer in await self._each([fetched])]
 
     async def _together(self, batch: Sequence[Fetched]) -> list[Settled | Exception]:
-        jobs: list[Mapping[str, Any]] = []
-        quotes: list[Mapping[str, Any]] = []
+        quotes = [_newest(fetched.quotes) for fetched in batch]
+        if _any_twice(batch, quotes):
+            # One statement writes a row once: what two fetches brought is written by two.
+            return [answer for fetched in batch for answer in await self._each([fetched])]
+        jobs: list[OutcomeRow] = []
+        prices: list[QuoteRow] = []
         listings: list[Mapping[str, Any]] = []
-        for u, fetched in enumerate(batch, 1):
+        for u, (fetched, found) in enumerate(zip(batch, quotes, strict=True), 1):
             listing = fetched.listing
             product_id = listing.product.id if listing else None
-            jobs += [outcome_row(u, job, outcome, fetched.quotes) for job, outcome in fetched.outcomes]
-            quotes += [quote_row(u, quote, product_id) for quote in fetched.quotes]
+            observed = _observed(fetched.quotes)
+            jobs += [outcome_row(u, job, outcome, observed) for job, outcome in fetched.outcomes]
+            prices += [quote_row(u, quote, product_id) for quote in found]
             listings += [listing_row(u, listing)] if listing else []
         units = [fetched.unit for fetched in batch]
         rows = await self._db.fetch(
@@ -78,44 +85,70 @@ class Settles:
             [unit.provider for unit in units],
             [unit.account for unit in units],
             [unit.sku for unit in units],
-            json_text(jobs),
-            json_text(quotes),
+            *_columns(jobs, _JOB_COLUMNS),
+            *_columns(prices, _QUOTE_COLUMNS),
             json_text(listings),
         )
         return _settled(batch, rows)
 
 
+def _columns(rows: Sequence[Sequence[object]], count: int) -> Sequence[Sequence[object]]:
+    return list(zip(*rows, strict=True)) if rows else [()] * count
+
+
+def _newest(quotes: Sequence[Quote]) -> Sequence[Quote]:
+    """One quote for each price, whatever the provider repeats."""
+    if len(quotes) < 2:
+        return quotes
+    ordered = sorted(quotes, key=lambda quote: quote.observed_at)
+    return list({(quote.size, quote.currency): quote for quote in ordered}.values())
+
+
+def _observed(quotes: Sequence[Quote]) -> Mapping[str | None, datetime]:
+    """When each size was; the earliest, where it is told twice."""
+    return {
+        quote.size: quote.observed_at for quote in sorted(quotes, key=lambda q: q.observed_at, reverse=True)
+    }
+
+
+def _any_twice(batch: Sequence[Fetched], quotes: Sequence[Sequence[Quote]]) -> bool:
+    """Whether two fetches brought the same price (as those of two sizes of an eBay item may)."""
+    products = {(fetched.unit.provider, fetched.unit.account, fetched.unit.sku) for fetched in batch}
+    if len(products) == len(batch):
+        return False
+    keys = [
+        (fetched.unit.provider, fetched.unit.account, fetched.unit.sku, quote.size, quote.currency)
+        for fetched, found in zip(batch, quotes, strict=True)
+        for quote in found
+    ]
+    return len(set(keys)) < len(keys)
+
+
 def _settled(batch: Sequence[Fetched], rows: Sequence[asyncpg.Record]) -> list[Settled | Exception]:
     """What became of each, from the statement's rows."""
     held: set[int] = set()
-    changed: dict[str, int] = {}
-    stored: dict[str, int] = {}
-    fates: dict[int, str] = {}
-    for row in rows:
-        match row["what"]:
+    prices: dict[str, tuple[int, int]] = {}
+    fates: dict[int, tuple[int, list[int]]] = {}
+    for what, u, count, changed, word, ids in rows:
+        match what:
             case "held":
-                held.add(row["u"])
-            case "job":
-                fates[row["n"]] = row["word"]
-            case "changed":
-                changed[row["word"]] = row["n"]
-            case "stored":
-                stored[row["word"]] = row["n"]
+                held.add(u)
+            case "jobs":
+                fates[u] = count, ids
+            case "prices":
+                prices[word] = count, changed
     answers: list[Settled | Exception] = []
     for u, fetched in enumerate(batch, 1):
         unit = fetched.unit
         if u not in held:
             answers.append(LeaseLost(f"the lease of {unit.key} was taken over; its result is dropped"))
             continue
-        words = [fates.get(job.id) for job, _ in fetched.outcomes]
-        skipped = tuple(int(job.id) for job, _ in fetched.outcomes if job.id not in fates)
-        product = "|".join((unit.provider, unit.account, unit.sku, unit.currency))
-        answers.append(
-            Settled(
-                changed=changed.get(product, 0),
-                stored=stored.get(product, 0),
-                again=words.count("again"),
-                skipped=skipped,
-            )
-        )
+        again, ids = fates.get(u, (0, []))
+        skipped = () if len(ids) == len(fetched.outcomes) else _missing(fetched.outcomes, ids)
+        stored, changed = prices.get(f"{unit.provider}|{unit.account}|{unit.sku}|{unit.currency}", (0, 0))
+        answers.append(Settled(changed=changed, stored=stored, again=again, skipped=skipped))
     return answers
+
+
+def _missing(outcomes: Sequence[tuple[Job, Outcome]], ids: Sequence[int]) -> tuple[int, ...]:
+    return tuple(int(job.id) for job, _ in outcomes if job.id not in ids)
