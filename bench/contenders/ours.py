@@ -38,8 +38,6 @@ with wanted as (
 ), targets as (
   insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
   select provider, 'default', sku, size, 'USD', dedupe_key, unit_key from keyed
-), locks as (
-  insert into market_target_locks (dedupe_key) select dedupe_key from keyed
 ), jobs as (
   insert into market_jobs (provider, sku, size, currency, priority, dedupe_key, unit_key, turn)
   select provider, sku, size, 'USD', $3, dedupe_key, unit_key, row_number() over () from keyed returning id, priority

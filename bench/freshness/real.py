@@ -16,7 +16,7 @@ from .world import Floats, Ints, World
 _HOUR = timedelta(hours=1)
 _CLOCKWORK = Path(__file__).with_name("clockwork.sql")
 _VACUUM_H = 3.0
-_VACUUM = """vacuum (analyze) market_units, market_jobs, market_signals, market_targets, market_target_locks,
+_VACUUM = """vacuum (analyze) market_units, market_jobs, market_signals, market_targets,
   market_watches, market_rates, market_budgets, market_plans"""
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 

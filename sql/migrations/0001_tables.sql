@@ -1,5 +1,5 @@
 -- The tables. Who writes what is the first rule of this schema:
---   apps write market_jobs (new rows, and rows that still wait), market_job_requests and market_target_locks;
+--   apps write market_jobs (new rows, and rows that still wait), market_job_requests and new rows of market_targets;
 --   the daemon writes all the rest.
 -- So an app that idles in a transaction holds nothing that a fetch, a claim or the planner has to wait for.
 
@@ -160,13 +160,6 @@ create table market_targets (
 -- Serves market_price_status, which apps read by item, and settle's look for the other sizes of a product.
 create index market_targets_sku on market_targets (sku);
 comment on table market_targets is 'Everything ever asked: one row per provider, account, sku, size, currency. Jobs come and go.';
-
-create table market_target_locks (
-  dedupe_key text primary key,
-  taken bigint not null default 0
-) with (fillfactor = 60);
-comment on table market_target_locks is
-  'Whoever opens a job for a target updates its row first, so that two never open one each. Apart from market_targets, which the daemon writes.';
 
 create table market_jobs (
   id bigint generated always as identity primary key,

@@ -5,6 +5,10 @@ create function market__sku(p_text text, out sku text, out problem text)
 language plpgsql immutable parallel safe as $$
 declare rest text;
 begin
+  if p_text ~ '^[A-Z0-9][A-Z0-9._+-]{0,63}$' then   -- as nearly all are written; the rest takes the long way
+    sku := p_text;
+    return;
+  end if;
   if p_text is null or btrim(p_text, E' \t\n\r\f\x0B') = '' then
     problem := 'sku is empty';
     return;
@@ -58,6 +62,10 @@ language plpgsql immutable parallel safe as $$
 declare t text; m text[];
 begin
   if p_text is null then
+    return;
+  end if;
+  if p_default_system = 'us' and p_text ~ '^([1-9]|1[0-9]|2[01])(\.5)?$' then   -- as nearly all are written
+    size := p_text;
     return;
   end if;
   t := market__upper(btrim(regexp_replace(p_text, E'[ \t\n\r\f\x0B]+', ' ', 'g'), ' '));

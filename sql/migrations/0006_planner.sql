@@ -35,7 +35,7 @@ create index market_watches_unit on market_watches (unit_key);
 comment on table market_watches is 'Items whose prices are kept fresh without being asked for. Written by apps.';
 
 create table market_signals (
-  signal_id bigint generated always as identity primary key,
+  signal_id bigint generated always as identity,
   kind text not null check (kind in ('watch', 'view')),
   provider text not null,
   account text not null,
@@ -253,15 +253,6 @@ language sql as $$
                       and g.user_id = coalesce(w.user_id, '') and g.at > p_now - interval '10 minutes')
   returning dedupe_key
 $$;
-
--- Asking in the background is what old apps do when they show a price.
-create function market__view_by_asking(w market__wish) returns void
-language plpgsql as $$
-begin
-  if w.priority < (select wake_priority from market_settings) then
-    perform market__count_views(array[w]);
-  end if;
-end $$;
 
 -- Signals into units. Two views that raced past the check above count as one here.
 create function market__fold(p_now timestamptz default clock_timestamp(), p_limit int default 20000) returns int

@@ -116,8 +116,6 @@ begin
      where u.unit_key = p_unit_key;
     return false;
   end if;
-  insert into market_target_locks as l (dedupe_key) values (t.dedupe_key)
-  on conflict (dedupe_key) do update set taken = l.taken + 1;
   insert into market_jobs (provider, account, sku, size, currency, priority, status, run_at, max_attempts, rank, turn,
                            dedupe_key, unit_key)
   values (t.provider, t.account, t.sku, t.size, t.currency, least(100, (select wake_priority - 1 from market_settings)),

@@ -101,7 +101,7 @@ class Queue(RuleBasedStateMachine):
 
     async def _empty(self) -> None:
         await self.db.execute(
-            "truncate market_jobs, market_job_requests, market_fetches, market_targets, market_target_locks,"
+            "truncate market_jobs, market_job_requests, market_fetches, market_targets,"
             " market_prices, market_price_history, market_products, market_skus, market_units, market_signals,"
             " market_daemons, market_rates restart identity"
         )
