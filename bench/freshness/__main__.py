@@ -29,13 +29,13 @@ TROUBLES = tuple(name for name in CONDITIONS if name)
 #: What docs/FRESHNESS.md shows: worlds, items, seeds, conditions, policies, days, those that do not count, minutes
 #: between two passes.
 FULL = [
-    (("plain",), (20_000,), FIVE, ("",), POLICIES, 5, 3, 10.0),
     (("plain",), (5_000,), FIVE, ("",), POLICIES, 6, 3, 5.0),
+    (("plain",), (20_000,), FIVE, ("",), POLICIES, 5, 3, 10.0),
+    (("plain",), (100_000,), FIVE, ("",), FEW, 5, 4, 10.0),
     (("plain",), (5_000,), FIVE, TROUBLES, (PLANNER, KNOWN), 4, 2, 5.0),
-    (("plain",), (100_000,), FIVE, ("",), FEW, 5, 4, 15.0),
-    (("uncorrelated", "spiky"), (20_000,), FIVE, ("",), FEW, 5, 3, 10.0),
-    (("uncorrelated", "spiky"), (5_000,), FIVE, ("",), FEW, 5, 3, 5.0),
-    (("uncorrelated", "spiky"), (100_000,), FIVE, ("",), FEW, 5, 4, 15.0),
+    (("uncorrelated", "spiky"), (5_000,), FIVE, ("",), FEW, 4, 2, 5.0),
+    (("uncorrelated", "spiky"), (20_000,), FIVE, ("",), FEW, 4, 2, 10.0),
+    (("uncorrelated", "spiky"), (100_000,), FIVE, ("",), FEW, 4, 3, 10.0),
 ]
 _TIMING = ("run_days", "warm_days", "tick_min")
 _GROUP = ("world", "items", "seed", "condition", *_TIMING)
@@ -73,17 +73,20 @@ def main() -> int:
 
 
 def _all_done(wanted: list[dict[str, Any]], server: str, jobs: int, results: Path) -> None:
-    """Costs alone on the machine, then the worlds, each with all its policies."""
-    groups: dict[tuple[Any, ...], list[str]] = {}
+    """Costs alone on the machine; then the worlds seed by seed, so that a run which is broken off has a bit of each."""
+    worlds: dict[tuple[Any, ...], list[str]] = {}
     with template(server) as empty:
         for work in wanted:
             if "cost" in work:
                 _record(results, work | asyncio.run(cost.planning(server, empty, work["cost"])))
             else:
-                groups.setdefault(tuple(work[name] for name in _GROUP), []).append(work["policy"])
+                worlds.setdefault(tuple(work[name] for name in _GROUP), []).append(work["policy"])
+        groups = [
+            dict(zip(_GROUP, world, strict=True)) | {"policies": names} for world, names in worlds.items()
+        ]
+        groups.sort(key=lambda group: group["seed"])
         with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-            running = [pool.submit(group_done, dict(zip(_GROUP, group, strict=True)), names, server, empty)
-                       for group, names in groups.items()]  # fmt: skip
+            running = [pool.submit(group_done, group, server, empty) for group in groups]
             try:
                 for done in as_completed(running):
                     for line in done.result():

@@ -27,11 +27,9 @@ RULES: dict[str, Callable[[World], policies.Policy]] = {
 }
 
 
-def group_done(
-    group: dict[str, Any], names: Sequence[str], server: str, template: str
-) -> list[dict[str, Any]]:
+def group_done(group: dict[str, Any], server: str, template: str) -> list[dict[str, Any]]:
     """Lines of the results file: one world under one condition, by policy. Runs in a process of its own."""
-    kind = group["world"]
+    kind, names = group["world"], group.pop("policies")
     shape = Shape(group["items"], group["run_days"], group["seed"], kind != "uncorrelated", kind == "spiky")
     lines = asyncio.run(
         measure(

@@ -12,7 +12,7 @@ import numpy as np
 from .policies import FRESH_H, Policy
 from .world import Floats, Ints, World
 
-_LATE_H = 1 / 60
+LATE_H = 1 / 60
 _NO_PRICE = 99  #: missed changes of a view that saw no price at all
 _LONGEST_H = 336.0
 
@@ -147,7 +147,7 @@ class Run:
             return
         if at > self.warm_h:
             self.result.waits.append(at - asked_at)
-            self.result.held_back += held_back and at - asked_at > _LATE_H
+            self.result.held_back += held_back and at - asked_at > LATE_H
         if at - self.fetched_at[unit] >= FRESH_H:
             await self._fetch(np.array([unit]), np.array([at]), urgent=True)
 
