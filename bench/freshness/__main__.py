@@ -20,12 +20,13 @@ from typing import Any
 from . import cost, report
 from .measure import group_done
 from .server import postgres, template
-from .words import CONDITIONS, FIFO, KNOWN, PLANNER, POLICIES
+from .words import CONDITIONS, FIFO, KNOWN, ORDER, PLANNER, POLICIES, THROUGH, WHOLE
 
 WORLDS = ("plain", "uncorrelated", "spiky")
 FIVE = (1, 2, 3, 4, 5)
 FEW = (FIFO, "views x age", PLANNER, KNOWN)
-TROUBLES = tuple(name for name in CONDITIONS if name)
+TROUBLES = tuple(name for name in CONDITIONS if name not in ("", THROUGH))
+_WHOLE = [(("plain",), (5_000,), (1,), (THROUGH,), (PLANNER, WHOLE, KNOWN), 2, 1, 3.0)]
 #: What docs/FRESHNESS.md shows: worlds, items, seeds, conditions, policies, days, those that do not count, minutes
 #: between two passes.
 FULL = [
@@ -46,11 +47,14 @@ COSTS = (3_000, 33_000, 100_000)
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.freshness", description=__doc__)
     parser.add_argument("--full", action="store_true", help="all that the document shows; hours of one core")
+    parser.add_argument(
+        "--whole", action="store_true", help="one world through claim, charge and settle, too"
+    )
     parser.add_argument("--items", type=int, nargs="*", default=[5_000])
     parser.add_argument("--seeds", type=int, nargs="*", default=[1])
     parser.add_argument("--worlds", nargs="*", default=["plain"], choices=WORLDS)
     parser.add_argument("--conditions", nargs="*", default=[""], choices=list(CONDITIONS))
-    parser.add_argument("--policies", nargs="*", default=list(POLICIES), choices=list(POLICIES))
+    parser.add_argument("--policies", nargs="*", default=list(POLICIES), choices=ORDER)
     parser.add_argument("--days", type=int, default=10)
     parser.add_argument("--warm", type=int, default=5, help="days that do not count")
     parser.add_argument("--tick", type=float, default=3, help="minutes between two passes")
@@ -104,7 +108,9 @@ def _wanted(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         return
     names = ("worlds", "items", "seeds", "conditions", "policies", "days", "warm", "tick")
     own = tuple(getattr(args, name) for name in names)
-    for worlds, items, seeds, conditions, policies, days, warm, tick in FULL if args.full else [own]:
+    for worlds, items, seeds, conditions, policies, days, warm, tick in (
+        FULL * args.full + _WHOLE * args.whole or [own]
+    ):
         names = ("world", "items", "seed", "condition", "policy")
         for values in product(worlds, items, seeds, conditions, policies):
             work = dict(zip(names, values, strict=True))

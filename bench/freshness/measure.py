@@ -12,9 +12,10 @@ import numpy as np
 
 from . import policies, report
 from .real import RealPlanner
-from .server import database
+from .server import database, virtual_database
 from .simulate import Conditions, Result, Run
-from .words import CONDITIONS, FIFO, KNOWN, UNCOALESCED
+from .whole import whole_run
+from .words import CONDITIONS, FIFO, KNOWN, UNCOALESCED, WHOLE
 from .world import Shape, World, make
 
 QUOTAS = {"stockx": 100, "alias": 200, "ebay": 150}
@@ -67,7 +68,7 @@ async def measure(
                 worlds[together] = make(shape, provider, quota, coalesced=together)
             if (rule, together) not in done:
                 began = time.process_time()
-                run = _real if rule not in RULES else _ruled
+                run = _through if rule == WHOLE else _ruled if rule in RULES else _real
                 done[rule, together] = await run(
                     rule, worlds[together], conditions, together, warm_days * 24.0, tick_h, server, template
                 )
@@ -112,3 +113,17 @@ async def _real(
             return await Run(world, planner, conditions, warm_h=warm_h, tick_h=tick_h).go()
         finally:
             await planner.close()
+
+
+async def _through(
+    rule: str,
+    world: World,
+    conditions: Conditions,
+    together: bool,
+    warm_h: float,
+    tick_h: float,
+    server: str,
+    template: str,
+) -> Result:
+    async with virtual_database(server) as dsn:
+        return await whole_run(world, conditions, dsn, warm_h=warm_h, tick_h=tick_h)

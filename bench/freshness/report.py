@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .simulate import Result
-from .words import CONDITIONS, FIFO, KNOWN, PLANNER, POLICIES
+from .words import CONDITIONS, FIFO, KNOWN, ORDER, PLANNER, POLICIES, THROUGH, WHOLE
 
 Line = Mapping[str, Any]
 COLOURS = {PLANNER: "#1b6ca8", PLANNER + ", a call per size": "#8fb8d6", KNOWN: "#7aa974"}
@@ -63,8 +63,13 @@ def _paired(runs: Mapping[str, Mapping[int, Line]], policy: str, other: str) -> 
 def tables(lines: Sequence[Line]) -> str:
     """Markdown: one table per world and size, one of what went wrong on purpose, one of costs."""
     groups = _grouped(lines)
-    parts = [part for key, runs in sorted(groups.items()) if not key[2] for part in _world_table(key, runs)]
-    troubled = {key: runs for key, runs in sorted(groups.items()) if key[2]}
+    parts = [
+        part
+        for key, runs in sorted(groups.items())
+        if key[2] in ("", THROUGH)
+        for part in _world_table(key, runs)
+    ]
+    troubled = {key: runs for key, runs in sorted(groups.items()) if key[2] not in ("", THROUGH)}
     if troubled:
         parts += ["\n**When things go wrong**, the planner\n", "| condition | seeds | right at view | % of known rates "
                   "| fullest hour | fullest day | held back |", "|---|---|---|---|---|---|---|"]  # fmt: skip
@@ -91,7 +96,7 @@ def _core_share(cost: Line) -> float:
 
 
 def _world_table(key: tuple[str, int, str], runs: Mapping[str, Mapping[int, Line]]) -> list[str]:
-    world, items, _ = key
+    world, items, condition = key
     seeds = max(len(by_seed) for by_seed in runs.values())
     line = (
         next(iter(runs[PLANNER].values()))
@@ -100,15 +105,16 @@ def _world_table(key: tuple[str, int, str], runs: Mapping[str, Mapping[int, Line
     )
     bounds = [line["bound"] for line in runs.get(KNOWN, {}).values()]
     note = f" The fluid bound for the same rates is {np.mean(bounds):.3f}." if bounds else ""
+    where = f"{items:,} items, {world} world{', ' * bool(condition)}{CONDITIONS[condition].words}"
     parts = [
-        f"\n**{items:,} items, {world} world** ({seeds} seed{'s' * (seeds > 1)}, {line['run_days']} days of which the"
+        f"\n**{where}** ({seeds} seed{'s' * (seeds > 1)}, {line['run_days']} days of which the"
         f" first {line['warm_days']} do not count, a pass every {line['tick_min']:.0f} minutes).{note}\n",
         "| policy | right at view | % of known rates | mean age h | p95 age h | error | useful | p99 stored h "
         "| late | held back |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     names = ("fresh", "age_h", "age_p95_h", "err", "useful", "stored_p99_h", "late", "held_back")
-    for name, by_seed in sorted(runs.items(), key=lambda run: POLICIES.index(run[0])):
+    for name, by_seed in sorted(runs.items(), key=lambda run: ORDER.index(run[0])):
         mean = {k: np.mean([line[k] for line in by_seed.values()]) for k in names}
         fewer = f" (seeds {', '.join(map(str, sorted(by_seed)))})" if len(by_seed) < seeds else ""
         parts.append(
@@ -149,6 +155,11 @@ def gates(lines: Sequence[Line]) -> int:
         where = f"{items} items, {world}{', ' * bool(condition)}{condition}"
         held_back = float(np.mean([line["held_back"] for line in runs[PLANNER].values()]))
         failed += _gate(f"{where}: urgent work held back", -held_back, -HELD_BACK)
+        if WHOLE in runs and KNOWN in runs:
+            late = float(np.mean([line["held_back"] for line in runs[WHOLE].values()]))
+            failed += _gate(f"{where}: urgent work held back, through claim and settle", -late, -HELD_BACK)
+            share = _paired(runs, WHOLE, KNOWN).mean()
+            failed += _gate(f"{where}: share of known rates, through claim and settle", share, GATES[items])
         if world != "plain" or condition:
             continue
         if items in GATES and KNOWN in runs:

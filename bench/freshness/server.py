@@ -17,6 +17,8 @@ import asyncpg
 from marketd.embedded import TEST_SETTINGS, EmbeddedPostgres
 from marketd.migrate import migrate
 
+_VIRTUAL = Path(__file__).with_name("virtual.sql")
+
 
 @contextmanager
 def postgres() -> Iterator[str]:
@@ -52,6 +54,20 @@ async def database(server: str, template: str) -> AsyncIterator[str]:
     await _execute(server, f"create database {name} template {template}")
     try:
         yield _dsn(server, name)
+    finally:
+        await _execute(server, f"drop database {name} with (force)")
+
+
+@asynccontextmanager
+async def virtual_database(server: str) -> AsyncIterator[str]:
+    """DSN of a migrated database whose clock is the setting `bench.now`; dropped in the end."""
+    name = _new_name()
+    dsn = _dsn(server, name)
+    await _execute(server, f"create database {name}")
+    try:
+        await _execute(dsn, _VIRTUAL.read_text())
+        await migrate(dsn)
+        yield dsn
     finally:
         await _execute(server, f"drop database {name} with (force)")
 

@@ -10,7 +10,6 @@ import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
@@ -36,21 +35,20 @@ _ANSWER_H = 0.5 / 3600
 _LEASE = timedelta(minutes=10)
 _SIZES = [f"{half / 2:g}" for half in range(8, 28)]
 _VACUUM_H = 3.0
-VIRTUAL = Path(__file__).with_name("virtual.sql")
-PINNED = """select 'alter function ' || oid::regprocedure || ' set search_path = public, bench, pg_catalog'
+_PINNED = """select 'alter function ' || oid::regprocedure || ' set search_path = public, bench, pg_catalog'
   from pg_proc where pronamespace = 'public'::regnamespace and proconfig::text like '%search_path%'"""
 
 
 async def whole_run(
     world: World, conditions: Conditions, dsn: str, *, warm_h: float, tick_h: float
 ) -> Result:
-    """As `Run.go`, by way of the whole queue. `dsn`: a database made with `VIRTUAL`, and migrated."""
+    """As `Run.go`, by way of the whole queue. `dsn`: a database of `server.virtual_database`."""
     admin = await asyncpg.connect(dsn)
-    for row in await admin.fetch(PINNED):
+    for row in await admin.fetch(_PINNED):
         await admin.execute(row[0])
     await admin.execute("update market_providers set enabled = provider = $1", world.provider)
     await admin.execute(
-        "update market_providers set quota_hour = $2, quota_day = null, pace_s = 1 where provider = $1",
+        "update market_providers set quota_hour = $2, quota_day = null where provider = $1",
         world.provider,
         world.quota,
     )

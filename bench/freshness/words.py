@@ -13,6 +13,9 @@ UNCOALESCED = ", a call per size"
 FIFO, PLANNER, KNOWN = "FIFO > 60 min", "the planner", "known rates"
 RULED = (FIFO, "oldest first", "views x age", PLANNER)
 POLICIES = (*(name + UNCOALESCED for name in RULED), *RULED, KNOWN)
+WHOLE = "the planner, through claim, charge and settle"
+ORDER = (*POLICIES[:-1], WHOLE, KNOWN)  #: in tables
+THROUGH = "whole"  #: the condition in which it is measured
 _DAY_SHARE = 16  #: hours' worth of calls in a day's quota, where there is one: so that the day is what limits
 
 
@@ -46,6 +49,7 @@ class Trouble:
 
 CONDITIONS = {
     "": Trouble(words=""),
+    THROUGH: Trouble(words="every call by way of the whole queue"),
     "outage": Trouble(words="no provider answers from 10:00 to 16:00 of the last day but one", outage=(10, 16)),
     "halved": Trouble(words="from noon of the last day but one every limit is half of what it was", halved_from=12),
     "restart": Trouble(

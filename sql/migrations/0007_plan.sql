@@ -177,10 +177,12 @@ begin
   end loop;
   foreach c in array found loop
     continue when c.waiting;
-    edge := c;
-    exit when c.unit_key is null or opened >= quota;
+    exit when c.unit_key is null;
     -- What apps wait for and what is worth more goes first, and takes its part of the share.
-    exit when opened + (select count(*) from unnest(ranks) r where r > c.value) >= calls;
+    if opened >= quota or opened + (select count(*) from unnest(ranks) r where r > c.value) >= calls then
+      edge := c;   -- the best call that is not made; none where the calls outlast the list
+      exit;
+    end if;
     opened := opened + market__plan_unit(c.unit_key, c.value, p_now)::int;
   end loop;
   perform market__note_plan(p_provider, p_account, share, waiting, opened, edge, found, wanted, typical,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -161,3 +163,17 @@ def test_the_share_of_an_interval_is_what_is_left_spread_evenly() -> None:
     assert share(60, 30, 60) == 60
     assert share(60, 0, 60) == 60
     assert share(-3, 100, 60) == 0
+
+
+def test_the_example_of_the_document_is_what_the_formulas_say() -> None:
+    page = Path(__file__).parents[2] / "docs" / "FRESHNESS.md"
+    rows = re.findall(
+        r"^\| (\d+) \| (\S+)(?: a one)? in (\d+) h \| (\d+) h ago \| (\d+) % \| ([\d.]+) \|",
+        page.read_text(),
+        re.MULTILINE,
+    )
+    assert len(rows) == 4
+    for views, changes, hours, age, still, worth in rows:
+        rate = Rate(0.5 if changes == "half" else float(changes), float(hours))
+        assert round(100 * rate.still(float(age))) == int(still)
+        assert f"{gain(float(views) / 24, rate, float(age)):.2f}" == worth
