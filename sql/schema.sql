@@ -946,6 +946,68 @@ begin
 end $function$;
 revoke execute on function market__charge(market_providers,market_settings,integer,text,text,timestamp with time zone) from public;
 
+CREATE OR REPLACE FUNCTION market__charge_block(p market_providers, s market_settings, p_urgent boolean, p_calls integer, p_now timestamp with time zone, OUT calls integer, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT step_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone)
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+declare v record; w record; kind text; limited int; guard double precision := market__guard(s); at_most double precision;
+  free double precision; tokens double precision[] := '{}';   -- of each kind; null: background is not spread there
+begin
+  calls := 0;
+  if p.provider is null or p.rolling or p.circuit <> 'closed' then
+    return;
+  end if;
+  select x.reason, x.calls_left into v from market__verdict(p, s, p_urgent, p_now) x;
+  step_s := market__pace(p);
+  delay_s := market__ahead_s(p, step_s, p_now);
+  if v.reason is not null or delay_s > least(0.1, guard / 4) then
+    return;
+  end if;
+  at_most := least(p_calls, 256, floor(0.02 / nullif(step_s, 0)), v.calls_left / 16);
+  foreach kind in array array['hour', 'day'] loop
+    limited := market__quota(p, kind);
+    select * into w from market__window(p, s, kind, p_now);
+    -- The row is made, and told of a changed limit, by a request that is charged alone.
+    perform from market_budgets b where b.provider = p.provider and b.account = p.account and b.window_kind = kind
+      and b.window_start = w.starts and b.quota is not distinct from limited;
+    if not found then
+      return;
+    end if;
+    free := null;
+    if limited is not null then
+      if date_part('epoch', w.ends - p_now) < guard + 0.5 or date_part('epoch', p_now - w.starts) < guard / 2 then
+        return;
+      end if;
+      if not p_urgent then
+        select x.tokens into free from market__shares(p, s, kind, p_now) x;
+        at_most := least(at_most, floor(free));
+      end if;
+    end if;
+    tokens := array_append(tokens, free);
+  end loop;
+  if coalesce(at_most, 0) < 2 then
+    return;
+  end if;
+  calls := at_most::int;
+  granted_at := p_now + make_interval(secs => delay_s);
+  valid_s := delay_s + 0.25;
+  foreach kind in array array['hour', 'day'] loop
+    select * into w from market__window(p, s, kind, p_now);
+    cost_window := coalesce(cost_window, w.starts);
+    update market_budgets b set used = b.used + calls,
+      used_background = b.used_background + case when p_urgent then 0 else calls end,
+      background_tokens = coalesce(tokens[1] - calls, b.background_tokens),
+      background_at = case when tokens[1] is null then b.background_at else p_now end
+     where b.provider = p.provider and b.account = p.account and b.window_kind = kind and b.window_start = w.starts;
+    tokens := tokens[2:];
+    receipt := concat_ws(';', receipt, kind || '=' || date_part('epoch', w.starts)::text);
+  end loop;
+  update market_providers m set next_request_at = market__charge_block.granted_at + make_interval(secs => step_s * calls)
+   where m.provider = p.provider and m.account = p.account;
+  receipt := concat_ws(';', p.provider, p.account, (not p_urgent)::int, receipt);
+end $function$;
+revoke execute on function market__charge_block(market_providers,market_settings,boolean,integer,timestamp with time zone) from public;
+
 CREATE OR REPLACE FUNCTION market__check_items(items jsonb, p_caller text)
  RETURNS void
  LANGUAGE plpgsql
@@ -2521,6 +2583,26 @@ begin
 end $function$;
 revoke execute on function market_give_back(text) from public;
 
+CREATE OR REPLACE FUNCTION market_give_back_block(p_receipt text, p_calls integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+declare parts text[] := string_to_array(p_receipt, ';'); entry text; given int := greatest(0, p_calls); n int := 0;
+begin
+  -- The same lock order as market_take: provider first, then its windows.
+  perform from market_providers where provider = parts[1] and account = parts[2] for no key update;
+  foreach entry in array parts[4:] loop
+    update market_budgets set used = greatest(0, used - given),
+      used_background = greatest(0, used_background - given * parts[3]::int),
+      background_tokens = background_tokens + given * parts[3]::int, given_back = given_back + given
+     where provider = parts[1] and account = parts[2] and window_kind = split_part(entry, '=', 1)
+       and window_start = to_timestamp(split_part(entry, '=', 2)::double precision);
+    n := n + 1;
+  end loop;
+  return n;
+end $function$;
+revoke execute on function market_give_back_block(text,integer) from public;
+
 CREATE OR REPLACE FUNCTION market_pause(provider text, reason text DEFAULT NULL::text)
  RETURNS TABLE(account text, state text)
  LANGUAGE plpgsql
@@ -2810,6 +2892,25 @@ begin
     from market__charge(p, s, p_priority, p_meter, p_after, clock_timestamp()) c;
 end $function$;
 revoke execute on function market_take(text,text,integer,text,text) from public;
+
+CREATE OR REPLACE FUNCTION market_take_block(p_provider text, p_account text, p_lowest integer, p_highest integer, p_calls integer, OUT calls integer, OUT urgent boolean, OUT wake_priority integer, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT step_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone)
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+declare p market_providers; s market_settings;
+begin
+  calls := 0;
+  select * into s from market_settings;
+  wake_priority := s.wake_priority;
+  urgent := p_lowest >= s.wake_priority;
+  if (urgent = (p_highest >= s.wake_priority)) is not true or coalesce(p_calls, 0) < 2 then
+    return;
+  end if;
+  select * into p from market_providers where provider = p_provider and account = p_account for no key update;
+  select c.* into calls, granted_at, delay_s, step_s, valid_s, receipt, cost_window
+    from market__charge_block(p, s, urgent, p_calls, clock_timestamp()) c;
+end $function$;
+revoke execute on function market_take_block(text,text,integer,integer,integer) from public;
 
 CREATE OR REPLACE FUNCTION market_unwatch(items jsonb, user_id text DEFAULT NULL::text)
  RETURNS TABLE(ord integer, job_id bigint, result text, wait_reason text, eta timestamp with time zone, error_code text, error_message text)

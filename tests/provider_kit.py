@@ -43,6 +43,7 @@ class Gate:
     taken: list[tuple[str, str]] = field(default_factory=list)
     returned: list[str] = field(default_factory=list)
     late: int = 0
+    troubles: int = 0
     was_asked: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def take(self, endpoint: str, *, meter: str = "calls") -> Grant:
@@ -58,6 +59,9 @@ class Gate:
 
     async def give_back(self, grant: Grant) -> None:
         self.returned.append(grant.receipt)
+
+    def trouble(self) -> None:
+        self.troubles += 1
 
     @property
     def charged(self) -> int:

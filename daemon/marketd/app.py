@@ -282,6 +282,7 @@ class App:
         """Release what the lanes could not, write what is remembered, and sign off."""
         try:
             async with asyncio.timeout(_LAST_ACTS_S):
+                await self._visits.close()
                 await self._recorder.flush()
                 released = await self._stores.jobs.release_all()
                 await self._daemons.unregister()

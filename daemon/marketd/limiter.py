@@ -37,3 +37,7 @@ class Gate(Protocol):
     async def give_back(self, grant: Grant) -> None:
         """Return the charge of a request that provably never reached the wire."""
         ...
+
+    def trouble(self) -> None:
+        """An answer told of trouble: nothing that was granted ahead leaves, until Postgres was asked again."""
+        ...

@@ -147,3 +147,6 @@ class _Unmetered:
 
     async def give_back(self, grant: Grant) -> None:
         """Nothing was charged."""
+
+    def trouble(self) -> None:
+        """Nothing was granted ahead."""

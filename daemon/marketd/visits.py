@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from marketd.store.pool import Database
 from marketd.telemetry import Observer, RequestReport
 
 Lane = tuple[str, str]
+
+_TIMER_S = 0.001  #: event loops wake no more exactly
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +82,7 @@ class Visits:
                     token_url=stanza.token_url,
                     token_file=self._state_dir / f"{provider}{suffix}-token.json",
                 ),
-                # One call each interval; (n, period) would allow a burst of n.
-                pacer=AsyncLimiter(1, stanza.pace.interval_s),
+                pacer=_pacer(stanza.pace.interval_s),
                 classify=plugin.classify,
                 secrets=tuple(sorted(secrets(stanza.credentials_of(account)), key=len, reverse=True)),
             )
@@ -100,7 +102,14 @@ class Visits:
         return visit
 
     def _charger(self, provider: str, account: str) -> Charger:
-        return self._chargers.setdefault((provider, account), Charger(self._db, provider, account))
+        lane = (provider, account)
+        if lane not in self._chargers:
+            self._chargers[lane] = Charger(self._db, provider, account, self._observer)
+        return self._chargers[lane]
+
+    async def close(self) -> None:
+        """Give back what was charged ahead and not used."""
+        await asyncio.gather(*(charger.close() for charger in self._chargers.values()))
 
     async def usage(self, provider: str, account: str) -> Usage | None:
         """The provider's own word on the calls of its day; None for one that has no such word.
@@ -113,3 +122,9 @@ class Visits:
         gate = self._charger(provider, account).gate(priority=0)
         http = ProviderHttp(known[2], gate=gate, observer=self._observer, priority=0)
         return await known[1].usage(http)
+
+
+def _pacer(interval_s: float) -> AsyncLimiter:
+    """One call each interval; (n, period) would allow a burst of n. What no timer can tell apart goes together."""
+    together = max(1, int(_TIMER_S / interval_s))
+    return AsyncLimiter(together, together * interval_s)

@@ -8,6 +8,14 @@
 select t.* from unnest($3::int[], $4::text[], $5::text[]) with ordinality x(priority, meter, after, n)
   cross join lateral (select * from market_take($1, $2, x.priority, x.meter, x.after)) t;
 
+-- name: take_block
+-- Calls for several fetches and for those that will soon ask. $1 provider  $2 account  $3 lowest and $4 highest priority of
+-- those who wait  $5 calls
+select * from market_take_block($1, $2, $3, $4, $5);
+
+-- name: give_back_block
+select market_give_back_block($1, $2);
+
 -- name: leaves_late
 -- A request leaves later than its grant said (its connection took long): the next keeps its distance from now.
 update market_providers p set next_request_at = greatest(p.next_request_at, clock_timestamp() + make_interval(secs => market__pace(p)))

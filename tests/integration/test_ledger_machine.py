@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 from zoneinfo import ZoneInfo
 
 import asyncpg
@@ -37,6 +37,13 @@ STARTS = [
 PACE_S = 0.05
 FATES = ("is sent", "is sent", "is sent late", "goes on", "is held", "is given back", "dies")
 Window = tuple[str, datetime]
+QUICK = settings(
+    max_examples=25,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,8 @@ class Ledger(RuleBasedStateMachine):
     """One account of eBay, whose day is Los Angeles'."""
 
     dsn = ""
+    pace_s = PACE_S
+    first_limits: ClassVar = {"hour": 3, "day": 7}
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +66,7 @@ class Ledger(RuleBasedStateMachine):
         self._db = self._run(asyncpg.connect(self.dsn))
         self.now = STARTS[0]
         self.skew = timedelta()
-        self.limits = {"hour": 3, "day": 7}
+        self.limits = dict(self.first_limits)
         self.held: list[Charged] = []
         self.latest: str | None = None
         self.seen: Counter[Window] = Counter()  #: as the provider counts
@@ -90,9 +99,11 @@ class Ledger(RuleBasedStateMachine):
         self._sql("truncate market_budgets, market_grants")
         self._sql("update market_settings set hour_s = 3600, day_s = null")
         self._sql(
-            "update market_providers set quota_hour = 3, quota_day = 7, pace_s = $1, reserve = 0.3,"
+            "update market_providers set quota_hour = $2, quota_day = $3, pace_s = $1, reserve = 0.3,"
             " background_min = 0.2, next_request_at = '-infinity', paused_at = null where provider = 'ebay'",
-            PACE_S,
+            self.pace_s,
+            self.limits["hour"],
+            self.limits["day"],
         )
         self._note_limits()
 
@@ -169,6 +180,9 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(hour=st.integers(1, 4), day=st.integers(1, 9))
     def the_limits_change(self, hour: int, day: int) -> None:
+        self._change_limits(hour, day)
+
+    def _change_limits(self, hour: int, day: int) -> None:
         self.limits = {"hour": hour, "day": day}
         self._sql(
             "update market_providers set quota_hour = $1, quota_day = $2 where provider = 'ebay'", hour, day
@@ -196,17 +210,73 @@ class Ledger(RuleBasedStateMachine):
             assert used.get(window, 0) >= seen, (window, seen, used)
 
 
+class LedgerWithBlocks(Ledger):
+    """The same account with limits so far away that calls are charged ahead."""
+
+    pace_s = 0.0001
+    first_limits: ClassVar = {"hour": 100, "day": 220}
+    blocks = 0  #: that were granted, over all histories
+    the_limits_change = None
+
+    @rule(hour=st.integers(40, 120), day=st.integers(100, 260))
+    def the_limits_are_far_away(self, hour: int, day: int) -> None:
+        self._change_limits(hour, day)
+
+    @rule(
+        urgent=st.booleans(),
+        calls=st.integers(2, 20),
+        fates=st.lists(st.lists(st.sampled_from(FATES), min_size=1), min_size=1, max_size=6),
+    )
+    def blocks_are_taken(self, urgent: bool, calls: int, fates: list[list[str]]) -> None:
+        for fates_of_one in fates:
+            self._block(urgent, calls, fates_of_one)
+
+    def _block(self, urgent: bool, calls: int, fates: list[str]) -> None:
+        """Its calls go their ways one after the other; those that are left are given back together."""
+        self._take(urgent, None)  # opens the window's row
+        (row,) = self._sql(
+            "select c.* from market_providers p, market_settings s, market__charge_block(p, s, $1, $2, $3) c"
+            " where p.provider = 'ebay'",
+            urgent,
+            calls,
+            self.now,
+        )
+        if not row["calls"]:
+            return
+        type(self).blocks += 1
+        assert 2 <= row["calls"] <= calls
+        void_at = self.now + timedelta(seconds=row["valid_s"])
+        unused = row["calls"]
+        for place, fate in zip(range(row["calls"]), fates, strict=False):
+            leave = row["granted_at"] + timedelta(seconds=place * row["step_s"])
+            assert leave < void_at
+            unused -= 1
+            grant = Charged(row["receipt"], leave, void_at)
+            match fate:
+                case "dies":
+                    return
+                case "is given back":
+                    self._give_back(grant)
+                case "is held":
+                    self.held.append(grant)
+                case _:
+                    self._send(grant, 1.0 if fate == "is sent late" else 0.0)
+        self._sql("select market_give_back_block($1, $2)", row["receipt"], unused)
+
+
+@pytest.mark.timeout(120)
+async def test_whatever_becomes_of_blocks_the_provider_counts_no_call_too_many(database: str) -> None:
+    class Machine(LedgerWithBlocks):
+        dsn = database
+
+    await asyncio.to_thread(run_state_machine_as_test, Machine, settings=QUICK)
+    assert Machine.blocks >= 20
+
+
 @pytest.mark.timeout(120)
 async def test_whatever_happens_the_provider_counts_no_call_too_many(database: str) -> None:
     class Machine(Ledger):
         dsn = database
 
-    quick = settings(
-        max_examples=25,
-        stateful_step_count=40,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        database=None,
-    )
     # In a thread, for the machine runs a loop of its own.
-    await asyncio.to_thread(run_state_machine_as_test, Machine, settings=quick)
+    await asyncio.to_thread(run_state_machine_as_test, Machine, settings=QUICK)

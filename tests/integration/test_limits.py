@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from marketd.store.budgets import Charger
+from provider_kit import Notes
 from queue_kit import Connect, Connection, Row, daemon, enqueue, limits, now, opened, settings, value
 
 
@@ -320,7 +321,7 @@ async def test_a_request_that_leaves_late_keeps_the_next_at_its_distance(
 ) -> None:
     await limits(db, pace_s=2)
     async with opened(database) as pool:
-        gate = Charger(pool, "stockx", "default").gate(200)
+        gate = Charger(pool, "stockx", "default", Notes()).gate(200)
         await gate.take("x")
         await db.execute(
             "update market_providers set next_request_at = clock_timestamp() + interval '0.1 seconds'"

@@ -2,8 +2,9 @@
 
 `market__charge` and `market_give_back` in words: a charge happens under the account's row lock and only below the
 limit; it holds for the window that it was made in; what was not sent by then is given back, once; what may have been
-sent never is. The model is searched whole: all orders of takers' steps, crashes, window changes and limit changes. Each
-rule can be left out, and then the search must find the request too many: else the search would prove nothing.
+sent never is. A block is several calls charged at once, which are handed out without another look at the ledger.
+The model is searched whole: all orders of takers' steps, crashes, window changes and limit changes. Each rule can be
+left out, and then the search must find the request too many: else the search would prove nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, fields, replace
 import pytest
 
 WINDOWS = 2
+BLOCK = 2  #: calls
 IDLE, LOOKED, CHARGED, SENDING, SENT, DEAD = "idle", "looked", "charged", "sending", "sent", "dead"
 
 
@@ -26,6 +28,9 @@ class Rules:
     give_back_once: bool = True
     keep_the_doubtful: bool = True
     read_the_limit_when_charging: bool = True
+    a_block_fits_whole: bool = True
+    hand_out_once: bool = True
+    return_a_block_once: bool = True
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,9 @@ class World:
     wire: tuple[int, ...] = (0,) * WINDOWS  #: what the provider counts
     allowed: tuple[int, ...] = (0,) * WINDOWS  #: the highest limit that held in each window
     changes: int = 1  #: changes of the limit that may still come
+    blocks: int = 1  #: blocks that may still be taken
+    ahead: int = 0  #: calls of a block that nobody has yet
+    ahead_window: int = -1  #: what they were charged to
 
 
 def _put(values: tuple[int, ...], at: int, by: int) -> tuple[int, ...]:
@@ -73,13 +81,35 @@ def _steps(world: World, rules: Rules) -> Iterator[World]:
     if world.changes:
         for limit in (world.limit + 1, world.limit - 1):
             yield _allowing(replace(world, limit=limit, changes=world.changes - 1))
+    yield from _steps_of_a_block(world, rules)
     for n, taker in enumerate(world.takers):
         yield from _steps_of(world, n, taker, rules)
+
+
+def _steps_of_a_block(world: World, rules: Rules) -> Iterator[World]:
+    room = world.limit - world.used[world.now]
+    if world.blocks and not world.ahead and room >= (BLOCK if rules.a_block_fits_whole else 1):
+        used = _put(world.used, world.now, BLOCK)
+        yield replace(world, blocks=world.blocks - 1, ahead=BLOCK, ahead_window=world.now, used=used)
+    if world.ahead:
+        yield replace(world, ahead=0)  # kill -9: it stays charged
+        back = _put(world.used, world.ahead_window, -world.ahead)
+        yield replace(world, ahead=0, used=back)
+        if not rules.return_a_block_once:
+            yield replace(world, used=back)
+
+
+def _hand_out(world: World, n: int, rules: Rules) -> Iterator[World]:
+    if world.ahead and (world.ahead_window == world.now or not rules.void_after_its_window):
+        left = world.ahead - rules.hand_out_once
+        yield _moved(world, n, Taker(CHARGED, world.ahead_window), ahead=left)
 
 
 def _steps_of(world: World, n: int, taker: Taker, rules: Rules) -> Iterator[World]:
     if taker.at in (IDLE, LOOKED, CHARGED, SENDING):
         yield _moved(world, n, replace(taker, at=DEAD))  # kill -9: whatever is charged stays charged
+    if taker.at == IDLE:
+        yield from _hand_out(world, n, rules)
     match taker.at:
         case "idle" if rules.check_and_charge_at_once and rules.read_the_limit_when_charging:
             yield from _charge(world, n, world.limit)
@@ -133,15 +163,18 @@ def _search(start: World, rules: Rules) -> tuple[int, World | None]:
     return len(seen), None
 
 
-def _world(takers: int, limit: int, changes: int = 1) -> World:
-    return _allowing(World(takers=(Taker(),) * takers, limit=limit, changes=changes))
+def _world(takers: int, limit: int, changes: int = 1, blocks: int = 1) -> World:
+    return _allowing(World(takers=(Taker(),) * takers, limit=limit, changes=changes, blocks=blocks))
 
 
-@pytest.mark.parametrize(("takers", "limit", "changes"), [(2, 1, 2), (3, 1, 1), (3, 2, 1), (4, 2, 1)])
-def test_no_order_of_takers_crashes_and_changes_sends_one_too_many(
-    takers: int, limit: int, changes: int
+@pytest.mark.parametrize(
+    ("takers", "limit", "changes", "blocks"),
+    [(2, 1, 2, 0), (3, 1, 1, 0), (3, 2, 1, 1), (4, 2, 1, 0), (3, 3, 1, 2)],
+)
+def test_no_order_of_takers_blocks_crashes_and_changes_sends_one_too_many(
+    takers: int, limit: int, changes: int, blocks: int
 ) -> None:
-    states, found = _search(_world(takers, limit, changes), Rules())
+    states, found = _search(_world(takers, limit, changes, blocks), Rules())
     assert found is None, found
     assert states > 400
 

@@ -145,6 +145,8 @@ class ProviderHttp:
         try:
             body, headers = await self._exchange(request, wire, status, left_s)
         except BaseException as error:
+            if isinstance(error, errors.Throttled | errors.Unauthorized | errors.Transient):
+                self._gate.trouble()
             given_back = not wire.opened and await self._give_back(grant)
             self._report(request, grant, started, status, error, given_back)
             raise

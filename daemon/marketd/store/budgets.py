@@ -11,11 +11,13 @@ from typing import Literal
 import asyncpg
 
 from marketd import clock
-from marketd.errors import NotGranted
+from marketd.errors import DatabaseUnavailable, NotGranted
 from marketd.limiter import Grant
 from marketd.store.batching import Batcher
+from marketd.store.blocks import Block, Blocks
 from marketd.store.pool import Database
 from marketd.store.sqlfile import queries
+from marketd.telemetry import Observer
 
 Report = Literal["ok", "throttled", "unauthorized", "errors"]
 
@@ -49,14 +51,21 @@ class _NotYet(Exception):
 
 
 class Charger:
-    """Charges the requests of one provider account. Those that are asked for together share a statement."""
+    """Charges the requests of one provider account.
 
-    def __init__(self, db: Database, provider: str, account: str) -> None:
+    Those that are asked for together share a statement; where every limit is far away, calls are charged ahead.
+    """
+
+    def __init__(self, db: Database, provider: str, account: str, observer: Observer) -> None:
         self._db = db
         self._sql = queries("limits")
         self._provider = provider
         self._account = account
+        self._observer = observer
         self._takes = Batcher(self._take_batch, at_most=_TAKEN_AT_ONCE)
+        self._blocks = Blocks()
+        self._troubles = 0
+        self._returning: set[asyncio.Task[None]] = set()
 
     def gate(self, priority: int) -> PgGate:
         """The gate of one fetch."""
@@ -67,6 +76,8 @@ class Charger:
 
         Waits as long as Postgres says that the wait is worth it, with nothing charged meanwhile.
         """
+        if charge.meter == "calls" and (ahead := self._blocks.next(charge.priority, clock.monotonic())):
+            return ahead
         while True:
             try:
                 return await self._takes(charge)
@@ -82,7 +93,34 @@ class Charger:
         """Return the charge of a request that provably never left. Raises DatabaseUnavailable."""
         await self._db.fetch(self._sql["give_back"], grant.receipt)
 
+    def trouble(self) -> None:
+        """Nothing that was charged ahead leaves any more."""
+        self._troubles += 1
+        for block in self._blocks.all():
+            self._give_up(block)
+
+    async def close(self) -> None:
+        """Give back what was charged ahead and not used."""
+        self.trouble()
+        if self._returning:
+            await asyncio.wait(self._returning)
+
     async def _take_batch(self, charges: Sequence[_Charge]) -> list[Grant | Exception]:
+        ahead = self._blocks.wanted(clock.monotonic())
+        if ahead and all(charge.meter == "calls" for charge in charges):
+            await self._charge_ahead([charge.priority for charge in charges], ahead)
+        now = clock.monotonic()
+        answers: list[Grant | Exception | None] = [
+            self._blocks.next(charge.priority, now) if charge.meter == "calls" else None for charge in charges
+        ]
+        alone = iter(
+            await self._take_each([c for c, answer in zip(charges, answers, strict=True) if answer is None])
+        )
+        return [next(alone) if answer is None else answer for answer in answers]
+
+    async def _take_each(self, charges: Sequence[_Charge]) -> list[Grant | Exception]:
+        if not charges:
+            return []
         asked = clock.monotonic()
         rows = await self._db.fetch(
             self._sql["take"],
@@ -94,6 +132,54 @@ class Charger:
         )
         spent_s = clock.monotonic() - asked
         return [_grant(row, spent_s) for row in rows]
+
+    async def _charge_ahead(self, waiting: Sequence[int], ahead: int) -> None:
+        """Take a block for those priorities that wait, and `ahead` calls more."""
+        troubles, asked = self._troubles, clock.monotonic()
+        lowest, highest = min(waiting), max(waiting)
+        row = await self._db.fetchrow(
+            self._sql["take_block"], self._provider, self._account, lowest, highest, len(waiting) + ahead
+        )
+        now = clock.monotonic()
+        if row is None or not row["calls"]:
+            self._blocks.refused(now)
+            return
+        block = _block(row, asked, now)
+        self._blocks.hold(block)
+        if troubles != self._troubles:  # it was charged before the trouble was told
+            self._give_up(block)
+            return
+        asyncio.get_running_loop().call_at(
+            asyncio.get_running_loop().time() + max(0.0, block.void_at - now), self._give_up, block
+        )
+
+    def _give_up(self, block: Block) -> None:
+        if unused := self._blocks.give_up(block):
+            task = asyncio.get_running_loop().create_task(self._return(block.receipt, unused))
+            self._returning.add(task)
+            task.add_done_callback(self._returning.discard)
+
+    async def _return(self, receipt: str, calls: int) -> None:
+        try:
+            await self._db.fetch(self._sql["give_back_block"], receipt, calls)
+        except DatabaseUnavailable as error:
+            # They stay charged, which breaks no limit.
+            self._observer.event("give_back_failed", provider=self._provider, error=str(error))
+
+
+def _block(row: asyncpg.Record, asked: float, answered: float) -> Block:
+    """It was charged between the two: nothing may leave too early by it, nor too late."""
+    return Block(
+        calls=row["calls"],
+        urgent=row["urgent"],
+        wake_priority=row["wake_priority"],
+        granted_at=row["granted_at"],
+        step_s=row["step_s"],
+        due=answered + row["delay_s"],
+        void_at=asked + row["valid_s"],
+        receipt=row["receipt"],
+        cost_window=row["cost_window"],
+    )
 
 
 def _grant(row: asyncpg.Record, spent_s: float) -> Grant | Exception:
@@ -132,6 +218,10 @@ class PgGate:
     async def give_back(self, grant: Grant) -> None:
         """Return the charge of a request that provably never left. Raises DatabaseUnavailable."""
         await self._charger.give_back(grant)
+
+    def trouble(self) -> None:
+        """Nothing that was granted ahead leaves any more."""
+        self._charger.trouble()
 
 
 class Circuits:
