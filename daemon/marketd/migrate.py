@@ -87,7 +87,7 @@ def version() -> int:
 async def apply_roles(dsn: str) -> None:
     """Create and grant the roles of `sql/roles.sql`; may be repeated."""
     text = (resources.files("marketd") / "sql" / "roles.sql").read_text(encoding="utf-8")
-    connection = await asyncpg.connect(dsn, timeout=15)
+    connection = await asyncpg.connect(dsn, timeout=15, command_timeout=_PATIENCE_S)
     try:
         async with connection.transaction():
             await connection.execute(text)

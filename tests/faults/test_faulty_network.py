@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import time
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import marketd
 from faults.kit import QUICK_JOBS, Connection, ask, ask_many, broken, ended, load, wrong_prices
 from faults.proxy import Proxy
 from harness import configured, running, until
@@ -127,6 +129,20 @@ async def test_every_database_call_ends_by_itself_when_nobody_answers(proxy: Pro
         await until(lambda: pool.fetchval("select 1"), what="an answer")
     finally:
         await pool.close()
+
+
+def test_every_connection_that_the_program_makes_has_a_timeout_for_connecting_and_for_statements() -> None:
+    root = Path(marketd.__file__).parent
+    made = [
+        (path.relative_to(root), call)
+        for path in root.rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) in ("asyncpg.connect", "asyncpg.create_pool")
+    ]
+    assert len(made) >= 6
+    for path, call in made:
+        given = {keyword.arg for keyword in call.keywords}
+        assert {"timeout", "command_timeout"} <= given, f"{path}:{call.lineno}"
 
 
 async def test_a_daemon_that_cannot_listen_lives_by_its_poll_alone(

@@ -126,7 +126,7 @@ class EmbeddedPostgres:
         """Create the database unless it exists, and return its DSN."""
         import asyncpg  # here, so that a first look at this module needs the standard library only
 
-        connection = await asyncpg.connect(self.dsn("postgres"))
+        connection = await asyncpg.connect(self.dsn("postgres"), timeout=_STOP_S, command_timeout=_STOP_S)
         try:
             if not await connection.fetchval("select 1 from pg_database where datname = $1", name):
                 identifier = name.replace('"', '""')
