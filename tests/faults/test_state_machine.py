@@ -50,6 +50,10 @@ _ANY_BROKEN = " union all ".join(f"select '{name}' where exists ({query})" for n
 _FORGOTTEN = """
     select j.id from market_jobs j join market_job_requests r on r.job_id = j.id
      where j.status in ('pending', 'deferred') and not r.served and r.priority > j.priority"""
+#: prices that an older observation replaced
+_TURNED_BACK = """
+    select p.sku, p.size from market_prices p join market_price_history h using (provider, account, sku, size, currency)
+     where h.observed_at > p.observed_at"""
 #: one statement that moves all stored times by %s seconds
 _MOVE = """
     select string_agg(format('update %%I set %%s', c.table_name, c.sets), '; ') from (
@@ -223,8 +227,8 @@ class Queue(RuleBasedStateMachine):
         self.run(over())
 
     @precondition(lambda self: any(self.held) and self.app is None)
-    @rule(in_time=st.sampled_from((False, False, True)))
-    def a_request_meets_a_price_that_is_too_old_for_it(self, in_time: bool) -> None:
+    @rule(in_time=st.sampled_from((False, False, True)), age_s=st.sampled_from((FRESH_S + 50, FRESH_S + 400)))
+    def a_request_meets_a_price_that_is_too_old_for_it(self, in_time: bool, age_s: int) -> None:
         worker = self.busy
 
         async def meet(unit: Unit) -> None:
@@ -237,7 +241,7 @@ class Queue(RuleBasedStateMachine):
             if in_time:
                 await self._commit(True)
             with suppress(LeaseLost):
-                await self._settle(worker, unit, "priced", age_s=FRESH_S + 50)
+                await self._settle(worker, unit, "priced", age_s=age_s)
             await self._commit(True)
 
         self.figures["met an old price"] += 1
@@ -295,6 +299,10 @@ class Queue(RuleBasedStateMachine):
         assert self.run(self.db.fetch(_ANY_BROKEN)) == []
 
     @invariant()
+    def no_price_is_older_than_its_history(self) -> None:
+        assert self.run(self.db.fetch(_TURNED_BACK)) == []
+
+    @invariant()
     def no_job_vanishes(self) -> None:
         known = {row["id"] for row in self.run(self.db.fetch("select id from market_jobs"))}
         assert self.ids <= known
@@ -338,7 +346,7 @@ class Queue(RuleBasedStateMachine):
         assert unanswered == [], json.dumps([dict(row) for row in unanswered], default=str)
 
 
-async def _open(dsn: str) -> tuple[asyncpg.Connection, asyncpg.Connection, Database]:
+async def open_place(dsn: str) -> tuple[asyncpg.Connection, asyncpg.Connection, Database]:
     db, other = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
     pool = Database(dsn, size=3, timeout_s=10)
     await pool.open()
@@ -346,7 +354,7 @@ async def _open(dsn: str) -> tuple[asyncpg.Connection, asyncpg.Connection, Datab
     return db, other, pool
 
 
-async def _close(place: Place) -> None:
+async def close_place(place: Place) -> None:
     await place.db.close()
     await place.other.close()
     await place.pool.close()
@@ -363,14 +371,14 @@ def test_the_rules_hold_in_every_history(database: str) -> None:
         suppress_health_check=list(HealthCheck),
     )
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as loop:
-        Queue.place = Place(loop, *loop.run(_open(database)))
+        Queue.place = Place(loop, *loop.run(open_place(database)))
         Queue.figures = Counter()
         try:
             run_state_machine_as_test(
                 seed(SEED)(Queue) if "MARKETD_SEED" in os.environ else Queue, settings=plan
             )
         finally:
-            loop.run(_close(Queue.place))
+            loop.run(close_place(Queue.place))
     print(f"\nhistories: {dict(Queue.figures)}")
     # Else it would prove nothing.
     assert all(
