@@ -48,8 +48,10 @@ begin
     when w.not_before not between timestamptz '0001-01-02 00:00 UTC' and timestamptz '9999-12-30 00:00 UTC'
       then 'not_before is not between the years 1 and 9999'
   end;
-  w.unit_key := concat_ws('|', w.provider, w.account, w.sku, w.currency, case when not p.all_sizes then coalesce(w.size, '') end);
-  w.dedupe_key := concat_ws('|', w.provider, w.account, w.sku, w.currency, coalesce(w.size, ''));
+  if w.problem is null then   -- what is refused has no key, or it would pass for the item of the same key without a size
+    w.unit_key := concat_ws('|', w.provider, w.account, w.sku, w.currency, case when not p.all_sizes then coalesce(w.size, '') end);
+    w.dedupe_key := concat_ws('|', w.provider, w.account, w.sku, w.currency, coalesce(w.size, ''));
+  end if;
   return w;
 end $$;
 

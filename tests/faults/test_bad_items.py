@@ -118,6 +118,23 @@ async def test_what_is_no_item_is_refused_and_what_is_twice_in_a_call_is_answere
         assert len({row["job_id"] for row in twice}) == 1, door
 
 
+async def test_a_refused_item_never_stands_for_one_without_a_size(db: Connection) -> None:
+    """Both would have the same key if a size that cannot be read were no size."""
+    for door, first in zip(DOORS, ("queued", "merged", "watched", "unwatched", "counted"), strict=True):
+        items = [
+            {"provider": "stockx", "sku": "AA1-1", "size": "enormous"},
+            {"provider": "stockx", "sku": "AA1-1"},
+        ]
+        if door == "market_refresh":
+            first = "raised"
+        if door == "market_viewed":
+            await db.execute("delete from market_signals")  # an enqueue counts as a view, too
+        rows = await db.fetch(f"select * from {door}($1::jsonb)", json.dumps(items))
+        assert [row["result"] for row in rows] == ["refused", first], door
+    await db.execute("""select market_watch('[{"provider": "stockx", "sku": "AA1-1"}]')""")
+    assert await db.fetchval("select count(*) from market_watches") == 1
+
+
 async def test_only_what_is_no_array_or_too_long_raises(db: Connection) -> None:
     for door in DOORS:
         call = f"select * from {door}($1::jsonb)"
