@@ -2815,6 +2815,7 @@ begin
     update market_providers p set paused_at = null, paused_reason = null, circuit = 'closed', circuit_reason = null,
       circuit_until = null, circuit_detail = null, circuit_day_spent = false, circuit_failures = 0, circuit_opens = 0
      where p.provider = market_resume.provider
+       and (p.paused_at is not null or p.circuit <> 'closed' or p.circuit_failures > 0 or p.circuit_opens > 0 or p.circuit_day_spent)
     returning p.account, case when p.enabled then 'ready' else 'off' end;
   perform pg_notify('market_jobs', market_resume.provider);
 end $function$;

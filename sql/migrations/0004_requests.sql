@@ -728,7 +728,7 @@ begin
      where p.provider = market_pause.provider returning p.account, 'paused'::text;
 end $$;
 
--- Ends a pause, a cool-down and an open circuit: the operator knows better.
+-- Ends a pause, a cool-down and an open circuit: the operator knows better. Answers the accounts that were held.
 create function market_resume(provider text)
 returns table (account text, state text)
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
@@ -740,6 +740,7 @@ begin
     update market_providers p set paused_at = null, paused_reason = null, circuit = 'closed', circuit_reason = null,
       circuit_until = null, circuit_detail = null, circuit_day_spent = false, circuit_failures = 0, circuit_opens = 0
      where p.provider = market_resume.provider
+       and (p.paused_at is not null or p.circuit <> 'closed' or p.circuit_failures > 0 or p.circuit_opens > 0 or p.circuit_day_spent)
     returning p.account, case when p.enabled then 'ready' else 'off' end;
   perform pg_notify('market_jobs', market_resume.provider);
 end $$;

@@ -47,6 +47,9 @@ select provider, error_code, count(*) filter (where failed) as failed, count(*) 
  order by count(*) desc, 1, 2
  limit 10;
 
+-- name: providers
+select distinct provider from market_providers order by 1;
+
 -- name: daemons
 select host, pid, version, started_at, alive_until, config_hash,
        count(*) over (partition by config_hash) < count(*) over () as config_differs

@@ -152,6 +152,12 @@ async def test_jobs_lists_what_the_filters_let_through(run: Run, db: Connection)
     assert "only the newest 2 are shown" in out
 
 
+async def test_jobs_of_a_mistyped_provider_are_no_empty_list(run: Run) -> None:
+    code, out, told = await run("jobs", "--provider", "stokx")
+    assert (code, out) == (2, "")
+    assert told == "marketd: provider 'stokx' is unknown (known: alias, ebay, stockx)\n"
+
+
 async def test_retry_puts_failed_jobs_back_and_says_how_many(run: Run, db: Connection) -> None:
     for sku in ("A-1", "A-2", "A-3"):
         await run("enqueue", "stockx", sku, "9")
@@ -177,6 +183,8 @@ async def test_pause_and_resume_hold_a_lane_and_let_it_go(run: Run, db: Connecti
     )
     assert await _json(run, "resume", "stockx") == [{"account": "default", "state": "ready"}]
     assert await db.fetchval("select paused_at from market_providers where provider = 'stockx'") is None
+    code, out, _ = await run("resume", "stockx")
+    assert (code, out) == (0, "0 lanes changed\n")
 
 
 async def test_status_shows_queue_budgets_lanes_runs_errors_and_daemons(run: Run, db: Connection) -> None:

@@ -40,6 +40,21 @@ def test_without_rich_a_terminal_is_cleared_and_a_drawing_cut_to_its_height(
     assert out.getvalue() == "\x1b[H\x1b[2J\x1b[3Jmuch …\n\nb\n"
 
 
+def test_with_rich_a_narrow_terminal_cuts_at_its_edge_and_loses_no_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("rich")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "24")
+    monkeypatch.setenv("LINES", "10")
+    out = _Terminal()
+    with live.screen(out) as screen:
+        columns = ("lane", "window", "used", "of", "starts anew")
+        row = ("stockx", "hour", "42", "100", "13:00:00 UTC (in 29 min)")
+        screen.show([Table(title="budgets", columns=columns, rows=[row])])
+    assert "stockx  hour    42" in out.getvalue()
+
+
 def test_with_rich_cells_are_shown_as_they_are_and_cannot_steer_the_terminal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -66,6 +66,7 @@ def test_the_main_help_lists_every_command_and_the_exit_codes(capsys: pytest.Cap
         ["jobs", "--limit", "0"],
         ["jobs", "--older", "5"],
         ["status", "--json", "--live"],
+        ["status", "--live", "--every", "0s"],
         ["demo", "--port", "70000"],
         ["why"],
     ],

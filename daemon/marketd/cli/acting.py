@@ -35,12 +35,15 @@ def enqueue(arguments: Namespace) -> int:
             f"fresh: the stored price of {what} is younger than jobs.fresh_for; no job and no call is needed"
         )
         return Exit.OK
-    eta = f", expected at {moment(row['eta'], row['now'])}" if row["eta"] else ""
-    print(
-        f"{row['result']}: job {row['job_id']}, {what}; waits for {row['wait_reason']}{eta}; "
-        f"{counted(added, 'job')} added"
-    )
+    print(f"{row['result']}: job {row['job_id']}, {what}; {_outlook(row)}; {counted(added, 'job')} added")
     return Exit.OK
+
+
+def _outlook(row: asyncpg.Record) -> str:
+    eta, now = row["eta"], row["now"]
+    if eta is not None and eta <= now:
+        return "it is its turn"
+    return f"waits for {row['wait_reason']}" + (f", expected at {moment(eta, now)}" if eta else "")
 
 
 def retry(arguments: Namespace) -> int:

@@ -6,18 +6,18 @@ Where the output is no terminal, each drawing is plain text below the one before
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, Protocol, TextIO
 
-from marketd.cli.tables import Block, Table, one_line, text
+from marketd.cli.tables import Block, Table, text
 
 _CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 
 
 class Screen(Protocol):
-    def show(self, blocks: Iterable[Block]) -> None:
+    def show(self, blocks: Sequence[Block]) -> None:
         """Draw the blocks in place of what was shown before."""
         ...
 
@@ -48,7 +48,7 @@ class _Paper:
     def __init__(self, out: TextIO) -> None:
         self._out = out
 
-    def show(self, blocks: Iterable[Block]) -> None:
+    def show(self, blocks: Sequence[Block]) -> None:
         print(text(blocks), end="\n\n", flush=True, file=self._out)
 
 
@@ -56,7 +56,7 @@ class _Terminal:
     def __init__(self, out: TextIO) -> None:
         self._out = out
 
-    def show(self, blocks: Iterable[Block]) -> None:
+    def show(self, blocks: Sequence[Block]) -> None:
         size = shutil.get_terminal_size()
         lines = text(blocks, size.columns).splitlines()[: size.lines - 1]
         print(_CLEAR + "\n".join(lines), flush=True, file=self._out)
@@ -66,34 +66,19 @@ class _Rich:
     def __init__(self, live: Any) -> None:
         self._live = live
 
-    def show(self, blocks: Iterable[Block]) -> None:
+    def show(self, blocks: Sequence[Block]) -> None:
         from rich.console import Group
         from rich.text import Text
 
-        drawn: list[Any] = []
+        # Lines of ours, which a narrow terminal cuts at its edge. A table of rich's would shrink all columns, and of an
+        # overview's names and numbers nothing would be left. Plain Text: brackets must not be read as markup.
+        drawn: list[Text] = []
         after_table = False
         for block in blocks:
             if drawn and (after_table or isinstance(block, Table)):
                 drawn.append(Text())
-            drawn.append(_renderable(block))
+            for number, line in enumerate(text([block]).split("\n")):
+                title = number == 0 and isinstance(block, Table)
+                drawn.append(Text(line, style="bold" if title else "", no_wrap=True, overflow="ellipsis"))
             after_table = isinstance(block, Table)
         self._live.update(Group(*drawn), refresh=True)
-
-
-def _renderable(block: Block) -> Any:
-    """Cells as plain Text: brackets in them must not be read as rich's markup."""
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    if not isinstance(block, Table):
-        return Text(one_line(block), no_wrap=True, overflow="ellipsis")
-    if not block.rows:
-        return Text(f"{block.title}: {block.empty}")
-    drawn = RichTable(title=block.title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for name in block.columns:
-        drawn.add_column(
-            name, justify="right" if name in block.right else "left", no_wrap=True, overflow="ellipsis"
-        )
-    for row in block.rows:
-        drawn.add_row(*(Text(one_line(cell)) for cell in row))
-    return drawn

@@ -74,13 +74,28 @@ def deadline(text: str) -> timedelta:
     return found
 
 
+def pause(text: str) -> timedelta:
+    """A span between two drawings that leaves Postgres alone meanwhile."""
+    found = span(text)
+    if not timedelta(milliseconds=100) <= found <= timedelta(hours=1):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time of 100ms to 1h")
+    return found
+
+
 def due(text: str) -> datetime | timedelta:
     """A time (`2026-01-31T18:00Z`; UTC where no zone is given), or a duration from now."""
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
+        pass
+    else:
+        return at if at.tzinfo else at.replace(tzinfo=UTC)
+    try:
         return span(text)
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a time (2026-01-31T18:00Z) nor a duration from now (15m)"
+        ) from None
 
 
 def job_id(text: str) -> int:
@@ -139,7 +154,11 @@ def _reading(commands: Commands) -> None:
     _add_json(shape)
     shape.add_argument("--live", action="store_true", help="refresh until Ctrl-C")
     status.add_argument(
-        "--every", type=span, default=timedelta(seconds=2), metavar="TIME", help="pause of --live"
+        "--every",
+        type=pause,
+        default=timedelta(seconds=2),
+        metavar="TIME",
+        help="pause of --live (default: 2s)",
     )
     why = _command(commands, "why", "reading:why", words.WHY)
     why.add_argument("subject", nargs="+", metavar="JOB_ID | PROVIDER SKU [SIZE]", help="a job, or an item")

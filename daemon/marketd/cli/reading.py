@@ -97,6 +97,7 @@ def jobs(arguments: Namespace) -> int:
 async def _jobs(arguments: Namespace) -> int:
     states = list(STATES[arguments.state]) if arguments.state else None
     async with database(arguments) as db:
+        await _known(db, arguments.provider)
         rows = await db.fetch(
             queries("cli")["jobs"],
             states,
@@ -112,6 +113,13 @@ async def _jobs(arguments: Namespace) -> int:
     if len(rows) == arguments.limit:
         print(f"\nonly the newest {arguments.limit} are shown; --limit N shows more")
     return Exit.OK
+
+
+async def _known(db: Database, provider: str | None) -> None:
+    """A mistyped name shall not read as "nothing is wrong there"."""
+    names = [row["provider"] for row in await db.fetch(queries("cli")["providers"])]
+    if provider is not None and provider not in names:
+        raise CommandError(f"provider {provider!r} is unknown (known: {', '.join(names)})", Exit.USAGE)
 
 
 def _error(row: dict[str, Any]) -> str:

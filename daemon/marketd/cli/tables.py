@@ -32,7 +32,10 @@ def text(blocks: Iterable[Block], width: int | None = None) -> str:
     """The blocks one below the other; lines longer than `width` are cut with an ellipsis."""
     lines: list[str] = []
     for block in blocks:
-        lines += [*([""] if lines else []), *(_lines(block) if isinstance(block, Table) else [block])]
+        lines += [
+            *([""] if lines else []),
+            *(_lines(block) if isinstance(block, Table) else [one_line(block)]),
+        ]
     return "\n".join(
         line if width is None or len(line) <= width else line[: width - 1] + "…" for line in lines
     )
