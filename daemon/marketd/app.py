@@ -124,10 +124,10 @@ class App:
         return await database.locate(self._config, stack)
 
     def _build(self) -> None:
-        self._build_observers()
         config, db = self._config, self._db
         timing = wiring.timing_of(config)
         runs = RunStore(db)
+        self._build_observers(runs)
         jobs = JobStore(db, self._daemon_id)
         stores = Stores(jobs=jobs, catalog=CatalogStore(db), circuits=self._circuits)
         self._stores = stores
@@ -142,21 +142,26 @@ class App:
         self._listener = hearing.listener(
             self._listen_dsn, self._lanes, self._poller, self._scheduler, self.metrics, self._observer
         )
+        self._health = Health(self._lanes, self._poller, self._scheduler, self._listener)
+
+    def _build_observers(self, runs: RunStore) -> None:
         self._gauges = Gauges(
             self.metrics,
             runs,
-            db,
+            self._db,
             interval_s=lambda: self._scheduler.timing.interval.total_seconds(),
             echo_at=lambda: self._listener.last_echo,
         )
-        self._health = Health(self._lanes, self._poller, self._scheduler, self._listener)
-
-    def _build_observers(self) -> None:
         self._circuits = Circuits(self._db)
         self._recorder = Recorder(self._circuits)
         self._reconciler = Reconciler(lambda: self._lanes, self._usage, self._circuits)
         self._observer = Observers(
-            self.metrics, logs.LogObserver(), self._recorder, self._reconciler, *self._further_observers
+            self.metrics,
+            logs.LogObserver(),
+            self._recorder,
+            self._reconciler,
+            self._gauges,
+            *self._further_observers,
         )
         self._reconciler.observer = self._observer
 

@@ -13,9 +13,15 @@ from marketd.errors import DatabaseUnavailable
 from marketd.metrics import DatabaseGauge, Metrics
 from marketd.store.pool import Database
 from marketd.store.runs import RunStore
+from marketd.telemetry import FetchReport, RequestReport
 
 _EVERY_S = 30.0
+_SOON_S = 5.0  #: least distance of two refreshes when something is wrong, or mended
 _LAG_EVERY_S = 1.0
+#: answers after which a lane may be in another state
+_TELLING = frozenset(
+    {"unauthorized", "forbidden", "throttled", "server_error", "timeout", "connection", "bad_payload"}
+)
 _PERCENTILES = ("50", "95", "100")
 _STATES = (
     "off",
@@ -35,7 +41,10 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 class Gauges:
-    """The refresh task. When Postgres is away the gauges keep their values and their timestamp shows it."""
+    """The refresh task. When Postgres is away the gauges keep their values and their timestamp shows it.
+
+    Also an observer: after trouble with a provider, or a reload, the next refresh comes soon.
+    """
 
     def __init__(
         self,
@@ -53,16 +62,32 @@ class Gauges:
         self._interval_s = interval_s
         self._echo_at = echo_at
         self._last_wish: int | None = None
+        self._due = 0.0  #: monotonic
+        self._read_at = 0.0
         self.trouble = ""  #: comes first in the line that `systemctl status` shows
+
+    def request_done(self, report: RequestReport) -> None:
+        if report.status_class in _TELLING:
+            self._hurry()
+
+    def fetch_done(self, report: FetchReport) -> None: ...
+
+    def event(self, name: str, **fields: object) -> None:
+        if name == "config_reloaded":
+            self._hurry()
+
+    def _hurry(self) -> None:
+        # Not at once: what follows from it has to be written first. And not again and again.
+        self._due = min(self._due, max(clock.monotonic() + _LAG_EVERY_S, self._read_at + _SOON_S))
 
     async def run(self) -> None:
         """Refresh and measure the loop's lateness, until cancelled."""
-        due = clock.monotonic()
         while True:
             began = clock.monotonic()
-            if began >= due:
+            if began >= self._due:
+                self._read_at = began
+                self._due = began + clock.jittered(min(_EVERY_S, self._interval_s()), spread=0.1)
                 await self._refresh_if_possible()
-                due = clock.monotonic() + clock.jittered(min(_EVERY_S, self._interval_s()), spread=0.1)
                 began = clock.monotonic()
             await asyncio.sleep(_LAG_EVERY_S)
             self._metrics.loop_lag(max(0.0, clock.monotonic() - began - _LAG_EVERY_S))

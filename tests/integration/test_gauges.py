@@ -70,6 +70,17 @@ async def test_a_request_is_seen_from_the_wish_to_the_price(
     assert len(samples) <= 800
 
 
+async def test_trouble_with_a_provider_shows_long_before_the_next_regular_look(
+    db: asyncpg.Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    sandbox.fault("stockx", "status", times=None, endpoint="*", status=401)
+    rare = {"poll": "200ms", "interval": "1h"}  # regular looks are 30 s apart then
+    async with running(configured(database, sandbox, tmp_path, scheduler=rare)) as app:
+        await _reaches(app, 1, "lane_state", provider="stockx", state="ready")
+        await db.execute("select market_enqueue('stockx', 'DD1391-100', '10', 200)")
+        await _reaches(app, 1, "lane_state", provider="stockx", state="cooldown")
+
+
 async def test_what_apps_ask_for_is_counted_by_what_became_of_it(
     db: asyncpg.Connection, database: str, sandbox: Sandbox, tmp_path: Path
 ) -> None:

@@ -23,8 +23,9 @@ How to read them:
 
 - **Several daemons on one database** export the same *database gauges* (marked *db*): aggregate those with `max`, never
   with `sum`. Counters and histograms count what this process did: aggregate those with `sum`.
-- The database gauges are read every 30 s (more often when `scheduler.interval` is shorter); a scrape never waits for
-  Postgres. `marketd_db_gauges_last_success_timestamp_seconds` says how old they are.
+- The database gauges are read every 30 s (more often when `scheduler.interval` is shorter, and at least 5 s apart after
+  trouble with a provider or a reload); a scrape never waits for Postgres.
+  `marketd_db_gauges_last_success_timestamp_seconds` says how old they are.
 - `provider` is each provider of the configuration, also one that is off. Accounts of a provider are added up.
 - `band` is the urgency: `manual` from priority 200, `hot` from 150, else `background`.
 - `marketd_requests_received_total` counts the rows that requests leave: `queued`, `merged`, `raised`. Who is told
