@@ -32,11 +32,10 @@ _WHOLE = [(("plain",), (5_000,), (1,), (THROUGH,), (PLANNER, WHOLE, KNOWN), 2, 1
 FULL = [
     (("plain",), (5_000,), FIVE, ("",), POLICIES, 6, 3, 5.0),
     (("plain",), (20_000,), FIVE, ("",), POLICIES, 5, 3, 10.0),
-    (("plain",), (100_000,), FIVE, ("",), FEW, 5, 4, 10.0),
     (("plain",), (5_000,), FIVE, TROUBLES, (PLANNER, KNOWN), 4, 2, 5.0),
     (("uncorrelated", "spiky"), (5_000,), FIVE, ("",), FEW, 4, 2, 5.0),
     (("uncorrelated", "spiky"), (20_000,), FIVE, ("",), FEW, 4, 2, 10.0),
-    (("uncorrelated", "spiky"), (100_000,), FIVE, ("",), FEW, 4, 3, 10.0),
+    (WORLDS, (100_000,), FIVE, ("",), FEW, 3, 2, 20.0),
 ]
 _TIMING = ("run_days", "warm_days", "tick_min")
 _GROUP = ("world", "items", "seed", "condition", *_TIMING)

@@ -75,7 +75,8 @@ class Run:
         records = len(world.unit_of)
         self.known = np.zeros(records, dtype=np.int64)  # version at the last fetch
         self.seen_at = np.full(records, -np.inf)
-        # The fetch before: what a view saw that came before a fetch of the same tick.
+        # As the tick began: what a view saw that came before a fetch of the same tick.
+        self.began = 0.0
         self.known_before, self.seen_before = self.known.copy(), self.seen_at.copy()
         self.fetched_at = np.full(world.units, -np.inf)
         self.hour, self.used, self.limit, self.on_demand = -1, 0, world.quota, 12.0
@@ -93,6 +94,7 @@ class Run:
                 await self.policy.added(now, born_order[added:upto])
                 added = upto
             self._turn_hour(now)
+            self.began = now
             dice, dead = chance.random(), self.conditions.dead(now)
             if not dead:
                 if was_dead:
@@ -164,13 +166,17 @@ class Run:
             before = self.seen_at[records] > -np.inf
             gaps.append((when - self.seen_at[records])[before])
             bits.append((version != self.known[records])[before].tolist())
-            self.known_before[records], self.seen_before[records] = self.known[records], self.seen_at[records]
-            self.known[records], self.seen_at[records] = version, when
+            self._note(records, version, float(when))
         self.fetched_at[units] = at
         if at[0] > self.warm_h:
             self.result.looked += sum(map(len, bits))
             self.result.changed += sum(map(sum, bits))
         await self.policy.fetched(units, at, gaps, bits, urgent=urgent)
+
+    def _note(self, records: Ints, version: Ints, at: float) -> None:
+        first = records[self.seen_at[records] < self.began]
+        self.known_before[first], self.seen_before[first] = self.known[first], self.seen_at[first]
+        self.known[records], self.seen_at[records] = version, at
 
     def _charge(self, units: Ints, at: Floats) -> None:
         """The rules that no policy may break; a breach ends the benchmark."""

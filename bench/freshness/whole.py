@@ -102,6 +102,7 @@ class Whole(Run):
         for tick in range(round(world.hours / self.tick_h)):
             start, end = tick * self.tick_h, (tick + 1) * self.tick_h
             await self._set_clock(start)
+            self.began = start
             if start - vacuumed >= _VACUUM_H:
                 vacuumed = start
                 await self._db.fetch("analyze")
@@ -188,8 +189,7 @@ class Whole(Run):
         if at > self.warm_h:
             self.result.looked += int(before.sum())
             self.result.changed += int((version != self.known[records])[before].sum())
-        self.known_before[records], self.seen_before[records] = self.known[records], self.seen_at[records]
-        self.known[records], self.seen_at[records] = version, at
+        self._note(records, version, at)
         return version
 
     async def _ask_for(self, record: int) -> None:
