@@ -2637,7 +2637,7 @@ begin
   end if;
   return query
     select row_number() over (order by q.place_value desc, q.unit_key), q.p_provider, q.p_account, q.sku, q.size, q.currency, q.value,
-           q.why, case when q.priced then q.age_h * 3600 end, q.still, q.views_per_h * 24, q.a / q.b * 24, q.job
+           q.why, case when q.priced then q.age_h * 3600 end, case when q.priced then q.still end, q.views_per_h * 24, q.a / q.b * 24, q.job
       from (
         select p.provider as p_provider, p.account as p_account, u.sku, u.size, u.currency, v.*, j.id as job,
                coalesce(j.rank, v.value) as place_value,

@@ -575,6 +575,8 @@ async def test_the_plan_can_be_read_with_values_and_reasons(db: Any) -> None:
         "B-1": "never fetched",
         "C-1": "asked for, and waiting",
     }
+    seen = {row["sku"]: (row["age_s"] is None, row["still_right"] is None) for row in rows}
+    assert seen == {"A-1": (False, False), "B-1": (True, True), "C-1": (True, True)}
     with pytest.raises(asyncpg.InvalidParameterValueError, match="market_plan: provider 'zz' is unknown"):
         await db.fetch("select * from market_plan('zz')")
 
@@ -588,6 +590,45 @@ async def test_the_advice_says_what_another_budget_would_bring(db: Any) -> None:
     assert 0 < row["freshness"] < 1
     assert row["views_per_call"] > 0
     assert "of 100 views see a right price; 10 calls an hour more would make it about" in row["advice"]
+
+
+async def test_a_budget_that_outlasts_the_list_has_no_marginal_call(db: Any) -> None:
+    """What is planned in this interval is no call that more budget would buy."""
+    for n in range(3):
+        await _watched(db, f"A-{n}", MID_HOUR, age=(n + 1) * HOUR)
+    await _plan(db, MID_HOUR, interval_s=600)
+    row = await db.fetchrow("select * from market_freshness")
+    assert (row["inserted"], row["views_per_call"]) == (3, 0)
+    assert row["advice"].endswith("the budget is ample: a tenth less would hardly be noticed")
+
+
+async def test_prices_that_are_not_there_have_no_age_and_are_seen_by_nobody(db: Any) -> None:
+    await _watched(db, "A-1", MID_HOUR, age=HOUR)
+    await _watched(db, "B-1", MID_HOUR, age=None)
+    await _plan(db, MID_HOUR)
+    row = await db.fetchrow("select * from market_freshness")
+    assert row["view_age_s"] == pytest.approx(3600)
+    assert row["freshness"] == pytest.approx(Rate().still(1) / 2)
+
+
+async def test_a_wrong_guess_of_where_to_search_costs_a_scan_and_changes_nothing(db: Any) -> None:
+    for n in range(60):
+        await _watched(db, f"A-{n:02}", MID_HOUR, age=(n + 1) * HOUR)
+    await db.fetchrow("select * from market_enqueue('stockx', 'A-59', '10')")
+    found = [
+        [
+            (row["unit_key"], row["waiting"], row["value"], row["units"])
+            for row in await db.fetch(
+                "select * from market__candidates('stockx', 'default', 10, $1, $2)", guess, MID_HOUR
+            )
+        ]
+        for guess in (None, 0.0, 1e-3, 2.0, 1e9)
+    ]
+    assert found == [found[0]] * 5
+    assert [row[0] for row in found[0] if not row[1]] == [
+        f"stockx|default|A-{n}|GBP" for n in range(58, 48, -1)
+    ]
+    assert [row[0] for row in found[0] if row[1]] == ["stockx|default|A-59|GBP"]
 
 
 async def test_the_store_writes_the_dials_and_plans_every_account(db: Any, database: str) -> None:

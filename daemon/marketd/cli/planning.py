@@ -33,19 +33,24 @@ def plan(arguments: Namespace) -> int:
 
 
 def _cells(row: asyncpg.Record) -> tuple[str, ...]:
-    never = row["why"] == "never fetched"
+    priced = row["age_s"] is not None
     return (
         str(row["place"]),
         lane(row["provider"], row["account"]),
         item(row["sku"], row["size"]),
         f"{row['value']:.3g}",
-        "-" if never else age(row["age_s"]),
-        "-" if never else f"{100 * row['still_right']:.0f} %",
-        f"{row['views_per_day']:.1f}",
-        f"{row['changes_per_day']:.1f}",
+        age(row["age_s"]) if priced else "-",
+        f"{100 * row['still_right']:.0f} %" if priced else "-",
+        _rate(row["views_per_day"]),
+        _rate(row["changes_per_day"]),
         str(row["job_id"] or "-"),
         row["why"],
     )
+
+
+def _rate(per_day: float) -> str:
+    """Once a month is told apart from never."""
+    return f"{per_day:.1f}" if per_day >= 1 else f"{per_day:.2g}"
 
 
 def watch(arguments: Namespace) -> int:
