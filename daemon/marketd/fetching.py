@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from marketd import clock, errors, leases
 from marketd.models import Job, Unit
@@ -67,6 +67,7 @@ class _Fetch:
     settings: LaneSettings
     visit: Visit
     began: float  #: monotonic
+    kept: leases.Kept = field(init=False)
     ended: float = 0.0
     found: Found | None = None
     error: BaseException | None = None
@@ -108,40 +109,52 @@ class Fetching:
         on_deferred: Callable[[], None],
         *,
         in_force: Callable[[], LaneSettings],
+        on_fetched: Callable[[], None],
     ) -> None:
-        """`on_deferred` is called when jobs wait for a time; `in_force` gives the lane's settings of now."""
+        """`on_deferred` is called when jobs wait for a time, `on_fetched` when a fetch has left the provider;
+        `in_force` gives the lane's settings of now.
+        """
+        self._on_fetched = on_fetched
         self._stores = stores
         self._observer = observer
         self._on_deferred = on_deferred
         self._in_force = in_force
+        self._keeper = leases.Keeper(stores.jobs, observer)
+        self._under_way: set[asyncio.Task[Any]] = set()  #: those that are not back from the provider yet
+        self.settling = 0  #: those that are
+
+    def cut_off(self, task: asyncio.Task[Any]) -> None:
+        """End the fetch of this task of `run`; its jobs are released. One that is being settled is left alone."""
+        if task in self._under_way:
+            task.cancel("grace period over")
 
     async def run(self, unit: Unit, settings: LaneSettings) -> None:
         """One fetch: whatever happens to it ends as an outcome of each of its jobs."""
+        task = asyncio.current_task()
+        assert task is not None
         this = _Fetch(unit=unit, settings=settings, visit=settings.visit(unit), began=clock.monotonic())
-        keeping = leases.keep(
-            self._stores.jobs,
-            unit,
-            lease=settings.lease,
-            heartbeat_s=settings.heartbeat_s,
-            observer=self._observer,
+        this.kept = self._keeper.keep(
+            unit, lease=settings.lease, heartbeat_s=settings.heartbeat_s, on_lost=lambda: self.cut_off(task)
         )
-        keeper = asyncio.create_task(keeping)
-        fetch = asyncio.create_task(self._fetch(unit, this.visit))
-        cancelled: asyncio.CancelledError | None = None
+        self._under_way.add(task)
         try:
-            await asyncio.wait({fetch, keeper}, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError as stopped:
-            cancelled = stopped
-        fetch.cancel()  # without effect on a finished one
-        await asyncio.wait({fetch})
-        this.found, this.error = _result(fetch)
-        if cancelled is not None and this.found is None:
-            this.error = errors.NotGranted("shutdown", None)
-        this.ended = clock.monotonic()
-        # Shielded: a cancel must not tear a settle apart.
-        await asyncio.shield(self._conclude(this, keeper))
-        if cancelled is not None:
-            raise cancelled
+            this.found = await self._fetch(unit, this.visit)
+        except asyncio.CancelledError:
+            # Cut off. Why is known to the lease, if it was lost; else it was the stop, or somebody who awaits this.
+            if not this.kept.lost:
+                this.error = errors.NotGranted("shutdown", None)
+        except Exception as error:
+            this.error = error
+        finally:
+            self._under_way.discard(task)
+            this.ended = clock.monotonic()
+        self.settling += 1
+        self._on_fetched()
+        try:
+            await self._conclude(this)
+        finally:
+            self.settling -= 1
+            self._keeper.let_go(this.kept)
 
     async def _fetch(self, unit: Unit, visit: Visit) -> Found:
         known = await self._stores.catalog.known(unit.provider, unit.sku, unit.currency)
@@ -155,20 +168,18 @@ class Fetching:
         )
         return await visit.fetch(ask)
 
-    async def _conclude(self, this: _Fetch, keeper: asyncio.Task[None]) -> None:
+    async def _conclude(self, this: _Fetch) -> None:
         unit, outcomes = this.unit, this.outcomes()
         settled: Settled | None = None
         try:
             await self._report_trouble(this)
-            if not keeper.done():
+            if not this.kept.lost:
                 settled = await self._settle(this, outcomes)
         except errors.LeaseLost:
             self._observer.event("stale_completion", provider=unit.provider, unit=unit.key)
         except errors.DatabaseUnavailable as trouble:
             # The lease will expire and any daemon takes the jobs up again: late, not lost.
             self._observer.event("settle_given_up", unit=unit.key, error=str(trouble))
-        finally:
-            keeper.cancel()
         self._observer.fetch_done(this.report(outcomes, settled))
         if any(isinstance(outcome, Retried | Snoozed) for _, outcome in outcomes):
             self._on_deferred()
@@ -235,14 +246,6 @@ def _kind_of_trouble(error: BaseException | None, unit: Unit) -> Report | None:
         case None | errors.ProviderError():
             return "ok" if unit.troubled else None
     return None
-
-
-def _result(fetch: asyncio.Task[Found]) -> tuple[Found | None, BaseException | None]:
-    """What the fetch returned or raised; (None, None) when it was cancelled because its lease was lost."""
-    if fetch.cancelled():
-        return None, None
-    error = fetch.exception()
-    return (None, error) if error is not None else (fetch.result(), None)
 
 
 def _unexpected(error: BaseException | None) -> bool:

@@ -27,9 +27,15 @@ class Lane:
         self.settings = settings  #: swapped whole by `reconfigure`
         self._stores = stores
         self._observer = observer
-        self._fetching = Fetching(stores, observer, on_deferred, in_force=lambda: self.settings)
+        self._fetching = Fetching(
+            stores,
+            observer,
+            on_deferred,
+            in_force=lambda: self.settings,
+            on_fetched=lambda: self._freed.set(),
+        )
         self._wake = asyncio.Event()
-        self._reconfigured = asyncio.Event()
+        self._freed = asyncio.Event()  #: a slot may be free
         self._running: set[asyncio.Task[None]] = set()
         self._backlog = False  #: the last claim filled every free slot
         self._drained_by: float | None = None  #: when the grace period ends, if it began during a turn
@@ -48,7 +54,7 @@ class Lane:
     def reconfigure(self, settings: LaneSettings) -> None:
         """From the next claim on these hold; fetches under way keep theirs."""
         self.settings = settings
-        self._reconfigured.set()
+        self._freed.set()
         self.wake()
 
     async def run(self, stop: Stop, grace_s: Callable[[], float]) -> None:
@@ -85,19 +91,27 @@ class Lane:
             turn.result()
 
     async def _turn(self, stopping: asyncio.Task[Any]) -> None:
-        free = self.settings.concurrency - len(self._running)
+        self._freed.clear()  # before the count: a slot that comes free from here on is heard of
+        free = self._free()
         if free <= 0:
             await self._wait_for_slot(stopping)
             return
         if self._backlog and free < self.settings.concurrency // 4:
             await asyncio.sleep(_GATHER_S)
-            free = self.settings.concurrency - len(self._running)
+            free = self._free()
         self._wake.clear()  # before the claim: what is enqueued while it runs sets it again
         settings = self.settings
         units = await asyncio.shield(self._claim(settings, free))
         self._backlog = len(units) >= free
         if not units:
             await self._wait_for_work(stopping)
+
+    def _free(self) -> int:
+        """Units that may be claimed. What is being settled holds no slot, so that claims, fetches and settles overlap;
+        but no more of it than there are slots, or a slow Postgres would be asked for ever more.
+        """
+        slots = self.settings.concurrency
+        return min(slots - len(self._running) + self._fetching.settling, 2 * slots - len(self._running))
 
     async def _claim(self, settings: LaneSettings, free: int) -> Sequence[Unit]:
         # Shielded and started here: a claim that is under way when the stop comes still gets its tasks.
@@ -114,6 +128,7 @@ class Lane:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
+        self._freed.set()
         self._wake.set()  # a slot is free, and the product's latecomers may go
         if not task.cancelled() and (error := task.exception()) is not None:
             words = f"{type(error).__name__}: {error}"
@@ -132,16 +147,11 @@ class Lane:
 
     async def _wait_for_slot(self, stopping: asyncio.Task[Any]) -> None:
         # A full lane must still hear the stop, and that it was given more slots; not each wake, which it cannot follow.
-        self._reconfigured.clear()
-        resized = asyncio.create_task(self._reconfigured.wait())
+        freed = asyncio.create_task(self._freed.wait())
         try:
-            await asyncio.wait(
-                {stopping, resized, *self._running},
-                timeout=_LOOK_ROUND_S,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            await asyncio.wait({stopping, freed}, timeout=_LOOK_ROUND_S, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            resized.cancel()
+            freed.cancel()
 
     async def _sleep(self, timeout_s: float, stopping: asyncio.Task[Any]) -> None:
         waking = asyncio.create_task(self._wake.wait())
@@ -156,7 +166,7 @@ class Lane:
             return
         _, late = await asyncio.wait(self._running, timeout=grace_s)
         for task in late:
-            task.cancel("grace period over")
+            self._fetching.cut_off(task)
         if late:
             await asyncio.wait(late, timeout=_RELEASE_S)
 

@@ -1,8 +1,10 @@
-"""Keeping the lease of a fetch under way."""
+"""Keeping the leases of all fetches under way, in one statement a beat."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 
 from marketd import clock, errors
@@ -11,18 +13,76 @@ from marketd.store.jobs import JobStore
 from marketd.telemetry import Observer
 
 
-async def keep(
-    jobs: JobStore, unit: Unit, *, lease: timedelta, heartbeat_s: float, observer: Observer
-) -> None:
-    """Extend until cancelled; returns when the lease is lost, or when it cannot be kept in time."""
-    kept_at = clock.monotonic()
-    while clock.monotonic() - kept_at < lease.total_seconds():
-        # At full beats of the clock, not of each fetch's own: so those under way share the statement.
-        await asyncio.sleep(heartbeat_s - clock.monotonic() % heartbeat_s)
+@dataclass(slots=True, eq=False)
+class Kept:
+    """One lease. `lost` once it was taken over, or could not be kept in time: then the fetch must stop."""
+
+    unit: Unit
+    lease: timedelta
+    heartbeat_s: float
+    on_lost: Callable[[], object]
+    kept_at: float  #: monotonic
+    lost: bool = False
+
+
+class Keeper:
+    """Extends what it was given until that is let go. One task for all of them, and none while there is nothing."""
+
+    def __init__(self, jobs: JobStore, observer: Observer) -> None:
+        self._jobs = jobs
+        self._observer = observer
+        self._kept: set[Kept] = set()
+        self._beating: asyncio.Task[None] | None = None
+        self._extending = False
+
+    def keep(
+        self, unit: Unit, *, lease: timedelta, heartbeat_s: float, on_lost: Callable[[], object]
+    ) -> Kept:
+        """Extend this lease from now on; `on_lost` is called when that fails, at most once."""
+        kept = Kept(unit, lease, heartbeat_s, on_lost, clock.monotonic())
+        self._kept.add(kept)
+        if self._beating is None:
+            self._beating = asyncio.create_task(self._beat(), name="leases")
+        return kept
+
+    def let_go(self, kept: Kept) -> None:
+        """Its fetch has ended. The last one takes the beat along, so that nothing outlives a lane that has drained."""
+        self._kept.discard(kept)
+        if not self._kept and self._beating is not None and not self._extending:
+            self._beating.cancel()
+            self._beating = None
+
+    async def _beat(self) -> None:
+        while self._kept:
+            # At full beats of the clock, not of each fetch's own: so all those under way share the statement.
+            heartbeat_s = min(kept.heartbeat_s for kept in self._kept)
+            await asyncio.sleep(heartbeat_s - clock.monotonic() % heartbeat_s)
+            self._extending = True  # a statement under way is not torn off
+            try:
+                await self._extend(list(self._kept))
+            finally:
+                self._extending = False
+        self._beating = None
+
+    async def _extend(self, those: Sequence[Kept]) -> None:
         try:
-            await jobs.extend(unit, lease=lease)
-            kept_at = clock.monotonic()
-        except errors.LeaseLost:
-            return
+            held = await self._jobs.extend_all([(kept.unit, kept.lease) for kept in those])
         except errors.DatabaseUnavailable as error:
-            observer.event("lease_extension_failed", unit=unit.key, error=str(error))
+            self._observer.event(
+                "lease_extension_failed", unit=those[0].unit.key, fetches=len(those), error=str(error)
+            )
+            for kept in those:
+                if clock.monotonic() - kept.kept_at >= kept.lease.total_seconds():
+                    self._lose(kept)
+            return
+        now = clock.monotonic()
+        for kept in those:
+            if kept.unit.lease_id in held:
+                kept.kept_at = now
+            else:
+                self._lose(kept)
+
+    def _lose(self, kept: Kept) -> None:
+        if kept in self._kept and not kept.lost:
+            kept.lost = True
+            kept.on_lost()

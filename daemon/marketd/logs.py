@@ -206,6 +206,12 @@ class LogObserver:
         )
 
     def fetch_done(self, report: FetchReport) -> None:
+        if (
+            report.error is None
+            and not report.lease_lost
+            and not logging.getLogger().isEnabledFor(logging.INFO)
+        ):
+            return
         unit = report.unit
         fields = {
             "provider": unit.provider,

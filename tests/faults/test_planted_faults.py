@@ -61,7 +61,7 @@ PLANTS = (
     ),
     Plant(
         "a wish during a run is served by a price too old for it",
-        {"settle": {"a.last_at > f.observed_at + s.fresh_for": "false"}},
+        {"settle": {"a.last_at > g.observed_at + s.fresh_for": "false"}},
     ),
     Plant(
         "a wish that is committed after the end of its job is forgotten",

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -216,13 +217,13 @@ async def test_fetches_under_way_keep_their_leases_by_shared_heartbeats(
     db: Connection, database: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beats: list[int] = []  # leases of each heartbeat
-    extend = JobStore._extend_batch
+    extend = JobStore.extend_all
 
-    async def counted(store: JobStore, batch: Sequence[Any]) -> list[Exception | None]:
-        beats.append(len(batch))
-        return await extend(store, batch)
+    async def counted(store: JobStore, those: Sequence[Any]) -> set[UUID]:
+        beats.append(len(those))
+        return await extend(store, those)
 
-    monkeypatch.setattr(JobStore, "_extend_batch", counted)
+    monkeypatch.setattr(JobStore, "extend_all", counted)
     sandbox.fault("stockx", "stall", times=8, seconds=3)
     async with running(configured(database, sandbox, tmp_path, stanza={"concurrency": 10})):
         for sku, size in GOLDEN[:8]:

@@ -236,11 +236,8 @@ async def test_leases_extended_together_share_statements_and_a_lost_one_is_told_
 
     monkeypatch.setattr(pool, "fetch", counted)
     leases = [timedelta(hours=1 + n % 2) for n in range(20)]
-    answers = await asyncio.gather(
-        *(jobs.extend(unit, lease=lease) for unit, lease in zip(units, leases, strict=True)),
-        return_exceptions=True,
-    )
-    assert [isinstance(answer, LeaseLost) for answer in answers] == [unit is lost for unit in units]
+    held = await jobs.extend_all(list(zip(units, leases, strict=True)))
+    assert held == {unit.lease_id for unit in units if unit is not lost}
     assert statements == 1
     began = await now(db)
     kept = {row["unit_key"]: row["lease_expires_at"] for row in await db.fetch("table market_fetches")}

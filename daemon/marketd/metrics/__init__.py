@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from typing import Literal
+from typing import Any, Literal, TypeVar
+
+import prometheus_client
 
 from marketd import __version__
 from marketd.metrics.families import Families
@@ -23,6 +26,8 @@ __all__ = ["DatabaseGauge", "Metrics", "band", "error_word", "outcome_word"]
 _WAKE_AT_MOST_S = (
     60.0  #: a wake that found no call for so long waited for its budget, which is another metric
 )
+
+Family = TypeVar("Family", prometheus_client.Counter, prometheus_client.Histogram)
 
 DatabaseGauge = Literal[
     "jobs",
@@ -75,6 +80,7 @@ class Metrics(Families):
             "notification_ignored": (self.notification_ignored, ()),
             "run_done": (self.run_done, ("result",)),
         }
+        self._children: dict[tuple[Any, tuple[str, ...]], Any] = {}
         self._listened = False
         self._heard: dict[
             str, float
@@ -98,21 +104,29 @@ class Metrics(Families):
 
     def fetch_done(self, report: FetchReport) -> None:
         provider = report.unit.provider
-        self._wait.labels(provider, band(report.unit.priority)).observe(report.wait_s)
-        self._fetch.labels(provider).observe(report.fetch_s)
+        self._of(self._wait, provider, band(report.unit.priority)).observe(report.wait_s)
+        self._of(self._fetch, provider).observe(report.fetch_s)
         for call in report.calls:
             if (reason := waste_of(call, report)) is not None:
                 self._wasted.labels(provider, reason).inc()
         if report.lease_lost:
             self._lease_lost.labels(provider).inc()
             return
-        self._settle.labels(provider).observe(report.settle_s)
-        self._looked.labels(provider, "changed").inc(report.changed)
-        self._looked.labels(provider, "same").inc(max(0, report.quotes - report.changed))
+        self._of(self._settle, provider).observe(report.settle_s)
+        self._of(self._looked, provider, "changed").inc(report.changed)
+        self._of(self._looked, provider, "same").inc(max(0, report.quotes - report.changed))
+        for word, count in Counter(outcome_word(outcome) for _, outcome in report.outcomes).items():
+            self._of(self._finished, provider, word).inc(count)
         for _, outcome in report.outcomes:
-            self._finished.labels(provider, outcome_word(outcome)).inc()
             if (code := error_word(outcome)) is not None:
                 self._errors.labels(provider, code).inc()
+
+    def _of(self, family: Family, *words: str) -> Family:
+        """The family's child for these labels; `labels` itself takes a lock and makes texts of texts each time."""
+        child = self._children.get((family, words))
+        if child is None:
+            child = self._children[family, words] = family.labels(*words)
+        return child
 
     def event(self, name: str, **fields: object) -> None:
         method, wanted = self._events.get(name, (None, ()))

@@ -59,7 +59,9 @@ class CatalogStore:
 
 
 def _asks(text: str | None) -> dict[str | None, Decimal]:
-    asks: dict[str, Any] = json.loads(text or "{}", parse_float=Decimal, parse_int=Decimal)
+    if text is None:
+        return {}
+    asks: dict[str, Any] = json.loads(text, parse_float=Decimal, parse_int=Decimal)
     return {size or None: ask for size, ask in asks.items()}
 
 

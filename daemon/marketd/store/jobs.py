@@ -12,7 +12,6 @@ import asyncpg
 from marketd.errors import LeaseLost
 from marketd.models import Job, Listing, Quote, Unit
 from marketd.outcome import Outcome
-from marketd.store.batching import Batcher
 from marketd.store.pool import Database
 from marketd.store.rows import units_of
 from marketd.store.settles import Fetched, Settled, Settles
@@ -20,7 +19,6 @@ from marketd.store.sqlfile import queries
 
 __all__ = ["JobStore", "LaneState", "Rescued", "Settled"]
 
-_EXTENDED_AT_ONCE = 1000  #: the most slots that a lane may have
 _PROBE_S = 8.0  #: polling and sweeping also find out whether the server is still there, within 15 s of a poll every 5
 
 
@@ -48,7 +46,6 @@ class JobStore:
         self._db = db
         self._daemon_id = daemon_id
         self._sql = queries("jobs")
-        self._extensions = Batcher(self._extend_batch, at_most=_EXTENDED_AT_ONCE)
         self._settles = Settles(db)
 
     async def claim(self, provider: str, account: str, *, units: int, lease: timedelta) -> list[Unit]:
@@ -57,22 +54,19 @@ class JobStore:
         return units_of(provider, account, rows)
 
     async def extend(self, unit: Unit, *, lease: timedelta) -> None:
-        """Keep the lease for another `lease`; together with what others extend meanwhile. Raises LeaseLost."""
-        await self._extensions((unit, lease))
+        """Keep one lease for another `lease`. Raises LeaseLost."""
+        if unit.lease_id not in await self.extend_all([(unit, lease)]):
+            raise LeaseLost(f"the lease of {unit.key} was taken over")
 
-    async def _extend_batch(self, batch: Sequence[tuple[Unit, timedelta]]) -> list[Exception | None]:
-        units = [unit for unit, _ in batch]
+    async def extend_all(self, those: Sequence[tuple[Unit, timedelta]]) -> set[UUID]:
+        """Keep each lease for so long again, in one statement; which of them are still held."""
         rows = await self._db.fetch(
             self._sql["extend"],
-            [unit.key for unit in units],
-            [unit.lease_id for unit in units],
-            [lease for _, lease in batch],
+            [unit.key for unit, _ in those],
+            [unit.lease_id for unit, _ in those],
+            [lease for _, lease in those],
         )
-        kept = {row["lease_id"] for row in rows}
-        return [
-            None if unit.lease_id in kept else LeaseLost(f"the lease of {unit.key} was taken over")
-            for unit in units
-        ]
+        return {row["lease_id"] for row in rows}
 
     async def settle(
         self,
