@@ -24,6 +24,7 @@ create type market__lane as (
   urgent boolean,
   wake_priority integer,
   alive boolean,
+  first_calls integer,
   reason text,
   words text,
   until timestamp with time zone,
@@ -31,19 +32,12 @@ create type market__lane as (
   hour_quota integer,
   hour_ends timestamp with time zone,
   hour_s double precision,
+  day_left integer,
+  day_quota integer,
+  day_ends timestamp with time zone,
+  pace_s double precision,
   step_s double precision,
   next_step_s double precision
-);
-
-create type market__taken as (
-  ord integer,
-  w market__wish,
-  id bigint,
-  result text,
-  status text,
-  run_at timestamp with time zone,
-  cooling boolean,
-  turn bigint
 );
 
 create type market__wish as (
@@ -146,10 +140,10 @@ create table market_job_requests (
   loose boolean default false not null,
   served boolean default false not null,
   constraint market_job_requests_pkey PRIMARY KEY (request_id)
-);
+) with (fillfactor=80);
 comment on table market_job_requests is 'Who asked for a job and when. A merge writes here and leaves a running job''s own row alone; no foreign key, which would lock it.';
 CREATE INDEX market_job_requests_job ON market_job_requests USING btree (job_id, requested_at);
-CREATE INDEX market_job_requests_loose ON market_job_requests USING btree (job_id, requested_at) WHERE (loose AND (NOT served));
+CREATE INDEX market_job_requests_loose ON market_job_requests USING btree (requested_at) WHERE (loose AND (NOT served));
 CREATE INDEX market_job_requests_unfolded ON market_job_requests USING btree (request_id) WHERE (NOT folded);
 
 create table market_job_runs (
@@ -212,13 +206,14 @@ comment on table market_jobs is 'One request to refresh a target: pending -> run
 CREATE INDEX market_jobs_due ON market_jobs USING btree (run_at) WHERE (status = 'deferred'::text);
 CREATE INDEX market_jobs_failed ON market_jobs USING btree (provider, error_code) WHERE (status = 'failed'::text);
 CREATE INDEX market_jobs_finished ON market_jobs USING btree (completed_at) WHERE (status = ANY (ARRAY['done'::text, 'failed'::text]));
-CREATE INDEX market_jobs_history ON market_jobs USING btree (dedupe_key, id DESC) WHERE (status = ANY (ARRAY['done'::text, 'failed'::text]));
+CREATE INDEX market_jobs_history ON market_jobs USING btree (dedupe_key, id DESC);
 CREATE INDEX market_jobs_leases ON market_jobs USING btree (lease_expires_at) WHERE (status = 'running'::text);
 CREATE INDEX market_jobs_mates ON market_jobs USING btree (unit_key) WHERE (status = 'pending'::text);
 CREATE UNIQUE INDEX market_jobs_open ON market_jobs USING btree (dedupe_key) WHERE (status = ANY (ARRAY['pending'::text, 'running'::text, 'deferred'::text]));
 CREATE INDEX market_jobs_ready ON market_jobs USING btree (provider, account, priority DESC, rank DESC, turn, run_at, id) WHERE (status = 'pending'::text);
 CREATE INDEX market_jobs_turns ON market_jobs USING btree (provider, account, priority, COALESCE(user_id, ''::text), turn DESC) WHERE (status = 'pending'::text);
 CREATE TRIGGER plain_insert BEFORE INSERT ON market_jobs FOR EACH ROW WHEN (new.unit_key IS NULL) EXECUTE FUNCTION market__plain_insert();
+CREATE TRIGGER wake AFTER INSERT ON market_jobs REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION market__wake();
 
 create table market_planner (
   only_row boolean default true not null,
@@ -270,7 +265,7 @@ create table market_price_history (
   observed_at timestamp with time zone not null
 );
 comment on table market_price_history is 'A row per change.';
-CREATE INDEX market_price_history_age ON market_price_history USING brin (observed_at) WITH (pages_per_range='32', autosummarize='on');
+CREATE INDEX market_price_history_age ON market_price_history USING btree (observed_at);
 CREATE UNIQUE INDEX market_price_history_key ON market_price_history USING btree (provider, account, sku, COALESCE(size, ''::text), currency, observed_at);
 
 create table market_prices (
@@ -336,6 +331,7 @@ create table market_providers (
   off_reason text,
   all_sizes boolean default true not null,
   images boolean default false not null,
+  first_calls integer default 1 not null,
   currency text default 'USD'::text not null,
   currencies text[] default '{}'::text[] not null,
   quota_hour integer,
@@ -357,6 +353,7 @@ create table market_providers (
   circuit_detail text,
   circuit_day_spent boolean default false not null,
   circuit_probe bigint default 0 not null,
+  circuit_prober uuid,
   circuit_failures integer default 0 not null,
   circuit_opens integer default 0 not null,
   next_request_at timestamp with time zone default '-infinity'::timestamp with time zone not null,
@@ -369,6 +366,7 @@ create table market_providers (
   constraint market_providers_circuit_check CHECK (circuit = ANY (ARRAY['closed'::text, 'open'::text, 'half_open'::text])),
   constraint market_providers_circuit_reason_check CHECK (circuit_reason = ANY (ARRAY['throttled'::text, 'unauthorized'::text, 'errors'::text])),
   constraint market_providers_currency_check CHECK (currency ~ '^[A-Z]{3}$'::text),
+  constraint market_providers_first_calls_check CHECK (first_calls > 0),
   constraint market_providers_pace_s_check CHECK (pace_s >= 0::double precision),
   constraint market_providers_quota_day_check CHECK (quota_day >= 0),
   constraint market_providers_quota_hour_check CHECK (quota_hour >= 0),
@@ -453,6 +451,7 @@ create table market_signals (
   user_id text default ''::text not null,
   at timestamp with time zone default clock_timestamp() not null,
   folded_at timestamp with time zone,
+  constraint market_signals_pkey PRIMARY KEY (signal_id),
   constraint market_signals_kind_check CHECK (kind = ANY (ARRAY['watch'::text, 'view'::text]))
 );
 comment on table market_signals is 'Views, and word of changed watches, until the planner''s pass has folded them into market_units. Apps only append.';
@@ -470,7 +469,15 @@ create table market_skus (
 comment on table market_skus is 'Which product a sku was found to be, per provider.';
 CREATE INDEX market_skus_product ON market_skus USING btree (provider, product_id);
 
+create table market_target_locks (
+  dedupe_key text not null,
+  taken bigint default 0 not null,
+  constraint market_target_locks_pkey PRIMARY KEY (dedupe_key)
+) with (fillfactor=60);
+comment on table market_target_locks is 'Whoever opens a job for a target updates its row first, so that two never open one each. Apart from market_targets, which the daemon writes.';
+
 create table market_targets (
+  target_id bigint generated always as identity not null,
   provider text not null,
   account text not null,
   sku text not null,
@@ -489,10 +496,12 @@ create table market_targets (
   retry_at timestamp with time zone,
   overridden_at timestamp with time zone,
   created_at timestamp with time zone default clock_timestamp() not null,
-  constraint market_targets_pkey PRIMARY KEY (dedupe_key)
-) with (fillfactor=50);
+  constraint market_targets_pkey PRIMARY KEY (target_id),
+  constraint market_targets_dedupe_key_key UNIQUE (dedupe_key)
+) with (fillfactor=80);
 comment on table market_targets is 'Everything ever asked: one row per provider, account, sku, size, currency. Jobs come and go.';
 CREATE INDEX market_targets_sku ON market_targets USING btree (sku);
+CREATE INDEX market_targets_unit ON market_targets USING btree (unit_key);
 
 create table market_units (
   unit_key text not null,
@@ -717,44 +726,76 @@ CREATE OR REPLACE FUNCTION market__absorb(w market__wish, OUT job_id bigint, OUT
  RETURNS record
  LANGUAGE plpgsql
 AS $function$
-declare seen timestamptz; fresh_for interval;
 begin
-  select j.id, s.fresh_for into job_id, fresh_for from market_settings s left join market_jobs j
-      on j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred');
-  if job_id is not null then
+  select j.id into job_id from market_jobs j
+   where j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred');
+  if found then
     result := market__merge(w, job_id);
   end if;
   if result is null then
     job_id := null;
-    seen := market__observed_at(w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key);
-    result := case when seen > clock_timestamp() - fresh_for then 'fresh' end;
+    if market__observed_at(w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key)
+       > clock_timestamp() - (select fresh_for from market_settings) then
+      result := 'fresh';
+      return;
+    end if;
+    -- Whoever opens a job for the target holds this row until commit. An UPDATE, not a mere lock: at higher isolation
+    -- a second one then gets 40001 instead of a unique violation.
+    insert into market_target_locks as l (dedupe_key) values (w.dedupe_key)
+    on conflict (dedupe_key) do update set taken = l.taken + 1;
+    select j.id into job_id from market_jobs j
+     where j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred');
+    if found then
+      result := market__merge(w, job_id);
+    end if;
+    if result is null then
+      job_id := null;
+      insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
+      values (w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key)
+      on conflict (dedupe_key) do nothing;
+    end if;
   end if;
 end $function$;
 revoke execute on function market__absorb(market__wish) from public;
 
-CREATE OR REPLACE FUNCTION market__ahead(j market_jobs, p_count_to integer)
- RETURNS integer
+CREATE OR REPLACE FUNCTION market__ahead(j market_jobs, l market__lane, p_count_to integer, OUT jobs integer, OUT urgent_calls integer, OUT other_calls integer)
+ RETURNS record
  LANGUAGE plpgsql
  STABLE
 AS $function$
-declare n int;
+declare h market_jobs; units text[]; skus text[]; urgent boolean[];
 begin
+  select * into h from market_jobs m where m.unit_key = j.unit_key and m.status = 'pending'
+   order by m.priority desc, m.rank desc, m.turn, m.run_at, m.id limit 1;
+  if not found then
+    h := j;
+  end if;
   -- Three ranges of market_jobs_ready: its order has both directions, so one row comparison does not express it.
   -- The ORDER BYs are hints only: they make any other index a bad bargain.
-  select count(*) into n from (
-    (select from market_jobs o where o.provider = j.provider and o.account = j.account and o.status = 'pending'
-       and o.priority > j.priority order by o.priority desc limit p_count_to + 1)
+  select count(*), array_agg(x.unit_key), array_agg(x.sku), array_agg(x.priority >= l.wake_priority)
+    into jobs, units, skus, urgent from (
+    (select o.unit_key, o.sku, o.priority from market_jobs o where o.provider = h.provider and o.account = h.account
+        and o.status = 'pending' and o.priority > h.priority order by o.priority desc limit p_count_to + 1)
     union all
-    (select from market_jobs o where o.provider = j.provider and o.account = j.account and o.status = 'pending'
-       and o.priority = j.priority and o.rank > j.rank order by o.rank desc limit p_count_to + 1)
+    (select o.unit_key, o.sku, o.priority from market_jobs o where o.provider = h.provider and o.account = h.account
+        and o.status = 'pending' and o.priority = h.priority and o.rank > h.rank order by o.rank desc limit p_count_to + 1)
     union all
-    (select from market_jobs o where o.provider = j.provider and o.account = j.account and o.status = 'pending'
-       and o.priority = j.priority and o.rank = j.rank and (o.turn, o.run_at, o.id) < (j.turn, j.run_at, j.id)
-      order by o.turn limit p_count_to + 1)
+    (select o.unit_key, o.sku, o.priority from market_jobs o where o.provider = h.provider and o.account = h.account
+        and o.status = 'pending' and o.priority = h.priority and o.rank = h.rank
+        and (o.turn, o.run_at, o.id) < (h.turn, h.run_at, h.id) order by o.turn limit p_count_to + 1)
     limit p_count_to + 1) x;
-  return n;
+  urgent_calls := 0;
+  other_calls := 0;
+  if jobs between 1 and p_count_to then
+    select coalesce(sum(u.calls) filter (where u.urgent), 0), coalesce(sum(u.calls) filter (where not u.urgent), 0)
+      into urgent_calls, other_calls from (
+      select bool_or(x.urgent) as urgent,
+             case when l.first_calls = 1 or exists (select from market_skus k where k.provider = h.provider and k.sku = min(x.sku))
+                  then 1 else l.first_calls end as calls
+        from unnest(units, skus, urgent) x(unit_key, sku, urgent) group by x.unit_key) u;
+  end if;
 end $function$;
-revoke execute on function market__ahead(market_jobs,integer) from public;
+revoke execute on function market__ahead(market_jobs,market__lane,integer) from public;
 
 CREATE OR REPLACE FUNCTION market__ahead_s(p market_providers, p_interval_s double precision, p_now timestamp with time zone)
  RETURNS double precision
@@ -765,6 +806,21 @@ AS $function$
               then date_part('epoch', p.next_request_at - p_now) else 0 end
 $function$;
 revoke execute on function market__ahead_s(market_providers,double precision,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION market__answer_s(p market_providers, p_now timestamp with time zone)
+ RETURNS double precision
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+declare slots int; took_s double precision;
+begin
+  select sum((d.quotas -> (p.provider || '/' || p.account) ->> 'slots')::int) into slots
+    from market_daemons d where d.alive_until > p_now;
+  select sum(m.took_s) / nullif(sum(m.requests), 0) into took_s from market_provider_metrics m
+   where m.provider = p.provider and m.account = p.account and m.window_start > p_now - interval '2 hours';
+  return took_s / nullif(slots, 0);
+end $function$;
+revoke execute on function market__answer_s(market_providers,timestamp with time zone) from public;
 
 CREATE OR REPLACE FUNCTION market__answers(p_asked market__answer[], p_done text[], p_yes text, p_no text, p_jobs boolean)
  RETURNS TABLE(ord integer, job_id bigint, result text, wait_reason text, eta timestamp with time zone, error_code text, error_message text)
@@ -808,6 +864,43 @@ AS $function$
             from market__wishes(items, 100, p_who) w) x
 $function$;
 revoke execute on function market__asked(jsonb,text) from public;
+
+CREATE OR REPLACE FUNCTION market__background_first(p market_providers, s market_settings, p_now timestamp with time zone)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+declare w record; b record; head text; quota int; carries double precision; part double precision;
+begin
+  if p.background_min = 0
+     or coalesce((select max(j.priority) from market_jobs j where j.provider = p.provider and j.account = p.account
+                   and j.status = 'pending'), 0) < s.wake_priority then
+    return false;
+  end if;
+  w := market__window(p, s, 'hour', p_now);
+  select m.used, m.used_background into b from market_budgets m
+   where m.provider = p.provider and m.account = p.account and m.window_kind = 'hour' and m.window_start = w.starts;
+  if b.used is null or date_part('epoch', w.ends - p_now) <= 0.05 * s.hour_s then
+    return false;
+  end if;
+  quota := market__quota(p, 'hour');
+  carries := 0.95 * s.hour_s / nullif(market__pace(p), 0);
+  part := p.background_min * least(2, greatest(1, quota / carries));
+  if b.used_background + 0.5 > part * (b.used + 1) then
+    return false;
+  end if;
+  select j.unit_key into head from market_jobs j
+   where j.provider = p.provider and j.account = p.account and j.status = 'pending' and j.priority < s.wake_priority
+   order by j.priority desc, j.rank desc, j.turn, j.run_at, j.id limit 1;
+  if head is null or exists (select from market_fetches f where f.unit_key = head and f.lease_expires_at > p_now) then
+    return false;   -- none waits, or a fetch of its product is under way already
+  end if;
+  -- One that was claimed and waits for the pace is not charged yet.
+  return not exists (select from market_jobs j
+    where j.status = 'running' and j.provider = p.provider and j.account = p.account and j.priority < s.wake_priority
+      and j.lease_expires_at > p_now);
+end $function$;
+revoke execute on function market__background_first(market_providers,market_settings,timestamp with time zone) from public;
 
 CREATE OR REPLACE FUNCTION market__basis_kind(p_basis jsonb)
  RETURNS jsonb
@@ -855,13 +948,13 @@ AS $function$
 $function$;
 revoke execute on function market__candidates(text,text,integer,double precision,timestamp with time zone) from public;
 
-CREATE OR REPLACE FUNCTION market__charge(p market_providers, s market_settings, p_priority integer, p_meter text, p_after text, p_now timestamp with time zone, OUT granted boolean, OUT reason text, OUT until timestamp with time zone, OUT wait_s double precision, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone)
+CREATE OR REPLACE FUNCTION market__charge(p market_providers, s market_settings, p_priority integer, p_meter text, p_after text, p_now timestamp with time zone, p_daemon uuid DEFAULT NULL::uuid, OUT granted boolean, OUT reason text, OUT until timestamp with time zone, OUT wait_s double precision, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone)
  RETURNS record
  LANGUAGE plpgsql
 AS $function$
 declare
   v record; w record; h record; kind text; limited int; urgent boolean := p_priority >= s.wake_priority; kinds text[];
-  guard double precision := market__guard(s); interval_s double precision; edge_s double precision := 0; grant_no bigint; probe boolean;
+  guard double precision := market__guard(s); interval_s double precision; edge_s double precision := 0; grant_no bigint;
   tokens double precision;
 begin
   granted := false;
@@ -904,7 +997,7 @@ begin
       return;
     end if;
   end loop;
-  if edge_s > 0 or delay_s > least(0.1, guard / 4) then
+  if edge_s > 0 or delay_s > market__early(s) then
     reason := 'pace';
     wait_s := greatest(edge_s, delay_s);
     until := p_now + make_interval(secs => wait_s);
@@ -920,7 +1013,7 @@ begin
     end if;
     update market_budgets b set used = b.used + 1, used_background = b.used_background + (not urgent)::int,
       background_tokens = coalesce(tokens - 1, b.background_tokens),
-      background_at = case when tokens is null then b.background_at else p_now end
+      background_at = case when p_meter = 'calls' and not urgent then p_now else b.background_at end
      where b.provider = p.provider and b.account = p.account and b.window_kind = kind and b.window_start = w.starts;
     receipt := concat_ws(';', receipt, kind || '=' || date_part('epoch', w.starts)::text);
     valid_s := least(valid_s, date_part('epoch', w.ends - p_now) - guard / 2);
@@ -931,82 +1024,22 @@ begin
       returning grant_id into grant_no;
       receipt := concat_ws(';', receipt, 'grant=' || grant_no);
     end if;
-    -- One probe over all daemons; given up when nothing is heard of it for two minutes.
-    probe := p.circuit <> 'closed';
-    update market_providers m set next_request_at = market__charge.granted_at + make_interval(secs => interval_s),
-      circuit = case when probe then 'half_open' else m.circuit end,
-      circuit_until = case when probe then p_now + interval '2 minutes' else m.circuit_until end,
-      circuit_probe = m.circuit_probe + probe::int
+    update market_providers m set next_request_at = market__charge.granted_at + make_interval(secs => interval_s)
+     where m.provider = p.provider and m.account = p.account;
+  end if;
+  -- One probe over all daemons, be it a token that is asked for first; given up when its daemon dies, or when nothing is
+  -- heard of it for two minutes.
+  if p.circuit <> 'closed' and p_meter <> 'reports' then
+    update market_providers m set circuit = 'half_open', circuit_until = p_now + interval '2 minutes',
+      circuit_probe = m.circuit_probe + 1, circuit_prober = p_daemon
     where m.provider = p.provider and m.account = p.account;
-    receipt := concat_ws(';', receipt, case when probe then 'probe=' || p.circuit_probe + 1 end);
+    receipt := concat_ws(';', receipt, 'probe=' || p.circuit_probe + 1);
   end if;
   granted := true;
   valid_s := least(valid_s, delay_s + 5 * guard);
   receipt := concat_ws(';', p.provider, p.account, (not urgent)::int, receipt);
 end $function$;
-revoke execute on function market__charge(market_providers,market_settings,integer,text,text,timestamp with time zone) from public;
-
-CREATE OR REPLACE FUNCTION market__charge_block(p market_providers, s market_settings, p_urgent boolean, p_calls integer, p_now timestamp with time zone, OUT calls integer, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT step_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone)
- RETURNS record
- LANGUAGE plpgsql
-AS $function$
-declare v record; w record; kind text; limited int; guard double precision := market__guard(s); at_most double precision;
-  free double precision; tokens double precision[] := '{}';   -- of each kind; null: background is not spread there
-begin
-  calls := 0;
-  if p.provider is null or p.rolling or p.circuit <> 'closed' then
-    return;
-  end if;
-  select x.reason, x.calls_left into v from market__verdict(p, s, p_urgent, p_now) x;
-  step_s := market__pace(p);
-  delay_s := market__ahead_s(p, step_s, p_now);
-  if v.reason is not null or delay_s > least(0.1, guard / 4) then
-    return;
-  end if;
-  at_most := least(p_calls, 256, floor(0.02 / nullif(step_s, 0)), v.calls_left / 16);
-  foreach kind in array array['hour', 'day'] loop
-    limited := market__quota(p, kind);
-    select * into w from market__window(p, s, kind, p_now);
-    -- The row is made, and told of a changed limit, by a request that is charged alone.
-    perform from market_budgets b where b.provider = p.provider and b.account = p.account and b.window_kind = kind
-      and b.window_start = w.starts and b.quota is not distinct from limited;
-    if not found then
-      return;
-    end if;
-    free := null;
-    if limited is not null then
-      if date_part('epoch', w.ends - p_now) < guard + 0.5 or date_part('epoch', p_now - w.starts) < guard / 2 then
-        return;
-      end if;
-      if not p_urgent then
-        select x.tokens into free from market__shares(p, s, kind, p_now) x;
-        at_most := least(at_most, floor(free));
-      end if;
-    end if;
-    tokens := array_append(tokens, free);
-  end loop;
-  if coalesce(at_most, 0) < 2 then
-    return;
-  end if;
-  calls := at_most::int;
-  granted_at := p_now + make_interval(secs => delay_s);
-  valid_s := delay_s + 0.25;
-  foreach kind in array array['hour', 'day'] loop
-    select * into w from market__window(p, s, kind, p_now);
-    cost_window := coalesce(cost_window, w.starts);
-    update market_budgets b set used = b.used + calls,
-      used_background = b.used_background + case when p_urgent then 0 else calls end,
-      background_tokens = coalesce(tokens[1] - calls, b.background_tokens),
-      background_at = case when tokens[1] is null then b.background_at else p_now end
-     where b.provider = p.provider and b.account = p.account and b.window_kind = kind and b.window_start = w.starts;
-    tokens := tokens[2:];
-    receipt := concat_ws(';', receipt, kind || '=' || date_part('epoch', w.starts)::text);
-  end loop;
-  update market_providers m set next_request_at = market__charge_block.granted_at + make_interval(secs => step_s * calls)
-   where m.provider = p.provider and m.account = p.account;
-  receipt := concat_ws(';', p.provider, p.account, (not p_urgent)::int, receipt);
-end $function$;
-revoke execute on function market__charge_block(market_providers,market_settings,boolean,integer,timestamp with time zone) from public;
+revoke execute on function market__charge(market_providers,market_settings,integer,text,text,timestamp with time zone,uuid) from public;
 
 CREATE OR REPLACE FUNCTION market__check_items(items jsonb, p_caller text)
  RETURNS void
@@ -1025,14 +1058,17 @@ revoke execute on function market__check_items(jsonb,text) from public;
 CREATE OR REPLACE FUNCTION market__closed(p market_providers, p_now timestamp with time zone, p_after text, OUT reason text, OUT until timestamp with time zone)
  RETURNS record
  LANGUAGE sql
- IMMUTABLE
+ STABLE
 AS $function$
   select x.reason, case when x.reason in ('circuit', 'cooldown') then p.circuit_until end
     from (select case
             when not p.enabled then 'off'
             when p.paused_at is not null then 'paused'
             when p.circuit <> 'closed' and p.circuit_until > p_now
-                 and not (p.circuit = 'half_open' and coalesce(strpos(p_after || ';', ';probe=' || p.circuit_probe || ';') > 0, false))
+                 and not (p.circuit = 'half_open' and (
+                   market__is_probe(p, p_after)
+                   or p.circuit_prober is not null and not exists (
+                        select from market_daemons d where d.daemon_id = p.circuit_prober and d.alive_until > p_now)))
               then case when p.circuit_reason = 'errors' then 'circuit' else 'cooldown' end end as reason) x
 $function$;
 revoke execute on function market__closed(market_providers,timestamp with time zone,text) from public;
@@ -1051,23 +1087,26 @@ AS $function$
 $function$;
 revoke execute on function market__count_views(market__wish[],timestamp with time zone) from public;
 
-CREATE OR REPLACE FUNCTION market__due(p_priority integer, p_not_before timestamp with time zone, t_retry_at timestamp with time zone, t_overridden_at timestamp with time zone, s market_settings, p_now timestamp with time zone, OUT status text, OUT run_at timestamp with time zone, OUT retry_at timestamp with time zone, OUT overridden_at timestamp with time zone)
+CREATE OR REPLACE FUNCTION market__due(w market__wish, OUT status text, OUT run_at timestamp with time zone, OUT retry_at timestamp with time zone, OUT overridden_at timestamp with time zone)
  RETURNS record
  LANGUAGE plpgsql
- IMMUTABLE
+ STABLE
 AS $function$
+declare now_at timestamptz := clock_timestamp(); t record;
 begin
-  if t_retry_at > p_now then
-    if p_priority >= s.wake_priority and (t_overridden_at is null or t_overridden_at < p_now - s.fresh_for) then
-      overridden_at := p_now;
+  select x.retry_at, x.overridden_at, s.wake_priority, s.fresh_for into t
+    from market_targets x, market_settings s where x.dedupe_key = w.dedupe_key;
+  if t.retry_at > now_at then
+    if w.priority >= t.wake_priority and (t.overridden_at is null or t.overridden_at < now_at - t.fresh_for) then
+      overridden_at := now_at;
     else
-      retry_at := t_retry_at;
+      retry_at := t.retry_at;
     end if;
   end if;
-  run_at := greatest(p_not_before, retry_at, p_now);
-  status := case when run_at > p_now then 'deferred' else 'pending' end;
+  run_at := greatest(coalesce(w.not_before, now_at), retry_at, now_at);
+  status := case when run_at > now_at then 'deferred' else 'pending' end;
 end $function$;
-revoke execute on function market__due(integer,timestamp with time zone,timestamp with time zone,timestamp with time zone,market_settings,timestamp with time zone) from public;
+revoke execute on function market__due(market__wish) from public;
 
 CREATE OR REPLACE FUNCTION market__due_at(p_views_per_h double precision, p_a double precision, p_b double precision, p_kappa double precision, p_fetched_at timestamp with time zone, p_edge double precision, p_now timestamp with time zone)
  RETURNS timestamp with time zone
@@ -1095,27 +1134,42 @@ begin
 end $function$;
 revoke execute on function market__due_at(double precision,double precision,double precision,double precision,timestamp with time zone,double precision,timestamp with time zone) from public;
 
-CREATE OR REPLACE FUNCTION market__eta(l market__lane, p_ahead integer, p_now timestamp with time zone)
+CREATE OR REPLACE FUNCTION market__early(s market_settings)
+ RETURNS double precision
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$ select least(0.02, market__guard(s) / 4) $function$;
+revoke execute on function market__early(market_settings) from public;
+
+CREATE OR REPLACE FUNCTION market__eta(l market__lane, p_urgent_calls integer, p_other_calls integer, p_now timestamp with time zone)
  RETURNS timestamp with time zone
  LANGUAGE plpgsql
  IMMUTABLE
 AS $function$
-declare base timestamptz := greatest(p_now, l.until); free int; n int;
+declare base timestamptz := greatest(p_now, l.until); n int := p_urgent_calls + p_other_calls; left_now int;
 begin
-  if l.reason in ('paused', 'off') or l.hour_quota = 0 then
+  if l.reason in ('paused', 'off') or l.hour_quota = 0 or l.day_quota = 0 then
     return null;
-  elsif l.hour_quota is null then
-    return base + make_interval(secs => p_ahead * l.step_s);
   end if;
-  free := case when base >= l.hour_ends then l.hour_quota else greatest(1, l.calls_left) end;
-  if p_ahead < free then
-    return base + make_interval(secs => p_ahead * case when base >= l.hour_ends then l.next_step_s else l.step_s end);
+  if l.day_quota is not null and base < l.day_ends and n >= greatest(1, l.day_left) then
+    -- Beyond this day's calls: the rest goes on in the days to come.
+    n := n - greatest(1, l.day_left);
+    base := l.day_ends + (n / l.day_quota) * interval '1 day';
+    n := mod(n, l.day_quota);
+    return base + case when l.hour_quota is null then make_interval(secs => n * l.pace_s)
+                       else make_interval(secs => (n / l.hour_quota) * l.hour_s + mod(n, l.hour_quota) * l.next_step_s) end;
   end if;
-  n := p_ahead - free;
-  return case when base >= l.hour_ends then base + make_interval(secs => l.hour_s) else l.hour_ends end
-       + make_interval(secs => (n / l.hour_quota) * l.hour_s + mod(n, l.hour_quota) * l.next_step_s);
+  if l.hour_quota is null or base < l.hour_ends then
+    left_now := greatest(1, l.calls_left);
+    if l.hour_quota is null or n < left_now then
+      return base + make_interval(secs => p_urgent_calls * l.pace_s + p_other_calls * l.step_s);
+    end if;
+    n := n - left_now;
+    base := l.hour_ends;
+  end if;
+  return base + make_interval(secs => (n / l.hour_quota) * l.hour_s + mod(n, l.hour_quota) * l.next_step_s);
 end $function$;
-revoke execute on function market__eta(market__lane,integer,timestamp with time zone) from public;
+revoke execute on function market__eta(market__lane,integer,integer,timestamp with time zone) from public;
 
 CREATE OR REPLACE FUNCTION market__fold(p_now timestamp with time zone DEFAULT clock_timestamp(), p_limit integer DEFAULT 20000)
  RETURNS integer
@@ -1143,7 +1197,7 @@ begin
   ), known as (
     select x.*, p.all_sizes,
            (select count(distinct w.dedupe_key) from market_watches w where w.unit_key = x.unit_key) as sizes,
-           (select max(t.observed_at) from market_targets t where t.sku = x.sku and t.unit_key = x.unit_key) as seen_at
+           (select max(t.observed_at) from market_targets t where t.unit_key = x.unit_key) as seen_at
       from per_unit x join market_providers p on p.provider = x.provider and p.account = x.account
   ), put as (
     insert into market_units as m (unit_key, provider, account, sku, size, currency, sizes, views, views_at, tracked_since,
@@ -1182,6 +1236,7 @@ begin
   due := case when due <= now_at then least(j.run_at, now_at) else due end;
   update market_jobs m set
     priority = greatest(m.priority, p_priority),
+    rank = case when p_priority < s.wake_priority then m.rank else 0 end,   -- the plan's word is for background only
     not_before = case when m.not_before is not null then least(m.not_before, coalesce(p_not_before, now_at)) end,
     retry_at = case when looks_past then null else m.retry_at end,
     overridden_at = case when looks_past then now_at else m.overridden_at end,
@@ -1214,20 +1269,6 @@ CREATE OR REPLACE FUNCTION market__guard(s market_settings)
  IMMUTABLE
 AS $function$ select least(1, s.hour_s / 20) $function$;
 revoke execute on function market__guard(market_settings) from public;
-
-CREATE OR REPLACE FUNCTION market__hold(w market__wish)
- RETURNS boolean
- LANGUAGE plpgsql
-AS $function$
-declare stub bigint;
-begin
-  insert into market_jobs (provider, account, sku, size, currency, status, run_at, dedupe_key, unit_key)
-  values (w.provider, w.account, w.sku, w.size, w.currency, 'deferred', 'infinity', w.dedupe_key, w.unit_key)
-  on conflict (dedupe_key) where status in ('pending', 'running', 'deferred') do nothing returning id into stub;
-  delete from market_jobs where id = stub;
-  return stub is not null;
-end $function$;
-revoke execute on function market__hold(market__wish) from public;
 
 CREATE OR REPLACE FUNCTION market__identity(p_user_id text DEFAULT NULL::text)
  RETURNS text
@@ -1268,46 +1309,14 @@ AS $function$
 $function$;
 revoke execute on function market__image_key(text) from public;
 
-CREATE OR REPLACE FUNCTION market__item(item jsonb, p_priority integer, p_user_id text)
- RETURNS market__wish
- LANGUAGE plpgsql
- STABLE
+CREATE OR REPLACE FUNCTION market__is_probe(p market_providers, p_receipt text)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE
 AS $function$
-declare w market__wish; bad text; prio int := p_priority; due timestamptz;
-begin
-  if jsonb_typeof(item) <> 'object' then
-    w.problem := 'item is not an object';
-    return w;
-  end if;
-  select string_agg(quote_literal(left(k, 40)), ', ') into bad from jsonb_object_keys(item) k
-   where k not in ('provider', 'sku', 'size', 'currency', 'priority', 'not_before', 'user_id');
-  bad := 'unknown key ' || bad;
-  select coalesce(bad, string_agg(k || ' is not a text', ', ')) into bad
-    from unnest(array['provider', 'sku', 'currency', 'not_before']) k where jsonb_typeof(item -> k) not in ('string', 'null');
-  if bad is null and jsonb_typeof(item -> 'size') not in ('string', 'number', 'null') then
-    bad := 'size is neither a text nor a number';
-  end if;
-  if bad is null and jsonb_typeof(item -> 'priority') <> 'null' then
-    if item ->> 'priority' ~ '^[0-9]{1,4}$' then
-      prio := (item ->> 'priority')::int;
-    else
-      bad := format('priority %s is not between 0 and 1000', quote_literal(left(item ->> 'priority', 40)));
-    end if;
-  end if;
-  if bad is null and jsonb_typeof(item -> 'not_before') <> 'null' then
-    begin
-      due := (item ->> 'not_before')::timestamptz;
-    exception when data_exception then   -- the whole class: formats, ranges, time zones and their displacements
-      bad := format('not_before %s is not a time', quote_literal(left(item ->> 'not_before', 40)));
-    end;
-  end if;
-  if bad is not null then
-    w.problem := bad;
-    return w;
-  end if;
-  return market__wish(item ->> 'provider', item ->> 'sku', item ->> 'size', item ->> 'currency', prio, due, p_user_id);
-end $function$;
-revoke execute on function market__item(jsonb,integer,text) from public;
+  select p.circuit = 'half_open' and coalesce(strpos(p_receipt || ';', ';probe=' || p.circuit_probe || ';') > 0, false)
+$function$;
+revoke execute on function market__is_probe(market_providers,text) from public;
 
 CREATE OR REPLACE FUNCTION market__lane(p_provider text, p_account text, p_priority integer)
  RETURNS market__lane
@@ -1329,14 +1338,19 @@ begin
     return l;
   end if;
   v := market__verdict(p, s, l.urgent, now_at);
+  l.first_calls := p.first_calls;
   l.reason := v.reason;
   l.until := v.until;
   l.calls_left := v.calls_left;
   l.hour_quota := v.hour_quota;
   l.hour_ends := v.hour_ends;
   l.hour_s := s.hour_s;
-  l.next_step_s := greatest(market__pace(p), case when not l.urgent then 0.95 * s.hour_s / nullif(v.hour_quota, 0) end);
-  l.step_s := greatest(market__pace(p), case when not l.urgent then v.spacing_s end);
+  l.day_left := v.day_left;
+  l.day_quota := v.day_quota;
+  l.day_ends := v.day_ends;
+  l.pace_s := greatest(market__pace(p), market__answer_s(p, now_at));
+  l.next_step_s := greatest(l.pace_s, case when not l.urgent then 0.95 * s.hour_s / nullif(v.hour_quota, 0) end);
+  l.step_s := greatest(l.pace_s, case when not l.urgent then v.spacing_s end);
   l.words := case v.reason
     when 'off' then coalesce(p.off_reason, 'the provider is switched off in the configuration')
     when 'paused' then concat_ws(': ', 'paused by an operator', p.paused_reason)
@@ -1536,130 +1550,33 @@ AS $function$
 $function$;
 revoke execute on function market__oldest(text,text,integer,timestamp with time zone) from public;
 
-CREATE OR REPLACE FUNCTION market__open(w market__wish, p_is_view boolean DEFAULT true, OUT job_id bigint, OUT result text, OUT status text, OUT run_at timestamp with time zone, OUT cooling boolean)
+CREATE OR REPLACE FUNCTION market__open(w market__wish, p_is_view boolean DEFAULT true, OUT job_id bigint, OUT result text)
  RETURNS record
  LANGUAGE plpgsql
 AS $function$
-declare a record; d record; t record; s market_settings; now_at timestamptz := clock_timestamp();
+declare a record; d record;
 begin
-  select * into s from market_settings;
-  if p_is_view and w.priority < s.wake_priority then
-    perform market__view_by_asking(w, now_at);
+  if p_is_view then
+    perform market__view_by_asking(w);
   end if;
-  loop
-    a := market__absorb(w);
-    job_id := a.job_id;
-    result := a.result;
-    if result is not null then
-      return;
-    end if;
-    select x.retry_at, x.overridden_at into t from market_targets x where x.dedupe_key = w.dedupe_key;
-    if not found then
-      insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
-      values (w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key) on conflict do nothing;
-    end if;
-    d := market__due(w.priority, w.not_before, t.retry_at, t.overridden_at, s, now_at);
-    with opened as (
-      insert into market_jobs (provider, account, sku, size, currency, priority, status, not_before, retry_at, run_at,
-        overridden_at, max_attempts, turn, user_id, dedupe_key, unit_key)
-      values (w.provider, w.account, w.sku, w.size, w.currency, w.priority, d.status, w.not_before, d.retry_at, d.run_at,
-        d.overridden_at, s.max_attempts, market__turn(w.provider, w.account, w.priority, w.user_id), w.user_id, w.dedupe_key, w.unit_key)
-      on conflict (dedupe_key) where market_jobs.status in ('pending', 'running', 'deferred') do nothing returning id
-    )
-    insert into market_job_requests as r (job_id, user_id, priority, opened) select o.id, w.user_id, w.priority, true from opened o
-    returning r.job_id into job_id;
-    exit when found;   -- else somebody opened one for the same target meanwhile
-  end loop;
+  a := market__absorb(w);
+  job_id := a.job_id;
+  result := a.result;
+  if result is not null then
+    return;
+  end if;
+  d := market__due(w);
+  insert into market_jobs (provider, account, sku, size, currency, priority, status, not_before, retry_at, run_at,
+    overridden_at, max_attempts, turn, user_id, dedupe_key, unit_key)
+  values (w.provider, w.account, w.sku, w.size, w.currency, w.priority,
+    d.status, w.not_before, d.retry_at, d.run_at,
+    d.overridden_at, (select max_attempts from market_settings),
+    market__turn(w.provider, w.account, w.priority, w.user_id), w.user_id, w.dedupe_key, w.unit_key)
+  returning id into job_id;
+  insert into market_job_requests (job_id, user_id, priority, opened) values (job_id, w.user_id, w.priority, true);
   result := 'queued';
-  status := d.status;
-  run_at := d.run_at;
-  cooling := d.retry_at >= d.run_at;
-  if d.status = 'pending' and w.priority >= s.wake_priority then
-    perform pg_notify('market_jobs', w.provider);
-  end if;
 end $function$;
 revoke execute on function market__open(market__wish,boolean) from public;
-
-CREATE OR REPLACE FUNCTION market__open_new(items jsonb, p_priority integer, p_user_id text, p_now timestamp with time zone)
- RETURNS market__taken[]
- LANGUAGE plpgsql
- SET plan_cache_mode TO 'force_generic_plan'
- SET enable_seqscan TO 'off'
- SET jit TO 'off'
- SET work_mem TO '64MB'
-AS $function$
-declare s market_settings; asked market__taken[];
-begin
-  select * into s from market_settings;
-  -- One stream of rows from CTE to CTE, never two joined: knowing nothing of their size the planner would compare each with each.
-  with wished as materialized (
-    select q.ord, q.wish as w, (q.wish).provider, (q.wish).account, (q.wish).priority, (q.wish).dedupe_key, (q.wish).problem is not null as bad,
-           row_number() over (partition by (q.wish).dedupe_key order by q.ord) as nth
-      from market__wishes(items, p_priority, p_user_id) q
-  ), met as materialized (
-    select i.*, o.id is not null as open, t.known, t.retry_at, t.overridden_at, v.viewed,
-           coalesce(greatest(t.observed_at, r.observed_at) > p_now - s.fresh_for, false) as fresh
-      from wished i
-      left join lateral (select j.id from market_jobs j
-                          where j.dedupe_key = i.dedupe_key and j.status in ('pending', 'running', 'deferred') limit 1) o on i.nth = 1 and not i.bad
-      left join lateral (select true as known, x.retry_at, x.overridden_at, x.price_size, x.observed_at
-                           from market_targets x where x.dedupe_key = i.dedupe_key limit 1) t on i.nth = 1 and not i.bad
-      left join lateral (select p.observed_at from market_prices p
-                          where p.provider = i.provider and p.account = i.account and p.sku = (i.w).sku
-                            and coalesce(p.size, '') = coalesce(t.price_size, (i.w).size, '') and p.currency = (i.w).currency limit 1) r on i.nth = 1 and not i.bad
-      -- one view per user, target and ten minutes
-      left join lateral (select true as viewed from market_signals g
-                          where g.kind = 'view' and g.dedupe_key = i.dedupe_key and g.user_id = coalesce(p_user_id, '')
-                            and g.at > p_now - interval '10 minutes' limit 1) v on i.nth = 1 and not i.bad and i.priority < s.wake_priority
-  ), due as materialized (
-    select m.*, not m.bad and m.nth = 1 and not m.open and not m.fresh as new,
-           case when m.retry_at > p_now and m.priority >= s.wake_priority and (m.overridden_at is null or m.overridden_at < p_now - s.fresh_for)
-                then p_now end as looks_past
-      from met m
-  ), placed as (
-    select d.*, row_number() over (partition by d.provider, d.account, d.priority order by d.ord) as place from due d where d.new
-  ), new as materialized (
-    select d.*, nextval('market_jobs_id_seq') as id,
-           greatest((d.w).not_before, case when d.looks_past is null then d.retry_at end, p_now) as run_at,
-           -- the first place is looked up once for all of a queue
-           max(case when d.place = 1 then market__turn(d.provider, d.account, d.priority, p_user_id) end)
-             over (partition by d.provider, d.account, d.priority) + d.place - 1 as turn
-      from placed d
-  ), targets as (
-    insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
-    select n.provider, n.account, (n.w).sku, (n.w).size, (n.w).currency, n.dedupe_key, (n.w).unit_key
-      from new n where n.known is null order by n.dedupe_key
-  ), jobs as (
-    insert into market_jobs (id, provider, account, sku, size, currency, priority, status, not_before, retry_at, run_at,
-      overridden_at, max_attempts, turn, user_id, dedupe_key, unit_key)
-    overriding system value
-    select n.id, n.provider, n.account, (n.w).sku, (n.w).size, (n.w).currency, n.priority,
-           case when n.run_at > p_now then 'deferred' else 'pending' end, (n.w).not_before,
-           case when n.looks_past is null and n.retry_at > p_now then n.retry_at end, n.run_at,
-           n.looks_past, s.max_attempts, n.turn, p_user_id, n.dedupe_key, (n.w).unit_key
-      from new n order by n.dedupe_key
-  ), requests as (
-    insert into market_job_requests (job_id, user_id, priority, opened) select n.id, p_user_id, n.priority, true from new n
-  ), views as (
-    insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id, at)
-    select 'view', d.provider, d.account, (d.w).sku, (d.w).size, (d.w).currency, d.dedupe_key, (d.w).unit_key, coalesce(p_user_id, ''), p_now
-      from due d where d.nth = 1 and not d.bad and d.priority < s.wake_priority and d.viewed is null
-  ), woken as (
-    select count(pg_notify('market_jobs', u.provider)) as n
-      from (select distinct n.provider from new n where n.priority >= s.wake_priority and n.run_at <= p_now) u
-  )
-  select array_agg(row(x.ord, x.w, x.id, x.result, x.status, x.run_at, x.cooling, x.turn)::market__taken order by x.ord) into asked
-    from (
-      select n.ord, n.w, n.id, 'queued' as result, case when n.run_at > p_now then 'deferred' else 'pending' end as status,
-             n.run_at, n.looks_past is null and n.retry_at >= n.run_at as cooling, n.turn
-        from new n
-      union all
-      select d.ord, d.w, null, case when d.bad then 'refused' when d.fresh and d.nth = 1 and not d.open then 'fresh' end, null, null, null, null
-        from due d where not d.new) x
-   where (select w.n from woken w) >= 0;   -- a CTE that is not looked at does not run
-  return asked;
-end $function$;
-revoke execute on function market__open_new(jsonb,integer,text,timestamp with time zone) from public;
 
 CREATE OR REPLACE FUNCTION market__pace(p market_providers)
  RETURNS double precision
@@ -1684,24 +1601,18 @@ CREATE OR REPLACE FUNCTION market__plain_insert()
  SET enable_seqscan TO 'off'
  SET jit TO 'off'
 AS $function$
-declare w market__wish; a record; d record; t record; s market_settings; now_at timestamptz := clock_timestamp();
+declare w market__wish; a record; d record; now_at timestamptz := clock_timestamp();
 begin
   w := market__wish(new.provider, new.sku, new.size, new.currency, new.priority, new.not_before,
                     market__identity(new.user_id), nullif(new.account, 'default'));
   if w.problem is not null then
     raise exception 'market_jobs: %', w.problem using errcode = '22023';
   end if;
-  select * into s from market_settings;
-  if w.priority < s.wake_priority then
-    perform market__view_by_asking(w, now_at);
+  perform market__view_by_asking(w);
+  a := market__absorb(w);
+  if a.result in ('merged', 'raised') then
+    return null;
   end if;
-  loop
-    a := market__absorb(w);
-    if a.result in ('merged', 'raised') then
-      return null;
-    end if;
-    exit when a.result = 'fresh' or market__hold(w);
-  end loop;
   new.provider := w.provider;
   new.account := w.account;
   new.sku := w.sku;
@@ -1726,7 +1637,7 @@ begin
   new.error_code := null;
   new.error_message := null;
   new.outcome := null;
-  new.max_attempts := s.max_attempts;
+  new.max_attempts := (select max_attempts from market_settings);
   if a.result = 'fresh' then
     new.status := 'done';
     new.outcome := 'fresh';
@@ -1734,19 +1645,13 @@ begin
     new.completed_at := now_at;
     return new;
   end if;
-  insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
-  values (w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key) on conflict do nothing;
-  select x.retry_at, x.overridden_at into t from market_targets x where x.dedupe_key = w.dedupe_key;
-  d := market__due(w.priority, w.not_before, t.retry_at, t.overridden_at, s, now_at);
+  d := market__due(w);
   new.run_at := d.run_at;
   new.retry_at := d.retry_at;
   new.overridden_at := d.overridden_at;
   new.status := d.status;
   new.turn := market__turn(w.provider, w.account, w.priority, w.user_id);
   insert into market_job_requests (job_id, user_id, priority, opened) values (new.id, w.user_id, w.priority, true);
-  if d.status = 'pending' and w.priority >= s.wake_priority then
-    perform pg_notify('market_jobs', w.provider);
-  end if;
   return new;
 end $function$;
 revoke execute on function market__plain_insert() from public;
@@ -1800,12 +1705,10 @@ begin
   end loop;
   foreach c in array found loop
     continue when c.waiting;
-    exit when c.unit_key is null;
+    edge := c;
+    exit when c.unit_key is null or opened >= quota;
     -- What apps wait for and what is worth more goes first, and takes its part of the share.
-    if opened >= quota or opened + (select count(*) from unnest(ranks) r where r > c.value) >= calls then
-      edge := c;   -- the best call that is not made; none where the calls outlast the list
-      exit;
-    end if;
+    exit when opened + (select count(*) from unnest(ranks) r where r > c.value) >= calls;
     opened := opened + market__plan_unit(c.unit_key, c.value, p_now)::int;
   end loop;
   perform market__note_plan(p_provider, p_account, share, waiting, opened, edge, found, wanted, typical,
@@ -1853,6 +1756,8 @@ begin
      where u.unit_key = p_unit_key;
     return false;
   end if;
+  insert into market_target_locks as l (dedupe_key) values (t.dedupe_key)
+  on conflict (dedupe_key) do update set taken = l.taken + 1;
   insert into market_jobs (provider, account, sku, size, currency, priority, status, run_at, max_attempts, rank, turn,
                            dedupe_key, unit_key)
   values (t.provider, t.account, t.sku, t.size, t.currency, least(100, (select wake_priority - 1 from market_settings)),
@@ -1884,12 +1789,16 @@ CREATE OR REPLACE FUNCTION market__rank_waiting(p_provider text, p_account text,
  RETURNS integer
  LANGUAGE sql
 AS $function$
-  with worth as materialized (
-    select j.id, j.rank, f.value / (1 + floor((row_number() over (
-             partition by coalesce(j.user_id, '') order by f.value desc, j.turn, j.id) - 1) / greatest(1, p_share))) as value
+  with placed as materialized (
+    select j.id, j.rank, f.value, row_number() over (
+             partition by coalesce(j.user_id, '') order by f.value desc, j.turn, j.id) as place
       from unnest(p_found) f join market_jobs j on j.unit_key = f.unit_key
      where f.waiting and j.provider = p_provider and j.account = p_account and j.status = 'pending' and j.rank < 1e9
        and j.priority < (select wake_priority from market_settings)
+  ), worth as materialized (
+    select p.id, p.rank, case when p.place = 1 then max(p.value) over ()
+                              else p.value / (1 + floor((p.place - 1) / greatest(1, p_share))) end as value
+      from placed p
   ), moved as (
     select w.id, greatest(w.value, 1e-9) as rank from worth w where abs(w.rank - w.value) > 0.05 * abs(w.rank)
      order by 2 desc limit 1000
@@ -1972,10 +1881,6 @@ begin
   if p_text is null then
     return;
   end if;
-  if p_default_system = 'us' and p_text ~ '^([1-9]|1[0-9]|2[01])(\.5)?$' then   -- as nearly all are written
-    size := p_text;
-    return;
-  end if;
   t := market__upper(btrim(regexp_replace(p_text, E'[ \t\n\r\f\x0B]+', ' ', 'g'), ' '));
   t := replace(replace(t, ',', '.'), '½', '.5');
   if t in ('ONE SIZE', 'OS', 'O/S') then
@@ -2027,10 +1932,6 @@ CREATE OR REPLACE FUNCTION market__sku(p_text text, OUT sku text, OUT problem te
 AS $function$
 declare rest text;
 begin
-  if p_text ~ '^[A-Z0-9][A-Z0-9._+-]{0,63}$' then   -- as nearly all are written; the rest takes the long way
-    sku := p_text;
-    return;
-  end if;
   if p_text is null or btrim(p_text, E' \t\n\r\f\x0B') = '' then
     problem := 'sku is empty';
     return;
@@ -2170,7 +2071,7 @@ AS $function$
 $function$;
 revoke execute on function market__values(text,text,timestamp with time zone) from public;
 
-CREATE OR REPLACE FUNCTION market__verdict(p market_providers, s market_settings, p_urgent boolean, p_now timestamp with time zone, p_after text DEFAULT NULL::text, OUT reason text, OUT until timestamp with time zone, OUT calls_left integer, OUT hour_quota integer, OUT hour_ends timestamp with time zone, OUT spacing_s double precision)
+CREATE OR REPLACE FUNCTION market__verdict(p market_providers, s market_settings, p_urgent boolean, p_now timestamp with time zone, p_after text DEFAULT NULL::text, OUT reason text, OUT until timestamp with time zone, OUT calls_left integer, OUT hour_quota integer, OUT hour_ends timestamp with time zone, OUT spacing_s double precision, OUT day_left integer, OUT day_quota integer, OUT day_ends timestamp with time zone)
  RETURNS record
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
@@ -2186,8 +2087,12 @@ begin
     if kind = 'hour' then
       hour_quota := h.quota;
       hour_ends := h.ends;
-      spacing_s := h.spacing_s;
+    else
+      day_left := case when p_urgent then h.urgent_left else h.background_left end;
+      day_quota := h.quota;
+      day_ends := h.ends;
     end if;
+    spacing_s := greatest(spacing_s, h.spacing_s);
     continue when reason in ('off', 'paused', 'circuit', 'cooldown');
     allowed := null;
     if h.used >= h.quota then
@@ -2212,24 +2117,23 @@ begin
 end $function$;
 revoke execute on function market__verdict(market_providers,market_settings,boolean,timestamp with time zone,text) from public;
 
-CREATE OR REPLACE FUNCTION market__view_by_asking(w market__wish, p_now timestamp with time zone)
+CREATE OR REPLACE FUNCTION market__view_by_asking(w market__wish)
  RETURNS void
  LANGUAGE plpgsql
 AS $function$
 begin
-  insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id, at)
-  select 'view', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, ''), p_now
-   where not exists (select from market_signals g where g.kind = 'view' and g.dedupe_key = w.dedupe_key
-                      and g.user_id = coalesce(w.user_id, '') and g.at > p_now - interval '10 minutes');
+  if w.priority < (select wake_priority from market_settings) then
+    perform market__count_views(array[w]);
+  end if;
 end $function$;
-revoke execute on function market__view_by_asking(market__wish,timestamp with time zone) from public;
+revoke execute on function market__view_by_asking(market__wish) from public;
 
 CREATE OR REPLACE FUNCTION market__wait(p_job_id bigint, INOUT lane market__lane, p_count_to integer DEFAULT 200, OUT state text, OUT waiting_for text, OUT until timestamp with time zone, OUT eta timestamp with time zone, OUT detail text)
  RETURNS record
  LANGUAGE plpgsql
  STABLE
 AS $function$
-declare j market_jobs; now_at timestamptz := clock_timestamp(); ahead int;
+declare j market_jobs; now_at timestamptz := clock_timestamp(); ahead record;
 begin
   select * into j from market_jobs where id = p_job_id;
   state := j.status;
@@ -2245,10 +2149,16 @@ begin
     eta := now_at;
     detail := format('attempt %s of %s, being fetched now', j.attempt, j.max_attempts);
     return;
-  elsif state = 'deferred' and j.run_at > now_at then
+  end if;
+  if lane.provider is distinct from j.provider or lane.account <> j.account
+     or lane.urgent <> (j.priority >= lane.wake_priority) then
+    lane := market__lane(j.provider, j.account, j.priority);
+  end if;
+  if state = 'deferred' and j.run_at > now_at then
     waiting_for := case when j.retry_at >= j.run_at and j.attempt = 0 then 'cooldown' else 'not_before' end;
     until := j.run_at;
-    eta := j.run_at;
+    eta := market__eta(lane, 0, 0, now_at);
+    eta := case when lane.alive and eta is not null then greatest(j.run_at, eta) end;   -- greatest() looks past a null
     detail := case
       when waiting_for = 'cooldown' then 'the target cools down: '
         || coalesce((select nullif(concat_ws(': ', t.last_error_code, t.last_error_message), '')
@@ -2256,11 +2166,12 @@ begin
       when j.retry_at >= j.run_at
         then format('attempt %s of %s failed (%s); next try then', j.attempt, j.max_attempts, coalesce(j.error_code, 'unknown'))
       else 'the app asked for it not before then' end;
+    if not lane.alive then
+      detail := detail || '; and no daemon is running';
+    elsif lane.reason in ('off', 'paused') or lane.until > j.run_at then
+      detail := detail || '; and then: ' || lane.words;
+    end if;
     return;
-  end if;
-  if lane.provider is distinct from j.provider or lane.account <> j.account
-     or lane.urgent <> (j.priority >= lane.wake_priority) then
-    lane := market__lane(j.provider, j.account, j.priority);
   end if;
   if not lane.alive then
     waiting_for := 'no_daemon';
@@ -2279,16 +2190,31 @@ begin
     detail := 'a fetch of the same product is under way; its price will serve this job if it is fresh enough';
     return;
   end if;
-  ahead := market__ahead(j, p_count_to);
+  ahead := market__ahead(j, lane, p_count_to);
   waiting_for := coalesce(lane.reason, 'rank');
   until := lane.until;
-  eta := case when ahead <= p_count_to then market__eta(lane, ahead, now_at) end;
+  eta := case when ahead.jobs <= p_count_to then market__eta(lane, ahead.urgent_calls, ahead.other_calls, now_at) end;
   detail := concat_ws('; ', lane.words, case
-    when ahead = 0 then 'next in line'
-    when ahead > p_count_to then format('more than %s jobs ahead', p_count_to)
-    else format('%s job%s ahead', ahead, case when ahead > 1 then 's' end) end);
+    when ahead.jobs = 0 then 'next in line'
+    when ahead.jobs > p_count_to then format('more than %s jobs ahead', p_count_to)
+    else format('%s job%s ahead (%s call%s)', ahead.jobs, case when ahead.jobs > 1 then 's' end,
+                ahead.urgent_calls + ahead.other_calls, case when ahead.urgent_calls + ahead.other_calls > 1 then 's' end) end);
 end $function$;
 revoke execute on function market__wait(bigint,market__lane,integer) from public;
+
+CREATE OR REPLACE FUNCTION market__wake()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+  perform pg_notify('market_jobs', x.provider)
+    from (select distinct i.provider from inserted i
+           where i.status = 'pending' and i.priority >= (select wake_priority from market_settings)) x;
+  return null;
+end $function$;
+revoke execute on function market__wake() from public;
 
 CREATE OR REPLACE FUNCTION market__window(p market_providers, s market_settings, p_kind text, p_at timestamp with time zone, OUT starts timestamp with time zone, OUT ends timestamp with time zone)
  RETURNS record
@@ -2372,27 +2298,48 @@ CREATE OR REPLACE FUNCTION market__wishes(items jsonb, p_priority integer, p_use
  LANGUAGE plpgsql
  STABLE
 AS $function$
+declare item jsonb; n bigint; w market__wish; bad text; prio int; due timestamptz;
 begin
-  return query
-    with ways as (
-      select m.provider, m.account, m.currency, m.all_sizes, m.provider || '|' || m.account || '|' as key
-        from market_providers m cross join market_settings s
-       where m.account = coalesce((select u.account from market_account_users u where u.provider = m.provider and u.user_id = p_user_id), 'default')
-         and s.default_size_system = 'us' and p_priority between 0 and 1000 and coalesce(length(p_user_id) <= 200, true)
-    ), read as (
-      select e.n::int as ord, e.item, e.item ->> 'provider' as provider, e.item ->> 'sku' as sku, e.item ->> 'size' as size,
-             case when jsonb_typeof(e.item) = 'object' then e.item - array['provider', 'sku', 'size'] = '{}' end as short
-        from jsonb_array_elements(items) with ordinality e(item, n)
-    )
-    select r.ord, case when w.provider is null then market__item(r.item, p_priority, p_user_id)
-      else row(w.provider, w.account, r.sku, r.size, w.currency,
-               w.key || r.sku || '|' || w.currency || '|' || coalesce(r.size, ''),
-               w.key || r.sku || '|' || w.currency || case when w.all_sizes then '' else '|' || coalesce(r.size, '') end,
-               p_priority, null, nullif(p_user_id, ''), null)::market__wish end
-      from read r left join ways w
-        on w.provider = r.provider and r.short and jsonb_typeof(r.item -> 'sku') = 'string'
-           and r.sku ~ '^[A-Z0-9][A-Z0-9._+-]{0,63}$'
-           and coalesce(jsonb_typeof(r.item -> 'size') in ('string', 'number', 'null') and (r.size is null or r.size ~ '^([1-9]|1[0-9]|2[01])(\.5)?$'), true);
+  for item, n in select e.value, e.ordinality from jsonb_array_elements(items) with ordinality e loop
+    w := null;
+    bad := null;
+    prio := p_priority;
+    due := null;
+    if jsonb_typeof(item) <> 'object' then
+      bad := 'item is not an object';
+    else
+      select string_agg(quote_literal(left(k, 40)), ', ') into bad from jsonb_object_keys(item) k
+       where k not in ('provider', 'sku', 'size', 'currency', 'priority', 'not_before', 'user_id');
+      bad := 'unknown key ' || bad;
+      select coalesce(bad, string_agg(k || ' is not a text', ', ')) into bad
+        from unnest(array['provider', 'sku', 'currency', 'not_before']) k where jsonb_typeof(item -> k) not in ('string', 'null');
+      if bad is null and jsonb_typeof(item -> 'size') not in ('string', 'number', 'null') then
+        bad := 'size is neither a text nor a number';
+      end if;
+      if bad is null and jsonb_typeof(item -> 'priority') <> 'null' then
+        if item ->> 'priority' ~ '^[0-9]{1,4}$' then
+          prio := (item ->> 'priority')::int;
+        else
+          bad := format('priority %s is not between 0 and 1000', quote_literal(left(item ->> 'priority', 40)));
+        end if;
+      end if;
+      if bad is null and jsonb_typeof(item -> 'not_before') <> 'null' then
+        begin
+          due := (item ->> 'not_before')::timestamptz;
+        exception when data_exception then   -- the whole class: formats, ranges, time zones and their displacements
+          bad := format('not_before %s is not a time', quote_literal(left(item ->> 'not_before', 40)));
+        end;
+      end if;
+    end if;
+    if bad is null then
+      w := market__wish(item ->> 'provider', item ->> 'sku', item ->> 'size', item ->> 'currency', prio, due, p_user_id);
+    else
+      w.problem := bad;
+    end if;
+    ord := n;
+    wish := w;
+    return next;
+  end loop;
 end $function$;
 revoke execute on function market__wishes(jsonb,integer,text) from public;
 
@@ -2413,17 +2360,7 @@ begin
     raise exception 'market_enqueue: %', w.problem using errcode = '22023';
   end if;
   o := market__open(w);
-  job_id := o.job_id;
-  result := o.result;
-  if o.status = 'deferred' then
-    wait_reason := case when o.cooling then 'cooldown' else 'not_before' end;
-    eta := o.run_at;
-  elsif o.status = 'pending' and not exists (select from market_daemons d where d.alive_until > clock_timestamp()) then
-    wait_reason := 'no_daemon';   -- as market__wait has it, which reads much more
-  else
-    select x.waiting_for, x.eta into wait_reason, eta from market__wait(o.job_id, null) x;
-  end if;
-  return next;
+  return query select o.job_id, o.result, x.waiting_for, x.eta from market__wait(o.job_id, null) x;
 end $function$;
 revoke execute on function market_enqueue(text,text,text,integer,text,timestamp with time zone,text) from public;
 
@@ -2437,54 +2374,27 @@ CREATE OR REPLACE FUNCTION market_enqueue_many(items jsonb, priority integer DEF
  SET jit TO 'off'
 AS $function$
 declare
-  who text := market__identity(market_enqueue_many.user_id); now_at timestamptz := clock_timestamp();
-  asked market__taken[]; i market__taken; o record; x record; lane market__lane; waits text[]; etas timestamptz[]; rest jsonb; together boolean := true;
+  i record; o record; x record; lane market__lane; who text := market__identity(market_enqueue_many.user_id);
+  answers jsonb[] := '{}';
 begin
   perform market__check_items(items, 'market_enqueue_many');
-  begin
-    asked := market__open_new(items, market_enqueue_many.priority, who, now_at);
-  exception when unique_violation then
-    together := false;
-    select array_agg(row(q.ord, q.wish, null, case when (q.wish).problem is not null then 'refused' end, null, null, null, null)::market__taken
-                     order by q.ord) into asked
-      from market__wishes(items, market_enqueue_many.priority, who) q;
-  end;
-  for i in select a.* from unnest(asked) a where a.result is null order by (a.w).dedupe_key, a.ord loop
-    o := market__open(i.w, not together);   -- else its view is counted
-    i.id := o.job_id;
-    i.result := o.result;
-    asked[i.ord] := i;
-    x := market__wait(i.id, lane);
-    lane := x.lane;
-    waits[i.ord] := x.waiting_for;
-    etas[i.ord] := x.eta;
+  for i in
+    select q.ord, q.wish from market__wishes(items, market_enqueue_many.priority, who) q order by (q.wish).dedupe_key, q.ord
+  loop
+    if (i.wish).problem is not null then
+      answers := answers || jsonb_build_object('ord', i.ord, 'result', 'refused', 'code', '22023', 'message', (i.wish).problem);
+    else
+      o := market__open(i.wish);
+      x := market__wait(o.job_id, lane);
+      lane := x.lane;
+      answers := answers || jsonb_build_object('ord', i.ord, 'id', o.job_id, 'result', o.result, 'wait', x.waiting_for, 'eta', x.eta);
+    end if;
   end loop;
-  -- Who of the new ones is among the first is told when; all others stand behind them, which is all that market__wait would say.
-  if exists (select from market_daemons d where d.alive_until > now_at) then
-    for o in select distinct (a.w).provider, (a.w).account, (a.w).priority from unnest(asked) a where a.status = 'pending' loop
-      for i in select a.* from unnest(asked) a
-                where a.status = 'pending' and (a.w).provider = o.provider and (a.w).account = o.account and (a.w).priority = o.priority
-                order by a.turn limit 202 loop
-        x := market__wait(i.id, lane);
-        lane := x.lane;
-        waits[i.ord] := x.waiting_for;
-        etas[i.ord] := x.eta;
-      end loop;
-      rest := coalesce(rest, '{}') || jsonb_build_object(concat_ws('|', o.provider, o.account, o.priority), coalesce(lane.reason, 'rank'));
-    end loop;
-  end if;
   return query
-    select a.ord, a.id, a.result,
-           case when a.status = 'deferred' then case when a.cooling then 'cooldown' else 'not_before' end
-                when a.status = 'pending' then coalesce(waits[a.ord], f.waiting_for,
-                  rest ->> concat_ws('|', (a.w).provider, (a.w).account, (a.w).priority), 'no_daemon')
-                else waits[a.ord] end,
-           case when a.status = 'deferred' then a.run_at else coalesce(etas[a.ord], f.eta) end,
-           case when a.result = 'refused' then '22023' end, (a.w).problem
-      from unnest(asked) a
-      left join lateral (select 'running' as waiting_for, now_at as eta from market_fetches m
-                          where m.unit_key = (a.w).unit_key and m.lease_expires_at > now_at limit 1) f
-             on rest is not null and a.status = 'pending' and waits[a.ord] is null;   -- in the array's order, which is the items'
+    select a.ord, a.id, a.result, a.wait, a.eta, a.code, a.message
+      from unnest(answers) u,
+           jsonb_to_record(u) as a(ord int, id bigint, result text, wait text, eta timestamptz, code text, message text)
+     order by a.ord;
 end $function$;
 revoke execute on function market_enqueue_many(jsonb,integer,text) from public;
 
@@ -2504,7 +2414,7 @@ begin
     select c.sku, p.provider, p.all_sizes,
            -- one in another system may fit two variants
            (select t.size from market_targets t where t.sku = c.sku and t.size is not null
-             order by t.size ~ '^(UK|EU) ', t.created_at, t.dedupe_key limit 1) as size
+             order by t.size ~ '^(UK|EU) ', t.target_id limit 1) as size
       from market_catalog c
       cross join lateral (
         select m.provider, m.all_sizes from market_providers m
@@ -2585,25 +2495,33 @@ begin
 end $function$;
 revoke execute on function market_give_back(text) from public;
 
-CREATE OR REPLACE FUNCTION market_give_back_block(p_receipt text, p_calls integer)
- RETURNS integer
+CREATE OR REPLACE FUNCTION market_move(p_provider text, p_account text, p_receipt text, p_missed timestamp with time zone, OUT reason text, OUT until timestamp with time zone, OUT wait_s double precision, OUT moment timestamp with time zone, OUT delay_s double precision)
+ RETURNS record
  LANGUAGE plpgsql
 AS $function$
-declare parts text[] := string_to_array(p_receipt, ';'); entry text; given int := greatest(0, p_calls); n int := 0;
+declare p market_providers; interval_s double precision; now_at timestamptz;
 begin
-  -- The same lock order as market_take: provider first, then its windows.
-  perform from market_providers where provider = parts[1] and account = parts[2] for no key update;
-  foreach entry in array parts[4:] loop
-    update market_budgets set used = greatest(0, used - given),
-      used_background = greatest(0, used_background - given * parts[3]::int),
-      background_tokens = background_tokens + given * parts[3]::int, given_back = given_back + given
-     where provider = parts[1] and account = parts[2] and window_kind = split_part(entry, '=', 1)
-       and window_start = to_timestamp(split_part(entry, '=', 2)::double precision);
-    n := n + 1;
-  end loop;
-  return n;
+  select * into p from market_providers where provider = p_provider and account = p_account for no key update;
+  now_at := clock_timestamp();
+  select c.reason, c.until into reason, until from market__closed(p, now_at, p_receipt) c;
+  if reason is not null then
+    return;
+  end if;
+  interval_s := market__pace(p);
+  if p.next_request_at > p_missed + make_interval(secs => interval_s) then
+    delay_s := market__ahead_s(p, interval_s, now_at);
+  else
+    delay_s := 0;
+  end if;
+  if delay_s > market__early((select s from market_settings s)) then
+    wait_s := delay_s;
+    return;
+  end if;
+  moment := now_at + make_interval(secs => delay_s);
+  update market_providers m set next_request_at = moment + make_interval(secs => interval_s)
+   where m.provider = p_provider and m.account = p_account;
 end $function$;
-revoke execute on function market_give_back_block(text,integer) from public;
+revoke execute on function market_move(text,text,text,timestamp with time zone) from public;
 
 CREATE OR REPLACE FUNCTION market_pause(provider text, reason text DEFAULT NULL::text)
  RETURNS TABLE(account text, state text)
@@ -2705,28 +2623,25 @@ revoke execute on function market_refresh(jsonb,text) from public;
 CREATE OR REPLACE FUNCTION market_reopen()
  RETURNS SETOF bigint
  LANGUAGE plpgsql
- SET lock_timeout TO '20ms'
 AS $function$
-declare late record; s market_settings; held boolean; since timestamptz := clock_timestamp() - interval '1 day';
+declare late record; s market_settings; since timestamptz := clock_timestamp() - interval '1 day';
 begin
   select * into s from market_settings;
   for late in
-    select j.id, j.provider, j.account, j.sku, j.size, j.currency, j.dedupe_key, j.unit_key, max(r.priority) as priority
+    select j.id, j.dedupe_key, max(r.priority) as priority
       from market_job_requests r join market_jobs j on j.id = r.job_id
      where r.loose and not r.served and r.requested_at > since and j.status in ('done', 'failed')
        and coalesce(market__observed_at(j.provider, j.account, j.sku, j.size, j.currency, j.dedupe_key), '-infinity')
            < r.requested_at - s.fresh_for
        and (j.status = 'done' or j.completed_at < r.requested_at)
-     group by j.id order by j.dedupe_key, j.id desc
+     group by j.id, j.dedupe_key order by j.dedupe_key, j.id desc
      limit 100
   loop
-    begin
-      held := market__hold((late.provider, late.account, late.sku, late.size, late.currency, late.dedupe_key, late.unit_key,
-                            late.priority, null, null, null));
-    exception when lock_not_available then
-      continue;   -- an app is just opening one
-    end;
-    if held then
+    perform from market_target_locks l where l.dedupe_key = late.dedupe_key for update skip locked;
+    continue when not found;
+    -- An update, as by anyone who opens a job.
+    update market_target_locks l set taken = l.taken + 1 where l.dedupe_key = late.dedupe_key;
+    if not exists (select from market_jobs o where o.dedupe_key = late.dedupe_key and o.status in ('pending', 'running', 'deferred')) then
       update market_jobs j set status = 'pending', attempt = 0, rescues = 0, suspect_since = null, outcome = null, error_code = null,
         error_message = null, completed_at = null, not_before = null, retry_at = null, run_at = clock_timestamp(),
         priority = greatest(j.priority, late.priority),
@@ -2746,11 +2661,11 @@ begin
 end $function$;
 revoke execute on function market_reopen() from public;
 
-CREATE OR REPLACE FUNCTION market_report(p_provider text, p_account text, p_kind text, p_retry_after_s double precision DEFAULT NULL::double precision, p_day_spent boolean DEFAULT false, p_detail text DEFAULT NULL::text, OUT state text, OUT until timestamp with time zone, OUT changed boolean)
+CREATE OR REPLACE FUNCTION market_report(p_provider text, p_account text, p_kind text, p_retry_after_s double precision DEFAULT NULL::double precision, p_day_spent boolean DEFAULT false, p_detail text DEFAULT NULL::text, p_receipt text DEFAULT NULL::text, OUT state text, OUT until timestamp with time zone, OUT changed boolean)
  RETURNS record
  LANGUAGE plpgsql
 AS $function$
-declare p market_providers; s market_settings; wait_s double precision; now_at timestamptz; w record;
+declare p market_providers; s market_settings; wait_s double precision; now_at timestamptz; w record; probe boolean; told boolean;
 begin
   select * into s from market_settings;
   select * into p from market_providers where provider = p_provider and account = p_account for no key update;
@@ -2758,19 +2673,25 @@ begin
   state := p.circuit;
   until := p.circuit_until;
   changed := false;
+  probe := market__is_probe(p, p_receipt);
+  -- "Retry after 0" (or a date that is past) is no word at all: else each probe would follow the one before.
+  told := p_retry_after_s > 0 or p_day_spent;
   if p_kind = 'ok' then
-    if p.circuit = 'closed' and p.circuit_failures = 0 or p.circuit = 'open' and p.circuit_until > now_at then
-      return;   -- nothing to close, or an answer from before the trouble
+    if p.circuit = 'closed' and p.circuit_failures > 0 or probe then
+      changed := probe;
+      update market_providers set circuit = 'closed', circuit_reason = null, circuit_until = null, circuit_detail = null,
+        circuit_day_spent = false, circuit_failures = 0, circuit_opens = 0, circuit_prober = null
+       where provider = p_provider and account = p_account;
+      state := 'closed';
+      until := null;
+      if probe then   -- who waits for the probe's answer has it now
+        perform pg_notify('market_jobs', p_provider);
+      end if;
     end if;
-    changed := p.circuit <> 'closed';
-    update market_providers set circuit = 'closed', circuit_reason = null, circuit_until = null, circuit_detail = null,
-      circuit_day_spent = false, circuit_failures = 0, circuit_opens = 0 where provider = p_provider and account = p_account;
-    state := 'closed';
-    until := null;
     return;
   end if;
-  if p_kind = 'errors' and p.circuit = 'open' and p.circuit_until > now_at then
-    return;   -- sent before the circuit opened; it tells nothing new
+  if p.circuit <> 'closed' and not probe and (p_kind <> 'throttled' or told is not true) then
+    return;
   end if;
   if p_kind = 'errors' and p.circuit = 'closed' and p.circuit_failures + 1 < p.circuit_after then
     update market_providers set circuit_failures = circuit_failures + 1
@@ -2781,14 +2702,13 @@ begin
     select * into w from market__window(p, s, 'day', now_at);
     wait_s := greatest(date_part('epoch', w.ends - now_at), coalesce(p_retry_after_s, 0));
   else
-    -- "Retry after 0" (or a date that is past) is no word at all: else each probe would follow the one before.
     wait_s := coalesce(case when p_retry_after_s > 0 then p_retry_after_s end,
       case p_kind when 'throttled' then least(300, 2 * 2 ^ least(p.circuit_opens, 20))
                   when 'unauthorized' then 900
                   else least(300, p.circuit_open_s * 2 ^ least(p.circuit_opens, 20)) end);
   end if;
   state := 'open';
-  until := now_at + make_interval(secs => least(wait_s, 172800));
+  until := now_at + make_interval(secs => least(wait_s, 90000));   -- no provider's day has more than 25 hours
   if p.circuit = 'open' and p.circuit_until > until then
     until := p.circuit_until;   -- a shorter word never cuts a longer one
   end if;
@@ -2796,10 +2716,10 @@ begin
   update market_providers m set circuit = 'open', circuit_reason = p_kind, circuit_until = market_report.until,
     circuit_detail = left(p_detail, 300), circuit_day_spent = p_day_spent, circuit_failures = m.circuit_failures + 1,
     -- several requests that were under way together are one piece of trouble
-    circuit_opens = m.circuit_opens + (p.circuit <> 'open' or p.circuit_until <= now_at)::int
+    circuit_opens = m.circuit_opens + (p.circuit = 'closed' or probe)::int, circuit_prober = null
    where m.provider = p_provider and m.account = p_account;
 end $function$;
-revoke execute on function market_report(text,text,text,double precision,boolean,text) from public;
+revoke execute on function market_report(text,text,text,double precision,boolean,text,text) from public;
 
 CREATE OR REPLACE FUNCTION market_resume(provider text)
  RETURNS TABLE(account text, state text)
@@ -2827,7 +2747,7 @@ CREATE OR REPLACE FUNCTION market_retry(provider text DEFAULT NULL::text, error_
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
-declare j record; w market__wish; n bigint := 0; s market_settings; woken text[] := '{}'; held boolean;
+declare j record; w market__wish; n bigint := 0; s market_settings; woken text[] := '{}';
 begin
   if market_retry.provider is not null
      and not exists (select from market_providers p where p.provider = market_retry.provider) then
@@ -2845,13 +2765,14 @@ begin
                          and later.status in ('done', 'failed'))
      order by m.dedupe_key
   loop
-    w := (j.provider, j.account, j.sku, j.size, j.currency, j.dedupe_key, j.unit_key, j.priority, null, j.user_id, null);
-    loop
-      held := market__hold(w);
-      exit when held or (select market__merge(w, o.id) from market_jobs o
-                          where o.dedupe_key = w.dedupe_key and o.status in ('pending', 'running', 'deferred')) is not null;
-    end loop;
-    if not held then
+    insert into market_target_locks as l (dedupe_key) values (j.dedupe_key)
+    on conflict (dedupe_key) do update set taken = l.taken + 1;
+    if exists (select from market_jobs o where o.dedupe_key = j.dedupe_key and o.status in ('pending', 'running', 'deferred')) then
+      w.provider := j.provider;
+      w.priority := j.priority;
+      w.user_id := j.user_id;
+      perform market__merge(w, o.id) from market_jobs o
+        where o.dedupe_key = j.dedupe_key and o.status in ('pending', 'running', 'deferred');
       n := n + 1;
     else
       update market_jobs m set status = 'pending', attempt = 0, rescues = 0, suspect_since = null, not_before = null, retry_at = null,
@@ -2883,7 +2804,7 @@ begin
 end $function$;
 revoke execute on function market_run_now() from public;
 
-CREATE OR REPLACE FUNCTION market_take(p_provider text, p_account text, p_priority integer, p_meter text DEFAULT 'calls'::text, p_after text DEFAULT NULL::text, OUT granted boolean, OUT reason text, OUT until timestamp with time zone, OUT wait_s double precision, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone)
+CREATE OR REPLACE FUNCTION market_take(p_provider text, p_account text, p_priority integer, p_meter text DEFAULT 'calls'::text, p_after text DEFAULT NULL::text, p_daemon uuid DEFAULT NULL::uuid, OUT granted boolean, OUT reason text, OUT until timestamp with time zone, OUT wait_s double precision, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone)
  RETURNS record
  LANGUAGE plpgsql
 AS $function$
@@ -2892,28 +2813,9 @@ begin
   select * into s from market_settings;
   select * into p from market_providers where provider = p_provider and account = p_account for no key update;
   select c.* into granted, reason, until, wait_s, granted_at, delay_s, valid_s, receipt, cost_window
-    from market__charge(p, s, p_priority, p_meter, p_after, clock_timestamp()) c;
+    from market__charge(p, s, p_priority, p_meter, p_after, clock_timestamp(), p_daemon) c;
 end $function$;
-revoke execute on function market_take(text,text,integer,text,text) from public;
-
-CREATE OR REPLACE FUNCTION market_take_block(p_provider text, p_account text, p_lowest integer, p_highest integer, p_calls integer, OUT calls integer, OUT urgent boolean, OUT wake_priority integer, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT step_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone)
- RETURNS record
- LANGUAGE plpgsql
-AS $function$
-declare p market_providers; s market_settings;
-begin
-  calls := 0;
-  select * into s from market_settings;
-  wake_priority := s.wake_priority;
-  urgent := p_lowest >= s.wake_priority;
-  if (urgent = (p_highest >= s.wake_priority)) is not true or coalesce(p_calls, 0) < 2 then
-    return;
-  end if;
-  select * into p from market_providers where provider = p_provider and account = p_account for no key update;
-  select c.* into calls, granted_at, delay_s, step_s, valid_s, receipt, cost_window
-    from market__charge_block(p, s, urgent, p_calls, clock_timestamp()) c;
-end $function$;
-revoke execute on function market_take_block(text,text,integer,integer,integer) from public;
+revoke execute on function market_take(text,text,integer,text,text,uuid) from public;
 
 CREATE OR REPLACE FUNCTION market_unwatch(items jsonb, user_id text DEFAULT NULL::text)
  RETURNS TABLE(ord integer, job_id bigint, result text, wait_reason text, eta timestamp with time zone, error_code text, error_message text)
@@ -3026,11 +2928,8 @@ begin
   if w.problem is not null then
     raise exception 'market_why: %', w.problem using errcode = '22023';
   end if;
-  select j.id into id from market_jobs j where j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred');
-  if not found then
-    select j.id into id from market_jobs j where j.dedupe_key = w.dedupe_key and j.status in ('done', 'failed')
-     order by j.id desc limit 1;
-  end if;
+  select j.id into id from market_jobs j where j.dedupe_key = w.dedupe_key
+   order by (j.status in ('pending', 'running', 'deferred')) desc, j.id desc limit 1;
   if id is not null then
     -- Of an item everybody may know what it waits for, whoever asked.
     return query select x.state, x.waiting_for, x.until, x.eta, x.detail from market__wait(id, null, 1000) x;

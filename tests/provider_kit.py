@@ -42,7 +42,7 @@ class Gate:
     plan: list[Grant | NotGranted] = field(default_factory=list)
     taken: list[tuple[str, str]] = field(default_factory=list)
     returned: list[str] = field(default_factory=list)
-    late: int = 0
+    moved: int = 0
     troubles: int = 0
     was_asked: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -54,8 +54,9 @@ class Gate:
         self.was_asked.set()
         return replace(answer, receipt=f"{answer.receipt}{len(self.taken)}")
 
-    async def leaves_late(self) -> None:
-        self.late += 1
+    async def move(self, grant: Grant) -> Grant:
+        self.moved += 1
+        return replace(grant, delay_s=0.0, age_s=0.0)
 
     async def give_back(self, grant: Grant) -> None:
         self.returned.append(grant.receipt)

@@ -57,6 +57,7 @@ class App:
         self._further_observers = observers
         self._daemon_id = uuid4()
         self._kinds = providers.discover()
+        self._differing: list[str] = []  #: other live daemons with other settings
         self.metrics = Metrics()
         self.admin_port: int | None = None  #: where /metrics is served, once it is
         self.dsn: str | None = None  #: where the database is, once it is known
@@ -132,7 +133,9 @@ class App:
         stores = Stores(jobs=jobs, catalog=CatalogStore(db), circuits=self._circuits)
         self._stores = stores
         self._daemons = DaemonStore(db, self._daemon_id)
-        self._visits = Visits(self._session, db, self._kinds, config.state_dir, self._observer)
+        self._visits = Visits(
+            self._session, db, self._kinds, config.state_dir, self._observer, self._daemon_id
+        )
         self._poller = Poller(timing, jobs, lambda state: self._lanes.wake(state), self._observer)
         self._lanes = Lanes(stores, self._observer, self._poller.kick)
         self._plans = PlanStore(db, lambda: self._scheduler.timing.interval)
@@ -151,6 +154,7 @@ class App:
             self._db,
             interval_s=lambda: self._scheduler.timing.interval.total_seconds(),
             echo_at=lambda: self._listener.last_echo,
+            also=self._compare_with_others,
         )
         self._circuits = Circuits(self._db)
         self._recorder = Recorder(self._circuits)
@@ -183,12 +187,14 @@ class App:
         self._poller.timing = wiring.timing_of(new)
         self._poller.kick()
         self._scheduler.retime(wiring.timing_of(new))
+        self._lanes.halt_all_but({(a.provider, a.account) for a in accounts if a.off_reason is None})
         for account in accounts:
             if account.off_reason is not None:
                 self._observer.event("provider_off", lane=account.lane, reason=account.off_reason)
                 continue
             self._lanes.put(self._lane_settings(account.provider, account.account))
-        await self._compare_with_others(new)
+        self._differing = []
+        await self._compare_with_others()
 
     async def _store(self, old: Config | None, new: Config, accounts: Sequence[AccountLimits]) -> None:
         try:
@@ -207,14 +213,16 @@ class App:
         # Whoever loads a configuration may have mended credentials, here or at the provider: one probe each.
         return wiring.lanes_of(new)
 
-    async def _compare_with_others(self, new: Config) -> None:
+    async def _compare_with_others(self) -> None:
+        """Tell of other live daemons with other settings, once for each set of them; they come and go."""
         try:
-            others = await self._daemons.differing(new.digest(shared=True))
+            others = await self._daemons.differing(self._config.digest(shared=True))
         except errors.DatabaseUnavailable:
-            return  # what was to be applied is applied; the next reload compares again
+            return  # what is not told now is told the next time
         self.metrics.config_differs(bool(others))
-        if others:
+        if others and others != self._differing:
             self._observer.event("config_differs", daemons=others, hint="the lower limits hold")
+        self._differing = others
 
     def _lane_settings(self, provider: str, account: str) -> LaneSettings:
         visit = self._visits.opener(self._config, provider, account)

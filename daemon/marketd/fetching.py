@@ -34,6 +34,14 @@ class Visit(Protocol):
     @property
     def calls(self) -> Sequence[RequestReport]: ...
 
+    @property
+    def receipt(self) -> str | None:
+        """Of its latest call: what the circuit knows its probe by."""
+        ...
+
+    @property
+    def is_probe(self) -> bool: ...
+
     async def fetch(self, ask: Ask) -> Found: ...
 
 
@@ -204,7 +212,7 @@ class Fetching:
         unit, error = this.unit, this.error
         if isinstance(error, errors.NotGranted) and error.reason != "shutdown":
             self._observer.event("refused", provider=unit.provider, reason=error.reason)
-        kind = _kind_of_trouble(error, unit)
+        kind = _kind_of_trouble(error, unit, this.visit)
         if kind is None:
             return
         detail = None if error is None else str(error)
@@ -215,6 +223,7 @@ class Fetching:
             retry_after_s=self._retry_after_s(this),
             day_spent=isinstance(error, errors.Throttled) and error.day_spent,
             detail=detail,
+            receipt=this.visit.receipt,
         )
         if state.changed:
             self._observer.event(
@@ -234,7 +243,7 @@ class Fetching:
         return None
 
 
-def _kind_of_trouble(error: BaseException | None, unit: Unit) -> Report | None:
+def _kind_of_trouble(error: BaseException | None, unit: Unit, visit: Visit) -> Report | None:
     """The word for the circuit; None where it has nothing to learn."""
     match error:
         case errors.Throttled():
@@ -244,7 +253,9 @@ def _kind_of_trouble(error: BaseException | None, unit: Unit) -> Report | None:
         case errors.Transient() | errors.BadPayload():
             return "errors"
         case None | errors.ProviderError():
-            return "ok" if unit.troubled else None
+            return "ok" if unit.troubled or visit.is_probe else None
+        case errors.NotGranted() if visit.is_probe and visit.calls and visit.calls[-1].status_class == "ok":
+            return "ok"  # the probe was answered, although its fetch may not go on
     return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from marketd import clock, systemd
@@ -54,8 +54,13 @@ class Gauges:
         *,
         interval_s: Callable[[], float],
         echo_at: Callable[[], float | None],
+        also: Callable[[], Awaitable[None]],
     ) -> None:
-        """`interval_s` of the scheduler, when it is shorter than 30 s; `echo_at` as `Listener.last_echo`."""
+        """`interval_s` of the scheduler, when it is shorter than 30 s; `echo_at` as `Listener.last_echo`.
+
+        `also`: done with each refresh.
+        """
+        self._also = also
         self._metrics = metrics
         self._runs = runs
         self._db = db
@@ -99,6 +104,7 @@ class Gauges:
     async def _refresh_if_possible(self) -> None:
         try:
             await self.refresh()
+            await self._also()
         except DatabaseUnavailable:
             return  # the gauges' own timestamp tells their age, and the pollers log the outage
 

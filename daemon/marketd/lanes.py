@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import replace
 
 from marketd.fetching import LaneSettings, Stores
 from marketd.lane import Lane
@@ -15,7 +16,7 @@ Key = tuple[str, str]  #: provider, account
 
 
 class Lanes(Mapping[Key, Lane]):
-    """Grows with the configuration. A lane that is switched off stays; the claim finds nothing for it."""
+    """Grows with the configuration. A lane that is switched off stays, without slots."""
 
     def __init__(self, stores: Stores, observer: Observer, kick: Callable[[], None]) -> None:
         """`kick` makes the poller look at once."""
@@ -48,6 +49,12 @@ class Lanes(Mapping[Key, Lane]):
         lane = self._lanes[key] = Lane(settings, self._stores, self._observer, self._kick)
         if self._start is not None:
             self._start(lane)
+
+    def halt_all_but(self, running: Container[Key]) -> None:
+        """No more claims in other lanes: they were switched off here, and may be on in another daemon."""
+        for key, lane in self._lanes.items():
+            if key not in running:
+                lane.reconfigure(replace(lane.settings, concurrency=0))
 
     def start(self, tasks: asyncio.TaskGroup, stop: Stop, grace_s: Callable[[], float]) -> None:
         """Run all in `tasks`, also those that a reload adds later, until `stop` and at most `grace_s` longer."""

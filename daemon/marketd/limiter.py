@@ -20,6 +20,7 @@ class Grant:
     delay_s: float  #: wait so long (counted from the moment the grant arrived) before sending
     valid_s: float  #: past so many seconds from arrival the grant must be given back and taken anew
     receipt: str  #: opaque; names the charged windows for `give_back`
+    age_s: float = 0.0  #: so long ago at most it was granted when it arrived
     cost_window: datetime | None = None  #: start of the shortest window that was charged
 
 
@@ -30,8 +31,11 @@ class Gate(Protocol):
         """Charge one request, perhaps after a short wait. Raises `NotGranted` when it may not leave soon."""
         ...
 
-    async def leaves_late(self) -> None:
-        """A granted request leaves only now: the next one keeps its distance from it."""
+    async def move(self, grant: Grant) -> Grant:
+        """Another moment for a granted request that missed its own: `delay_s` from the answer on.
+
+        Raises `NotGranted` when it may not leave any more.
+        """
         ...
 
     async def give_back(self, grant: Grant) -> None:

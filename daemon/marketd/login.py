@@ -10,6 +10,7 @@ import asyncio
 import json
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -142,8 +143,9 @@ class _Unmetered:
     async def take(self, endpoint: str, *, meter: str = "calls") -> Grant:
         return Grant(granted_at=datetime.now(UTC), delay_s=0, valid_s=_TIMEOUT_S, receipt="")
 
-    async def leaves_late(self) -> None:
+    async def move(self, grant: Grant) -> Grant:
         """Nothing is spaced."""
+        return replace(grant, delay_s=0.0, age_s=0.0)
 
     async def give_back(self, grant: Grant) -> None:
         """Nothing was charged."""

@@ -113,7 +113,10 @@ class TellsUsage(Protocol):
 
 
 class Provider(Protocol):
-    """One provider for one account, built anew at every (re)load of the config."""
+    """One provider for one account, built anew at every (re)load of the config.
+
+    It may also have `first_calls`, the calls that a product costs which was never found before (else 1), for ETAs.
+    """
 
     name: ClassVar[str]  #: equals the module's name
     all_sizes: ClassVar[bool]  #: one call returns every size of a product

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 import aiohttp
 from aiolimiter import AsyncLimiter
@@ -16,7 +17,7 @@ from marketd.http_client import Door, ProviderHttp
 from marketd.models import DEFAULT_ACCOUNT, Unit
 from marketd.provider import Ask, Found, TellsUsage, Usage
 from marketd.providers import Plugin
-from marketd.store.budgets import Charger
+from marketd.store.budgets import Charger, PgGate
 from marketd.store.pool import Database
 from marketd.telemetry import Observer, RequestReport
 
@@ -31,6 +32,15 @@ class Visit:
 
     provider: Plugin
     http: ProviderHttp
+    gate: PgGate
+
+    @property
+    def receipt(self) -> str | None:
+        return self.gate.latest
+
+    @property
+    def is_probe(self) -> bool:
+        return self.gate.is_probe
 
     @property
     def requests(self) -> int:
@@ -54,8 +64,10 @@ class Visits:
         kinds: Mapping[str, type[Plugin]],
         state_dir: Path,
         observer: Observer,
+        daemon_id: UUID,
     ) -> None:
         self._session = session
+        self._daemon_id = daemon_id
         self._db = db
         self._kinds = kinds
         self._state_dir = state_dir
@@ -97,6 +109,7 @@ class Visits:
             return Visit(
                 built,
                 ProviderHttp(door, gate=gate, observer=self._observer, priority=unit.priority, of_fetch=True),
+                gate,
             )
 
         return visit
@@ -104,7 +117,7 @@ class Visits:
     def _charger(self, provider: str, account: str) -> Charger:
         lane = (provider, account)
         if lane not in self._chargers:
-            self._chargers[lane] = Charger(self._db, provider, account, self._observer)
+            self._chargers[lane] = Charger(self._db, provider, account, self._observer, self._daemon_id)
         return self._chargers[lane]
 
     async def close(self) -> None:

@@ -162,5 +162,7 @@ def _limits(name: str, account: str, stanza: Stanza, kind: type[Plugin]) -> Acco
         pace_s=stanza.pace.interval_s,
         circuit_after=stanza.circuit.failures,
         circuit_open_s=stanza.circuit.open.total_seconds(),
+        concurrency=stanza.concurrency,
+        first_calls=getattr(kind, "first_calls", 1),
         users=further.users if further else (),
     )

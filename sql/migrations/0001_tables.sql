@@ -31,6 +31,7 @@ create table market_providers (
   off_reason text,                        -- why it is off, for people
   all_sizes boolean not null default true,  -- one call returns every size of a product
   images boolean not null default false,    -- it tells a product's image
+  first_calls int not null default 1 check (first_calls > 0),  -- of a product that was never found; one that was costs 1
   currency text not null default 'USD' check (currency ~ '^[A-Z]{3}$'),
   currencies text[] not null default '{}',  -- what may be asked; empty: any
   quota_hour int check (quota_hour >= 0),
@@ -52,6 +53,7 @@ create table market_providers (
   circuit_detail text,
   circuit_day_spent boolean not null default false,  -- the provider says so: no use in asking earlier
   circuit_probe bigint not null default 0,    -- number of the latest probe
+  circuit_prober uuid,                        -- half open: the daemon whose probe is under way
   circuit_failures int not null default 0,
   circuit_opens int not null default 0,       -- openings in a row, for the backoff
   next_request_at timestamptz not null default '-infinity',   -- pace: earliest time of the next request
@@ -62,10 +64,10 @@ create table market_providers (
   constraint circuit_reason_iff_not_closed check ((circuit = 'closed') = (circuit_reason is null))
 ) with (fillfactor = 50);
 comment on table market_providers is 'One row per provider account: limits, operator pause, circuit and cool-down, pace. Takers of a call lock it.';
-insert into market_providers (provider, all_sizes, images, currency, currencies, quota_hour, quota_day, day_zone) values
-  ('stockx', true, false, 'GBP', '{AUD,CAD,CHF,EUR,GBP,HKD,JPY,KRW,MXN,NZD,SGD,USD}', 100, 25000, 'UTC'),
-  ('alias', true, true, 'USD', '{USD}', 200, null, 'UTC'),
-  ('ebay', false, true, 'USD', '{}', 150, 5000, 'America/Los_Angeles');
+insert into market_providers (provider, all_sizes, images, first_calls, currency, currencies, quota_hour, quota_day, day_zone) values
+  ('stockx', true, false, 3, 'GBP', '{AUD,CAD,CHF,EUR,GBP,HKD,JPY,KRW,MXN,NZD,SGD,USD}', 100, 25000, 'UTC'),
+  ('alias', true, true, 2, 'USD', '{USD}', 200, null, 'UTC'),
+  ('ebay', false, true, 1, 'USD', '{}', 150, 5000, 'America/Los_Angeles');
 
 create table market_account_users (
   provider text not null,
@@ -82,7 +84,7 @@ create table market_daemons (
   version text not null,
   kind text not null default 'run' check (kind in ('run', 'tick')),   -- a tick goes by itself: see `marketd tick`
   config_hash text not null,
-  quotas jsonb not null default '{}',     -- {"stockx/default": {"hour": 100, "day": 25000}}: the lower one holds
+  quotas jsonb not null default '{}',     -- what its file says of each lane, as DaemonStore.apply writes it: the lower limit holds
   started_at timestamptz not null default clock_timestamp(),
   alive_until timestamptz not null,
   died_at timestamptz                     -- when its fetches were taken away for the first time

@@ -30,6 +30,10 @@ end $$;
 create function market__guard(s market_settings) returns double precision
 language sql immutable as $$ select least(1, s.hour_s / 20) $$;
 
+-- A request may be charged so many seconds before it leaves: who dies in between has spent a call for nothing.
+create function market__early(s market_settings) returns double precision
+language sql immutable as $$ select least(0.02, market__guard(s) / 4) $$;
+
 -- Three functions run as their owner, so that views that show budgets need no right to what they are made of.
 
 -- The lowest quota that any live daemon was configured with, and the stored one: two configurations may differ for
@@ -123,16 +127,25 @@ begin
                       + greatest(0, coalesce(date_part('epoch', p_at - b.background_at), 0)) / spacing_s) end;
 end $$;
 
--- Is the lane closed to everybody? reason null: no. p_after: the receipt of the same fetch's request before, which a
--- half-open circuit lets go on if it is the probe.
-create function market__closed(p market_providers, p_now timestamptz, p_after text, out reason text, out until timestamptz)
+-- Is this the receipt of the probe that is under way?
+create function market__is_probe(p market_providers, p_receipt text) returns boolean
 language sql immutable as $$
+  select p.circuit = 'half_open' and coalesce(strpos(p_receipt || ';', ';probe=' || p.circuit_probe || ';') > 0, false)
+$$;
+
+-- Is the lane closed to everybody? reason null: no. p_after: the receipt of the same fetch's request before, which a
+-- half-open circuit lets go on if it is the probe. A probe whose daemon has died is given up.
+create function market__closed(p market_providers, p_now timestamptz, p_after text, out reason text, out until timestamptz)
+language sql stable as $$
   select x.reason, case when x.reason in ('circuit', 'cooldown') then p.circuit_until end
     from (select case
             when not p.enabled then 'off'
             when p.paused_at is not null then 'paused'
             when p.circuit <> 'closed' and p.circuit_until > p_now
-                 and not (p.circuit = 'half_open' and coalesce(strpos(p_after || ';', ';probe=' || p.circuit_probe || ';') > 0, false))
+                 and not (p.circuit = 'half_open' and (
+                   market__is_probe(p, p_after)
+                   or p.circuit_prober is not null and not exists (
+                        select from market_daemons d where d.daemon_id = p.circuit_prober and d.alive_until > p_now)))
               then case when p.circuit_reason = 'errors' then 'circuit' else 'cooldown' end end as reason) x
 $$;
 
@@ -142,7 +155,8 @@ $$;
 -- fetch would be for nothing (it counts there all the same).
 create function market__verdict(p market_providers, s market_settings, p_urgent boolean, p_now timestamptz,
                                 p_after text default null, out reason text, out until timestamptz, out calls_left int, out hour_quota int,
-                                out hour_ends timestamptz, out spacing_s double precision)
+                                out hour_ends timestamptz, out spacing_s double precision, out day_left int, out day_quota int,
+                                out day_ends timestamptz)
 language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp as $$
 declare kind text; h record; allowed timestamptz; ahead_s double precision;
 begin
@@ -154,8 +168,12 @@ begin
     if kind = 'hour' then
       hour_quota := h.quota;
       hour_ends := h.ends;
-      spacing_s := h.spacing_s;
+    else
+      day_left := case when p_urgent then h.urgent_left else h.background_left end;
+      day_quota := h.quota;
+      day_ends := h.ends;
     end if;
+    spacing_s := greatest(spacing_s, h.spacing_s);
     continue when reason in ('off', 'paused', 'circuit', 'cooldown');
     allowed := null;
     if h.used >= h.quota then
@@ -181,11 +199,25 @@ end $$;
 
 -- A lane as one kind of work sees it; read once, then good for many jobs.
 create type market__lane as (
-  provider text, account text, urgent boolean, wake_priority int, alive boolean,
+  provider text, account text, urgent boolean, wake_priority int, alive boolean, first_calls int,
   reason text, words text, until timestamptz, calls_left int, hour_quota int, hour_ends timestamptz, hour_s double precision,
-  step_s double precision,      -- between two calls in this hour
+  day_left int, day_quota int, day_ends timestamptz,
+  pace_s double precision,      -- between two calls, as pace and the provider's answers allow
+  step_s double precision,      -- between two such calls in this hour, spread included
   next_step_s double precision  -- and in those to come
 );
+
+-- Seconds that a call has taken of late, per call that live daemons make at a time: a lane is no quicker. null: not known.
+create function market__answer_s(p market_providers, p_now timestamptz) returns double precision
+language plpgsql stable as $$
+declare slots int; took_s double precision;
+begin
+  select sum((d.quotas -> (p.provider || '/' || p.account) ->> 'slots')::int) into slots
+    from market_daemons d where d.alive_until > p_now;
+  select sum(m.took_s) / nullif(sum(m.requests), 0) into took_s from market_provider_metrics m
+   where m.provider = p.provider and m.account = p.account and m.window_start > p_now - interval '2 hours';
+  return took_s / nullif(slots, 0);
+end $$;
 
 create function market__lane(p_provider text, p_account text, p_priority int) returns market__lane
 language plpgsql stable as $$
@@ -204,14 +236,19 @@ begin
     return l;
   end if;
   v := market__verdict(p, s, l.urgent, now_at);
+  l.first_calls := p.first_calls;
   l.reason := v.reason;
   l.until := v.until;
   l.calls_left := v.calls_left;
   l.hour_quota := v.hour_quota;
   l.hour_ends := v.hour_ends;
   l.hour_s := s.hour_s;
-  l.next_step_s := greatest(market__pace(p), case when not l.urgent then 0.95 * s.hour_s / nullif(v.hour_quota, 0) end);
-  l.step_s := greatest(market__pace(p), case when not l.urgent then v.spacing_s end);
+  l.day_left := v.day_left;
+  l.day_quota := v.day_quota;
+  l.day_ends := v.day_ends;
+  l.pace_s := greatest(market__pace(p), market__answer_s(p, now_at));
+  l.next_step_s := greatest(l.pace_s, case when not l.urgent then 0.95 * s.hour_s / nullif(v.hour_quota, 0) end);
+  l.step_s := greatest(l.pace_s, case when not l.urgent then v.spacing_s end);
   l.words := case v.reason
     when 'off' then coalesce(p.off_reason, 'the provider is switched off in the configuration')
     when 'paused' then concat_ws(': ', 'paused by an operator', p.paused_reason)
@@ -225,11 +262,11 @@ begin
 end $$;
 
 -- Charges one request: all windows and the pace, or nothing. One caller at a time per provider account (row lock), so
--- each sees what the one before it took. A granted request leaves after delay_s (at most 0.1 s) and before valid_s are
+-- each sees what the one before it took. A granted request leaves after delay_s (hardly any) and before valid_s are
 -- over. wait_s: not now, but so soon that asking again then is better than giving the fetch up. So nothing is charged
 -- that has long to wait, and who dies or is paused while waiting has spent nothing.
 create function market_take(p_provider text, p_account text, p_priority int, p_meter text default 'calls',
-  p_after text default null, out granted boolean, out reason text, out until timestamptz, out wait_s double precision,
+  p_after text default null, p_daemon uuid default null, out granted boolean, out reason text, out until timestamptz, out wait_s double precision,
   out granted_at timestamptz, out delay_s double precision, out valid_s double precision, out receipt text,
   out cost_window timestamptz)
 language plpgsql as $$
@@ -238,18 +275,18 @@ begin
   select * into s from market_settings;
   select * into p from market_providers where provider = p_provider and account = p_account for no key update;
   select c.* into granted, reason, until, wait_s, granted_at, delay_s, valid_s, receipt, cost_window
-    from market__charge(p, s, p_priority, p_meter, p_after, clock_timestamp()) c;
+    from market__charge(p, s, p_priority, p_meter, p_after, clock_timestamp(), p_daemon) c;
 end $$;
 
 -- The same at a given time, by whoever holds the account's row. That of an unknown account is null.
 create function market__charge(p market_providers, s market_settings, p_priority int, p_meter text, p_after text,
-  p_now timestamptz, out granted boolean, out reason text, out until timestamptz, out wait_s double precision,
+  p_now timestamptz, p_daemon uuid default null, out granted boolean, out reason text, out until timestamptz, out wait_s double precision,
   out granted_at timestamptz, out delay_s double precision, out valid_s double precision, out receipt text,
   out cost_window timestamptz)
 language plpgsql as $$
 declare
   v record; w record; h record; kind text; limited int; urgent boolean := p_priority >= s.wake_priority; kinds text[];
-  guard double precision := market__guard(s); interval_s double precision; edge_s double precision := 0; grant_no bigint; probe boolean;
+  guard double precision := market__guard(s); interval_s double precision; edge_s double precision := 0; grant_no bigint;
   tokens double precision;
 begin
   granted := false;
@@ -292,7 +329,7 @@ begin
       return;
     end if;
   end loop;
-  if edge_s > 0 or delay_s > least(0.1, guard / 4) then
+  if edge_s > 0 or delay_s > market__early(s) then
     reason := 'pace';
     wait_s := greatest(edge_s, delay_s);
     until := p_now + make_interval(secs => wait_s);
@@ -308,7 +345,7 @@ begin
     end if;
     update market_budgets b set used = b.used + 1, used_background = b.used_background + (not urgent)::int,
       background_tokens = coalesce(tokens - 1, b.background_tokens),
-      background_at = case when tokens is null then b.background_at else p_now end
+      background_at = case when p_meter = 'calls' and not urgent then p_now else b.background_at end
      where b.provider = p.provider and b.account = p.account and b.window_kind = kind and b.window_start = w.starts;
     receipt := concat_ws(';', receipt, kind || '=' || date_part('epoch', w.starts)::text);
     valid_s := least(valid_s, date_part('epoch', w.ends - p_now) - guard / 2);
@@ -319,18 +356,86 @@ begin
       returning grant_id into grant_no;
       receipt := concat_ws(';', receipt, 'grant=' || grant_no);
     end if;
-    -- One probe over all daemons; given up when nothing is heard of it for two minutes.
-    probe := p.circuit <> 'closed';
-    update market_providers m set next_request_at = market__charge.granted_at + make_interval(secs => interval_s),
-      circuit = case when probe then 'half_open' else m.circuit end,
-      circuit_until = case when probe then p_now + interval '2 minutes' else m.circuit_until end,
-      circuit_probe = m.circuit_probe + probe::int
+    update market_providers m set next_request_at = market__charge.granted_at + make_interval(secs => interval_s)
+     where m.provider = p.provider and m.account = p.account;
+  end if;
+  -- One probe over all daemons, be it a token that is asked for first; given up when its daemon dies, or when nothing is
+  -- heard of it for two minutes.
+  if p.circuit <> 'closed' and p_meter <> 'reports' then
+    update market_providers m set circuit = 'half_open', circuit_until = p_now + interval '2 minutes',
+      circuit_probe = m.circuit_probe + 1, circuit_prober = p_daemon
     where m.provider = p.provider and m.account = p.account;
-    receipt := concat_ws(';', receipt, case when probe then 'probe=' || p.circuit_probe + 1 end);
+    receipt := concat_ws(';', receipt, 'probe=' || p.circuit_probe + 1);
   end if;
   granted := true;
   valid_s := least(valid_s, delay_s + 5 * guard);
   receipt := concat_ws(';', p.provider, p.account, (not urgent)::int, receipt);
+end $$;
+
+-- A granted request missed its moment, its connection or its process having taken long: another one, at the same price. If
+-- nobody was granted one since, the present moment will do; else a place of its own behind the others. wait_s: not yet,
+-- ask again then. reason not null: the lane was closed meanwhile.
+create function market_move(p_provider text, p_account text, p_receipt text, p_missed timestamptz, out reason text,
+  out until timestamptz, out wait_s double precision, out moment timestamptz, out delay_s double precision)
+language plpgsql as $$
+declare p market_providers; interval_s double precision; now_at timestamptz;
+begin
+  select * into p from market_providers where provider = p_provider and account = p_account for no key update;
+  now_at := clock_timestamp();
+  select c.reason, c.until into reason, until from market__closed(p, now_at, p_receipt) c;
+  if reason is not null then
+    return;
+  end if;
+  interval_s := market__pace(p);
+  if p.next_request_at > p_missed + make_interval(secs => interval_s) then
+    delay_s := market__ahead_s(p, interval_s, now_at);
+  else
+    delay_s := 0;
+  end if;
+  if delay_s > market__early((select s from market_settings s)) then
+    wait_s := delay_s;
+    return;
+  end if;
+  moment := now_at + make_interval(secs => delay_s);
+  update market_providers m set next_request_at = moment + make_interval(secs => interval_s)
+   where m.provider = p_provider and m.account = p_account;
+end $$;
+
+-- Is it background's turn, although urgent work waits? Where not the budget but the pace (or a slow provider) is what
+-- there is too little of, urgent work never reaches what is kept for background. So background has its part of the calls
+-- as they go: background_min of all, or as many more as make background_min of the quota where the pace carries less than
+-- that, at most twice as many. In the window's last 5 % urgent work goes first.
+create function market__background_first(p market_providers, s market_settings, p_now timestamptz) returns boolean
+language plpgsql stable as $$
+declare w record; b record; head text; quota int; carries double precision; part double precision;
+begin
+  if p.background_min = 0
+     or coalesce((select max(j.priority) from market_jobs j where j.provider = p.provider and j.account = p.account
+                   and j.status = 'pending'), 0) < s.wake_priority then
+    return false;
+  end if;
+  w := market__window(p, s, 'hour', p_now);
+  select m.used, m.used_background into b from market_budgets m
+   where m.provider = p.provider and m.account = p.account and m.window_kind = 'hour' and m.window_start = w.starts;
+  if b.used is null or date_part('epoch', w.ends - p_now) <= 0.05 * s.hour_s then
+    return false;
+  end if;
+  quota := market__quota(p, 'hour');
+  carries := 0.95 * s.hour_s / nullif(market__pace(p), 0);
+  part := p.background_min * least(2, greatest(1, quota / carries));
+  if b.used_background + 0.5 > part * (b.used + 1) then
+    return false;
+  end if;
+  select j.unit_key into head from market_jobs j
+   where j.provider = p.provider and j.account = p.account and j.status = 'pending' and j.priority < s.wake_priority
+   order by j.priority desc, j.rank desc, j.turn, j.run_at, j.id limit 1;
+  if head is null or exists (select from market_fetches f where f.unit_key = head and f.lease_expires_at > p_now) then
+    return false;   -- none waits, or a fetch of its product is under way already
+  end if;
+  -- One that was claimed and waits for the pace is not charged yet.
+  return not exists (select from market_jobs j
+    where j.status = 'running' and j.provider = p.provider and j.account = p.account and j.priority < s.wake_priority
+      and j.lease_expires_at > p_now);
 end $$;
 
 create function market__note_refusal(p market_providers, s market_settings, p_reason text, p_now timestamptz)
@@ -369,11 +474,13 @@ begin
 end $$;
 
 -- A request came back: trouble moves the circuit, success closes it. p_kind: ok, throttled, unauthorized, errors.
+-- p_receipt: of its fetch's latest call. What left before the trouble was known tells nothing of what came after: only the
+-- probe itself closes the circuit or opens it for longer. But the provider's own word on when to come back always counts.
 create function market_report(p_provider text, p_account text, p_kind text, p_retry_after_s double precision default null,
-  p_day_spent boolean default false, p_detail text default null,
+  p_day_spent boolean default false, p_detail text default null, p_receipt text default null,
   out state text, out until timestamptz, out changed boolean)
 language plpgsql as $$
-declare p market_providers; s market_settings; wait_s double precision; now_at timestamptz; w record;
+declare p market_providers; s market_settings; wait_s double precision; now_at timestamptz; w record; probe boolean; told boolean;
 begin
   select * into s from market_settings;
   select * into p from market_providers where provider = p_provider and account = p_account for no key update;
@@ -381,19 +488,25 @@ begin
   state := p.circuit;
   until := p.circuit_until;
   changed := false;
+  probe := market__is_probe(p, p_receipt);
+  -- "Retry after 0" (or a date that is past) is no word at all: else each probe would follow the one before.
+  told := p_retry_after_s > 0 or p_day_spent;
   if p_kind = 'ok' then
-    if p.circuit = 'closed' and p.circuit_failures = 0 or p.circuit = 'open' and p.circuit_until > now_at then
-      return;   -- nothing to close, or an answer from before the trouble
+    if p.circuit = 'closed' and p.circuit_failures > 0 or probe then
+      changed := probe;
+      update market_providers set circuit = 'closed', circuit_reason = null, circuit_until = null, circuit_detail = null,
+        circuit_day_spent = false, circuit_failures = 0, circuit_opens = 0, circuit_prober = null
+       where provider = p_provider and account = p_account;
+      state := 'closed';
+      until := null;
+      if probe then   -- who waits for the probe's answer has it now
+        perform pg_notify('market_jobs', p_provider);
+      end if;
     end if;
-    changed := p.circuit <> 'closed';
-    update market_providers set circuit = 'closed', circuit_reason = null, circuit_until = null, circuit_detail = null,
-      circuit_day_spent = false, circuit_failures = 0, circuit_opens = 0 where provider = p_provider and account = p_account;
-    state := 'closed';
-    until := null;
     return;
   end if;
-  if p_kind = 'errors' and p.circuit = 'open' and p.circuit_until > now_at then
-    return;   -- sent before the circuit opened; it tells nothing new
+  if p.circuit <> 'closed' and not probe and (p_kind <> 'throttled' or told is not true) then
+    return;
   end if;
   if p_kind = 'errors' and p.circuit = 'closed' and p.circuit_failures + 1 < p.circuit_after then
     update market_providers set circuit_failures = circuit_failures + 1
@@ -404,14 +517,13 @@ begin
     select * into w from market__window(p, s, 'day', now_at);
     wait_s := greatest(date_part('epoch', w.ends - now_at), coalesce(p_retry_after_s, 0));
   else
-    -- "Retry after 0" (or a date that is past) is no word at all: else each probe would follow the one before.
     wait_s := coalesce(case when p_retry_after_s > 0 then p_retry_after_s end,
       case p_kind when 'throttled' then least(300, 2 * 2 ^ least(p.circuit_opens, 20))
                   when 'unauthorized' then 900
                   else least(300, p.circuit_open_s * 2 ^ least(p.circuit_opens, 20)) end);
   end if;
   state := 'open';
-  until := now_at + make_interval(secs => least(wait_s, 172800));
+  until := now_at + make_interval(secs => least(wait_s, 90000));   -- no provider's day has more than 25 hours
   if p.circuit = 'open' and p.circuit_until > until then
     until := p.circuit_until;   -- a shorter word never cuts a longer one
   end if;
@@ -419,7 +531,7 @@ begin
   update market_providers m set circuit = 'open', circuit_reason = p_kind, circuit_until = market_report.until,
     circuit_detail = left(p_detail, 300), circuit_day_spent = p_day_spent, circuit_failures = m.circuit_failures + 1,
     -- several requests that were under way together are one piece of trouble
-    circuit_opens = m.circuit_opens + (p.circuit <> 'open' or p.circuit_until <= now_at)::int
+    circuit_opens = m.circuit_opens + (p.circuit = 'closed' or probe)::int, circuit_prober = null
    where m.provider = p_provider and m.account = p_account;
 end $$;
 

@@ -121,6 +121,7 @@ begin
   due := case when due <= now_at then least(j.run_at, now_at) else due end;
   update market_jobs m set
     priority = greatest(m.priority, p_priority),
+    rank = case when p_priority < s.wake_priority then m.rank else 0 end,   -- the plan's word is for background only
     not_before = case when m.not_before is not null then least(m.not_before, coalesce(p_not_before, now_at)) end,
     retry_at = case when looks_past then null else m.retry_at end,
     overridden_at = case when looks_past then now_at else m.overridden_at end,

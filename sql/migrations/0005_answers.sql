@@ -2,11 +2,12 @@
 
 -- What one job waits for. waiting_for: budget pace cooldown circuit paused off rank not_before running no_daemon nothing;
 -- state null: there is no such job. The lane is given back, so that the next job of many need not read it again.
+-- until: when what holds it back is over. eta: when its fetch will likely begin; null: no telling.
 -- Places in the queue are counted up to p_count_to; whoever stands further back is told no eta.
 create function market__wait(p_job_id bigint, inout lane market__lane, p_count_to int default 200, out state text,
                              out waiting_for text, out until timestamptz, out eta timestamptz, out detail text)
 language plpgsql stable as $$
-declare j market_jobs; now_at timestamptz := clock_timestamp(); ahead int;
+declare j market_jobs; now_at timestamptz := clock_timestamp(); ahead record;
 begin
   select * into j from market_jobs where id = p_job_id;
   state := j.status;
@@ -22,10 +23,16 @@ begin
     eta := now_at;
     detail := format('attempt %s of %s, being fetched now', j.attempt, j.max_attempts);
     return;
-  elsif state = 'deferred' and j.run_at > now_at then
+  end if;
+  if lane.provider is distinct from j.provider or lane.account <> j.account
+     or lane.urgent <> (j.priority >= lane.wake_priority) then
+    lane := market__lane(j.provider, j.account, j.priority);
+  end if;
+  if state = 'deferred' and j.run_at > now_at then
     waiting_for := case when j.retry_at >= j.run_at and j.attempt = 0 then 'cooldown' else 'not_before' end;
     until := j.run_at;
-    eta := j.run_at;
+    eta := market__eta(lane, 0, 0, now_at);
+    eta := case when lane.alive and eta is not null then greatest(j.run_at, eta) end;   -- greatest() looks past a null
     detail := case
       when waiting_for = 'cooldown' then 'the target cools down: '
         || coalesce((select nullif(concat_ws(': ', t.last_error_code, t.last_error_message), '')
@@ -33,11 +40,12 @@ begin
       when j.retry_at >= j.run_at
         then format('attempt %s of %s failed (%s); next try then', j.attempt, j.max_attempts, coalesce(j.error_code, 'unknown'))
       else 'the app asked for it not before then' end;
+    if not lane.alive then
+      detail := detail || '; and no daemon is running';
+    elsif lane.reason in ('off', 'paused') or lane.until > j.run_at then
+      detail := detail || '; and then: ' || lane.words;
+    end if;
     return;
-  end if;
-  if lane.provider is distinct from j.provider or lane.account <> j.account
-     or lane.urgent <> (j.priority >= lane.wake_priority) then
-    lane := market__lane(j.provider, j.account, j.priority);
   end if;
   if not lane.alive then
     waiting_for := 'no_daemon';
@@ -56,54 +64,80 @@ begin
     detail := 'a fetch of the same product is under way; its price will serve this job if it is fresh enough';
     return;
   end if;
-  ahead := market__ahead(j, p_count_to);
+  ahead := market__ahead(j, lane, p_count_to);
   waiting_for := coalesce(lane.reason, 'rank');
   until := lane.until;
-  eta := case when ahead <= p_count_to then market__eta(lane, ahead, now_at) end;
+  eta := case when ahead.jobs <= p_count_to then market__eta(lane, ahead.urgent_calls, ahead.other_calls, now_at) end;
   detail := concat_ws('; ', lane.words, case
-    when ahead = 0 then 'next in line'
-    when ahead > p_count_to then format('more than %s jobs ahead', p_count_to)
-    else format('%s job%s ahead', ahead, case when ahead > 1 then 's' end) end);
+    when ahead.jobs = 0 then 'next in line'
+    when ahead.jobs > p_count_to then format('more than %s jobs ahead', p_count_to)
+    else format('%s job%s ahead (%s call%s)', ahead.jobs, case when ahead.jobs > 1 then 's' end,
+                ahead.urgent_calls + ahead.other_calls, case when ahead.urgent_calls + ahead.other_calls > 1 then 's' end) end);
 end $$;
 
--- Waiting jobs that the claim would take before this one, at most p_count_to + 1.
-create function market__ahead(j market_jobs, p_count_to int) returns int
+-- Waiting jobs that the claim would take before this one, at most p_count_to + 1, and the calls that they cost: one for
+-- each product, or as many as finding one takes. A job goes when the first of its product's goes.
+create function market__ahead(j market_jobs, l market__lane, p_count_to int, out jobs int, out urgent_calls int, out other_calls int)
 language plpgsql stable as $$
-declare n int;
+declare h market_jobs; units text[]; skus text[]; urgent boolean[];
 begin
+  select * into h from market_jobs m where m.unit_key = j.unit_key and m.status = 'pending'
+   order by m.priority desc, m.rank desc, m.turn, m.run_at, m.id limit 1;
+  if not found then
+    h := j;
+  end if;
   -- Three ranges of market_jobs_ready: its order has both directions, so one row comparison does not express it.
   -- The ORDER BYs are hints only: they make any other index a bad bargain.
-  select count(*) into n from (
-    (select from market_jobs o where o.provider = j.provider and o.account = j.account and o.status = 'pending'
-       and o.priority > j.priority order by o.priority desc limit p_count_to + 1)
+  select count(*), array_agg(x.unit_key), array_agg(x.sku), array_agg(x.priority >= l.wake_priority)
+    into jobs, units, skus, urgent from (
+    (select o.unit_key, o.sku, o.priority from market_jobs o where o.provider = h.provider and o.account = h.account
+        and o.status = 'pending' and o.priority > h.priority order by o.priority desc limit p_count_to + 1)
     union all
-    (select from market_jobs o where o.provider = j.provider and o.account = j.account and o.status = 'pending'
-       and o.priority = j.priority and o.rank > j.rank order by o.rank desc limit p_count_to + 1)
+    (select o.unit_key, o.sku, o.priority from market_jobs o where o.provider = h.provider and o.account = h.account
+        and o.status = 'pending' and o.priority = h.priority and o.rank > h.rank order by o.rank desc limit p_count_to + 1)
     union all
-    (select from market_jobs o where o.provider = j.provider and o.account = j.account and o.status = 'pending'
-       and o.priority = j.priority and o.rank = j.rank and (o.turn, o.run_at, o.id) < (j.turn, j.run_at, j.id)
-      order by o.turn limit p_count_to + 1)
+    (select o.unit_key, o.sku, o.priority from market_jobs o where o.provider = h.provider and o.account = h.account
+        and o.status = 'pending' and o.priority = h.priority and o.rank = h.rank
+        and (o.turn, o.run_at, o.id) < (h.turn, h.run_at, h.id) order by o.turn limit p_count_to + 1)
     limit p_count_to + 1) x;
-  return n;
+  urgent_calls := 0;
+  other_calls := 0;
+  if jobs between 1 and p_count_to then
+    select coalesce(sum(u.calls) filter (where u.urgent), 0), coalesce(sum(u.calls) filter (where not u.urgent), 0)
+      into urgent_calls, other_calls from (
+      select bool_or(x.urgent) as urgent,
+             case when l.first_calls = 1 or exists (select from market_skus k where k.provider = h.provider and k.sku = min(x.sku))
+                  then 1 else l.first_calls end as calls
+        from unnest(units, skus, urgent) x(unit_key, sku, urgent) group by x.unit_key) u;
+  end if;
 end $$;
 
--- An honest guess: so many fetches ahead at the rate that pace, spread and budget allow. null: no telling.
-create function market__eta(l market__lane, p_ahead int, p_now timestamptz) returns timestamptz
+-- An honest guess: so many calls ahead at the rate that pace, spread, budget and the provider's own speed allow. Background
+-- work lets urgent calls go at their pace, and its own at the spread. null: no telling.
+create function market__eta(l market__lane, p_urgent_calls int, p_other_calls int, p_now timestamptz) returns timestamptz
 language plpgsql immutable as $$
-declare base timestamptz := greatest(p_now, l.until); free int; n int;
+declare base timestamptz := greatest(p_now, l.until); n int := p_urgent_calls + p_other_calls; left_now int;
 begin
-  if l.reason in ('paused', 'off') or l.hour_quota = 0 then
+  if l.reason in ('paused', 'off') or l.hour_quota = 0 or l.day_quota = 0 then
     return null;
-  elsif l.hour_quota is null then
-    return base + make_interval(secs => p_ahead * l.step_s);
   end if;
-  free := case when base >= l.hour_ends then l.hour_quota else greatest(1, l.calls_left) end;
-  if p_ahead < free then
-    return base + make_interval(secs => p_ahead * case when base >= l.hour_ends then l.next_step_s else l.step_s end);
+  if l.day_quota is not null and base < l.day_ends and n >= greatest(1, l.day_left) then
+    -- Beyond this day's calls: the rest goes on in the days to come.
+    n := n - greatest(1, l.day_left);
+    base := l.day_ends + (n / l.day_quota) * interval '1 day';
+    n := mod(n, l.day_quota);
+    return base + case when l.hour_quota is null then make_interval(secs => n * l.pace_s)
+                       else make_interval(secs => (n / l.hour_quota) * l.hour_s + mod(n, l.hour_quota) * l.next_step_s) end;
   end if;
-  n := p_ahead - free;
-  return case when base >= l.hour_ends then base + make_interval(secs => l.hour_s) else l.hour_ends end
-       + make_interval(secs => (n / l.hour_quota) * l.hour_s + mod(n, l.hour_quota) * l.next_step_s);
+  if l.hour_quota is null or base < l.hour_ends then
+    left_now := greatest(1, l.calls_left);
+    if l.hour_quota is null or n < left_now then
+      return base + make_interval(secs => p_urgent_calls * l.pace_s + p_other_calls * l.step_s);
+    end if;
+    n := n - left_now;
+    base := l.hour_ends;
+  end if;
+  return base + make_interval(secs => (n / l.hour_quota) * l.hour_s + mod(n, l.hour_quota) * l.next_step_s);
 end $$;
 
 -- Of jobs that others asked for a caller is told nothing, unless he is trusted with them.

@@ -75,17 +75,22 @@ returns setof text language sql stable as $$
    order by u.last_fetch_at nulls first, u.unit_key limit p_limit
 $$;
 
--- Gives waiting background jobs their place in the order. A user's jobs count less the more of them wait: those beyond
--- one interval's share half, beyond two a third, so that an import does not shut out everybody else.
+-- Gives waiting background jobs their place in the order, by what they are worth and with a fair share by user: the best
+-- job of each user stands with the best of all, so whoever wants one thing is not kept waiting by who wants 500; of the
+-- others of a user those beyond one interval's share count half, beyond two a third.
 create function market__rank_waiting(p_provider text, p_account text, p_found market__candidate[],
   p_share double precision, p_now timestamptz)
 returns int language sql as $$
-  with worth as materialized (
-    select j.id, j.rank, f.value / (1 + floor((row_number() over (
-             partition by coalesce(j.user_id, '') order by f.value desc, j.turn, j.id) - 1) / greatest(1, p_share))) as value
+  with placed as materialized (
+    select j.id, j.rank, f.value, row_number() over (
+             partition by coalesce(j.user_id, '') order by f.value desc, j.turn, j.id) as place
       from unnest(p_found) f join market_jobs j on j.unit_key = f.unit_key
      where f.waiting and j.provider = p_provider and j.account = p_account and j.status = 'pending' and j.rank < 1e9
        and j.priority < (select wake_priority from market_settings)
+  ), worth as materialized (
+    select p.id, p.rank, case when p.place = 1 then max(p.value) over ()
+                              else p.value / (1 + floor((p.place - 1) / greatest(1, p_share))) end as value
+      from placed p
   ), moved as (
     select w.id, greatest(w.value, 1e-9) as rank from worth w where abs(w.rank - w.value) > 0.05 * abs(w.rank)
      order by 2 desc limit 1000

@@ -27,8 +27,17 @@ select config_hash is not distinct from $1 from market_settings;
 -- name: unregister
 delete from market_daemons where daemon_id = $1 or alive_until < clock_timestamp() - interval '1 day';
 
--- name: other_hashes
--- Hashes of other live daemons whose configuration differs from ours.
+-- name: keep_in_step
+-- Other live daemons whose configuration differs from ours. In passing: a lane is on as long as any live daemon runs it,
+-- whoever started last, and off when the last of those that did has gone.
+with told as (
+  select lane.key, bool_or((lane.value ->> 'on')::boolean) as runs, min(lane.value ->> 'off_reason') as off_reason
+    from market_daemons d cross join lateral jsonb_each(d.quotas) lane
+   where d.alive_until > clock_timestamp() group by lane.key having bool_or((lane.value ->> 'on')::boolean) is not null
+), switched as (
+  update market_providers p set enabled = t.runs, off_reason = case when not t.runs then t.off_reason end
+    from told t where t.key = p.provider || '/' || p.account and t.runs <> p.enabled
+)
 select daemon_id, host, pid, config_hash from market_daemons
  where alive_until > clock_timestamp() and daemon_id <> $1 and config_hash <> $2;
 
@@ -37,16 +46,17 @@ update market_settings set fresh_for = $1, wake_priority = $2, max_attempts = $3
   hour_s = $5, day_s = $6, fallback_images = $7::jsonb, config_hash = $8, updated_at = clock_timestamp();
 
 -- name: put_provider
--- Limits of one account. The operator's pause, cool-down, circuit and pace stay.
+-- Limits of one account. The operator's pause, cool-down, circuit and pace stay. Whether it is on: see keep_in_step.
 insert into market_providers as p (provider, account, enabled, off_reason, all_sizes, currency, currencies, quota_hour, quota_day,
-  day_zone, day_start, rolling, reserve, background_min, pace_s, circuit_after, circuit_open_s, images)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+  day_zone, day_start, rolling, reserve, background_min, pace_s, circuit_after, circuit_open_s, images, first_calls)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
 on conflict (provider, account) do update set
-  enabled = excluded.enabled, off_reason = excluded.off_reason, all_sizes = excluded.all_sizes, currency = excluded.currency,
+  enabled = excluded.enabled, off_reason = excluded.off_reason,
+  all_sizes = excluded.all_sizes, currency = excluded.currency,
   currencies = excluded.currencies, quota_hour = excluded.quota_hour, quota_day = excluded.quota_day,
   day_zone = excluded.day_zone, day_start = excluded.day_start, rolling = excluded.rolling, reserve = excluded.reserve,
   background_min = excluded.background_min, pace_s = excluded.pace_s, circuit_after = excluded.circuit_after,
-  circuit_open_s = excluded.circuit_open_s, images = excluded.images;
+  circuit_open_s = excluded.circuit_open_s, images = excluded.images, first_calls = excluded.first_calls;
 
 -- name: probe_again
 -- Whoever loads a configuration may have mended the credentials, here or at the provider: a probe at once.

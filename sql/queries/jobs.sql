@@ -15,6 +15,7 @@ with settings as (
          gen_random_uuid()::text as seed,   -- with the unit's key it makes the unit's lease: fresh at each claim
          (select v.reason is null from market__verdict(p, s, true, clock_timestamp()) v) as urgent,
          (select v.reason is null from market__verdict(p, s, false, clock_timestamp()) v) as background,
+         market__background_first(p, s, clock_timestamp()) as background_first,
          -- after trouble one unit goes as the probe; the rest waits for its answer
          case when p.circuit = 'closed' then $3::int else 1 end as units
     from market_providers p, settings s where p.provider = $1 and p.account = $2
@@ -25,7 +26,8 @@ with settings as (
     from market_jobs j
    where j.provider = $1 and j.account = $2 and j.status = 'pending'
      and j.priority >= (select case when l.background then 0 when l.urgent then (l.settings).wake_priority end from lane l)
-     and j.priority < (select case when l.urgent then 2000 when l.background then (l.settings).wake_priority end from lane l)
+     and j.priority < (select case when l.background and l.background_first then (l.settings).wake_priority
+                                   when l.urgent then 2000 when l.background then (l.settings).wake_priority end from lane l)
      and not exists (select from market_fetches f where f.unit_key = j.unit_key and f.lease_expires_at > clock_timestamp())
    order by j.priority desc, j.rank desc, j.turn, j.run_at, j.id
    limit (select l.units + 9 from lane l)
@@ -48,7 +50,7 @@ with settings as (
     select distinct on (d.unit_key) d.* from judged d where not d.fresh
      order by d.unit_key, d.priority desc, d.rank desc, d.turn, d.run_at, d.id) u
    order by u.priority desc, u.rank desc, u.turn, u.run_at, u.id
-   limit (select l.units from lane l)
+   limit (select case when l.background and l.background_first then 1 else l.units end from lane l)
 ), leases as materialized (
   insert into market_fetches as f (unit_key, provider, account, sku, currency, lease_id, lease_expires_at, locked_by, claimed_at)
   select c.unit_key, c.provider, c.account, c.sku, c.currency, md5(l.seed || c.unit_key)::uuid, l.now_at + $5::interval, $4::uuid, l.now_at

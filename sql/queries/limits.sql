@@ -4,9 +4,9 @@
 -- Charges the requests of several fetches that are to leave now, one after the other as if each had come alone; what they
 -- share is the round trip, the row lock and the flush of the log. A function of its own snapshot sees the charges before it.
 -- $1 provider  $2 account  $3 priorities  $4 meters  $5 receipts of the calls before, in fetches that
--- have begun
+-- have begun  $6 daemon
 select t.* from unnest($3::int[], $4::text[], $5::text[]) with ordinality x(priority, meter, after, n)
-  cross join lateral (select * from market_take($1, $2, x.priority, x.meter, x.after)) t;
+  cross join lateral (select * from market_take($1, $2, x.priority, x.meter, x.after, $6)) t;
 
 -- name: take_block
 -- Calls for several fetches and for those that will soon ask. $1 provider  $2 account  $3 lowest and $4 highest priority of
@@ -16,16 +16,15 @@ select * from market_take_block($1, $2, $3, $4, $5);
 -- name: give_back_block
 select market_give_back_block($1, $2);
 
--- name: leaves_late
--- A request leaves later than its grant said (its connection took long): the next keeps its distance from now.
-update market_providers p set next_request_at = greatest(p.next_request_at, clock_timestamp() + make_interval(secs => market__pace(p)))
- where p.provider = $1 and p.account = $2;
+-- name: move
+-- $1 provider  $2 account  $3 receipt  $4 the moment that was missed
+select * from market_move($1, $2, $3, $4);
 
 -- name: give_back
 select market_give_back($1);
 
 -- name: report
-select * from market_report($1, $2, $3, $4, $5, $6);
+select * from market_report($1, $2, $3, $4, $5, $6, $7);
 
 -- name: reconcile
 select market_reconcile($1, $2, $3, $4);

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 import asyncpg
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -272,11 +272,45 @@ async def test_whatever_becomes_of_blocks_the_provider_counts_no_call_too_many(d
     await asyncio.to_thread(run_state_machine_as_test, Machine, settings=QUICK)
     assert Machine.blocks >= 20
 
-
-@pytest.mark.timeout(120)
-async def test_whatever_happens_the_provider_counts_no_call_too_many(database: str) -> None:
+async def _run_machine(database: str, how: settings) -> None:
     class Machine(Ledger):
         dsn = database
 
     # In a thread, for the machine runs a loop of its own.
-    await asyncio.to_thread(run_state_machine_as_test, Machine, settings=QUICK)
+    await asyncio.to_thread(run_state_machine_as_test, Machine, settings=how)
+
+
+@pytest.mark.timeout(120)
+async def test_whatever_happens_the_provider_counts_no_call_too_many(database: str) -> None:
+    await _run_machine(database, QUICK)
+
+
+#: One wrong word each in the SQL, and what is wrong then.
+PLANTED = {
+    "the hour is not charged": ("market__charge", "array['hour', 'day']", "array['day']"),
+    "the day is not charged": ("market__charge", "array['hour', 'day']", "array['hour']"),
+    "two are given back for one": ("market_give_back", "used - 1", "used - 2"),
+    "the highest limit that ever was holds": (
+        "market__quota",
+        "return least(told,",
+        "return greatest((select max(b.quota) from market_budgets b where b.window_kind = p_kind),",
+    ),
+    "calls leave at a window's edge": ("market__charge", "if edge_s > 0 or ", "if "),
+    "a pause is not looked at": ("market__closed", "when p.paused_at is not null then 'paused'", ""),
+    "the day is UTC's": ("market__window", "p.day_zone", "'UTC'"),
+}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("fault", PLANTED)
+async def test_a_fault_that_is_planted_in_the_sql_is_found(
+    database: str, db: asyncpg.Connection, fault: str
+) -> None:
+    name, right, wrong = PLANTED[fault]
+    source: str = await db.fetchval("select pg_get_functiondef(oid) from pg_proc where proname = $1", name)
+    assert right in source
+    await db.execute(source.replace(right, wrong))
+    with pytest.raises(AssertionError):
+        await _run_machine(
+            database, settings(QUICK, max_examples=300, phases=[Phase.generate], derandomize=True)
+        )

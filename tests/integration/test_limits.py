@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
+from marketd import errors
 from marketd.store.budgets import Charger
 from provider_kit import Notes
 from queue_kit import Connect, Connection, Row, daemon, enqueue, limits, now, opened, settings, value
@@ -31,13 +33,18 @@ async def take(db: Connection, priority: int = 200, provider: str = "stockx", me
 
 
 async def charge(
-    db: Connection, at: datetime, priority: int = 200, meter: str = "calls", after: str | None = None
+    db: Connection,
+    at: datetime,
+    priority: int = 200,
+    meter: str = "calls",
+    after: str | None = None,
+    provider: str = "stockx",
 ) -> Row:
     """What market_take does, at a time of the test's choice."""
     row = await db.fetchrow(
         "select c.* from market_providers p, market_settings s, market__charge(p, s, $2, $3, $4, $1) c"
-        " where p.provider = 'stockx'",
-        at, priority, meter, after,
+        " where p.provider = $5",
+        at, priority, meter, after, provider,
     )  # fmt: skip
     assert row is not None
     return row
@@ -50,13 +57,16 @@ async def report(
     *,
     day_spent: bool = False,
     detail: str = "why",
+    receipt: str | None = None,
 ) -> Row:
+    """How a request went. `receipt`: the request's own, which matters while the circuit is not closed."""
     row = await db.fetchrow(
-        "select * from market_report('stockx', 'default', $1, $2, $3, $4)",
+        "select * from market_report('stockx', 'default', $1, $2, $3, $4, $5)",
         kind,
         retry_after_s,
         day_spent,
         detail,
+        receipt,
     )
     assert row is not None
     return row
@@ -193,6 +203,30 @@ async def test_every_hour_of_a_year_lies_in_one_day_and_days_join_without_gap(
     assert all(first["ends"] == second["starts"] for first, second in pairwise(rows))
 
 
+@pytest.mark.parametrize(("switch", "hours"), [(date(2026, 3, 8), 23), (date(2026, 11, 1), 25)])
+async def test_on_the_days_that_the_clocks_change_ebays_day_is_reset_once(
+    db: Connection, switch: date, hours: int
+) -> None:
+    await settings(db, hour_s=3600, day_s=None)
+    await limits(db, "ebay", quota_hour=None, quota_day=7)
+    zone = ZoneInfo("America/Los_Angeles")
+    midnight = datetime.combine(switch, time(), zone).astimezone(UTC)
+    sent: list[datetime] = []
+    for minute in range(-120, (hours + 2) * 60, 10):  # more is wanted than the day allows, all day long
+        at = midnight + timedelta(minutes=minute + 5)
+        if (await charge(db, at, provider="ebay"))["granted"]:
+            sent.append(at)
+    by_day = Counter(at.astimezone(zone).date() for at in sent)
+    assert by_day == {switch - timedelta(days=1): 7, switch: 7, switch + timedelta(days=1): 7}
+    # What begins a day begins it at once, and nothing else does: three bursts, each at a midnight there.
+    firsts = [
+        at
+        for before, at in pairwise([midnight - timedelta(days=9), *sent])
+        if at - before > timedelta(minutes=30)
+    ]
+    assert firsts == [midnight + timedelta(hours=h, minutes=5) for h in (-2, 0, hours)]
+
+
 async def test_a_rolling_hour_counts_the_last_sixty_minutes(db: Connection) -> None:
     await limits(db, quota_hour=3, rolling=True)
     for age in ("70 minutes", "59 minutes", "30 minutes"):
@@ -316,18 +350,43 @@ async def test_who_has_to_wait_for_the_pace_is_charged_nothing(db: Connection) -
     assert await used(db) == 1
 
 
-async def test_a_request_that_leaves_late_keeps_the_next_at_its_distance(
+async def test_a_request_that_missed_its_moment_leaves_at_once_if_nobody_came_after_it(
     db: Connection, database: str
 ) -> None:
     await limits(db, pace_s=2)
     async with opened(database) as pool:
         gate = Charger(pool, "stockx", "default", Notes()).gate(200)
-        await gate.take("x")
-        await db.execute(
-            "update market_providers set next_request_at = clock_timestamp() + interval '0.1 seconds'"
-        )
-        await gate.leaves_late()
-    assert (await take(db))["wait_s"] > 1.5
+        missed = await gate.take("x")
+        await asyncio.sleep(0.1)
+        moved = await gate.move(missed)
+    assert (moved.delay_s, moved.granted_at > missed.granted_at + timedelta(seconds=0.1)) == (0, True)
+    assert (await take(db))["wait_s"] > 2.1  # counted from the moment at which it left
+    assert await used(db) == 1
+
+
+async def test_a_request_that_missed_its_moment_gets_one_behind_those_that_came_after_it(
+    db: Connection, database: str
+) -> None:
+    await limits(db, pace_s=0.2)
+    async with opened(database) as pool:
+        gate = Charger(pool, "stockx", "default", Notes()).gate(200)
+        missed, second = await gate.take("x"), await gate.take("x")
+        moved = await gate.move(missed)
+        third = await gate.take("x")
+    times = [second.granted_at, moved.granted_at, third.granted_at]
+    assert all(b - a >= timedelta(seconds=0.22) for a, b in pairwise(times)), times
+    assert await used(db) == 3
+
+
+async def test_a_request_that_missed_its_moment_does_not_leave_a_lane_that_was_closed_meanwhile(
+    db: Connection, database: str
+) -> None:
+    async with opened(database) as pool:
+        gate = Charger(pool, "stockx", "default", Notes()).gate(200)
+        missed = await gate.take("x")
+        await report(db, "throttled", 30)
+        with pytest.raises(errors.NotGranted, match="cooldown"):
+            await gate.move(missed)
 
 
 async def test_a_clock_that_was_set_back_or_a_quicker_pace_does_not_stop_the_lane(db: Connection) -> None:
@@ -510,19 +569,64 @@ async def test_a_good_probe_closes_the_circuit_and_a_bad_one_opens_it_for_longer
     for _ in range(5):
         await report(db, "errors")
     await _due_for_a_probe(db)
-    await take(db)
-    again = await report(db, "errors")
+    probe = await take(db)
+    again = await report(db, "errors", receipt=probe["receipt"])
     assert again["state"] == "open"
     assert timedelta(seconds=50) < again["until"] - await now(db) <= timedelta(seconds=60)
     await _due_for_a_probe(db)
-    await take(db)
-    assert (await report(db, "ok"))["state"] == "closed"
+    probe = await take(db)
+    assert (await report(db, "ok", receipt=probe["receipt"]))["state"] == "closed"
     row = await db.fetchrow(
         "select circuit_failures, circuit_opens, circuit_reason from market_providers limit 1"
     )
     assert row is not None
     assert tuple(row) == (0, 0, None)
     assert (await take(db))["granted"]
+
+
+@pytest.mark.parametrize("when", ["open", "due", "half_open"])
+@pytest.mark.parametrize("kind", ["ok", "errors", "unauthorized", "throttled"])
+async def test_what_left_before_the_trouble_neither_closes_the_circuit_nor_opens_it_for_longer(
+    db: Connection, kind: str, when: str
+) -> None:
+    before = await take(db)
+    await report(db, "throttled")
+    probe = None
+    if when != "open":
+        await _due_for_a_probe(db)
+    if when == "half_open":
+        probe = await take(db)
+    was = await db.fetchrow("select circuit, circuit_until, circuit_opens from market_providers limit 1")
+    late = await report(db, kind, receipt=before["receipt"])
+    assert not late["changed"]
+    assert was == await db.fetchrow(
+        "select circuit, circuit_until, circuit_opens from market_providers limit 1"
+    )
+    if probe is not None:
+        assert (await report(db, "ok", receipt=probe["receipt"]))["state"] == "closed"
+
+
+async def test_a_late_429_that_says_how_long_is_believed_also_while_a_probe_is_under_way(
+    db: Connection,
+) -> None:
+    before = await take(db)
+    await report(db, "throttled")
+    await _due_for_a_probe(db)
+    probe = await take(db)
+    told = await report(db, "throttled", 60, receipt=before["receipt"])
+    assert (told["state"], told["until"] > await now(db) + timedelta(seconds=58)) == ("open", True)
+    assert (await report(db, "ok", receipt=probe["receipt"]))["state"] == "open"
+    assert (await take(db))["reason"] == "cooldown"
+
+
+async def test_a_token_that_is_asked_for_first_is_the_probe_and_its_fetch_goes_on(db: Connection) -> None:
+    await report(db, "unauthorized")
+    await _due_for_a_probe(db)
+    mint = await take(db, meter="mints")
+    assert (await take(db, meter="mints"))["reason"] == "cooldown"
+    call = await charge(db, await now(db), after=mint["receipt"])
+    assert call["granted"]
+    assert (await report(db, "ok", receipt=call["receipt"]))["state"] == "closed"
 
 
 async def test_a_probe_that_is_never_heard_of_again_is_given_up(db: Connection) -> None:
@@ -532,6 +636,25 @@ async def test_a_probe_that_is_never_heard_of_again_is_given_up(db: Connection) 
     assert not (await take(db))["granted"]
     await _due_for_a_probe(db)
     assert (await take(db))["granted"]
+
+
+async def test_a_probe_whose_daemon_died_is_given_up_at_once_and_one_other_goes(
+    connect: Connect, db: Connection
+) -> None:
+    prober = await daemon(db)
+    await report(db, "throttled")
+    await _due_for_a_probe(db)
+    probe = "select * from market_take('stockx', 'default', 200, p_daemon => $1)"
+    first = await db.fetchrow(probe, prober)
+    assert first is not None
+    assert first["granted"]
+    assert not (await take(db))["granted"]
+    await db.execute("update market_daemons set alive_until = now() where daemon_id = $1", prober)
+    heir, takers = await daemon(db), [await connect() for _ in range(6)]
+    answers = await asyncio.gather(*(taker.fetchrow(probe, heir) for taker in takers))
+    assert sum(answer["granted"] for answer in answers if answer) == 1
+    # The dead one's answer, should it come after all, is nobody's probe any more.
+    assert (await report(db, "ok", receipt=first["receipt"]))["state"] == "half_open"
 
 
 async def test_only_the_probes_own_fetch_goes_on_while_the_circuit_is_half_open(db: Connection) -> None:
@@ -600,6 +723,88 @@ async def test_refused_credentials_close_the_lane_until_an_operator_resumes_it(d
     assert told["until"] > await now(db) + timedelta(minutes=14)
     await db.execute("select market_resume('stockx')")
     assert (await take(db))["granted"]
+
+
+@pytest.mark.parametrize("told", [1e6, 1e300, float("inf")])
+async def test_an_absurd_word_on_when_to_come_back_is_bounded_by_a_days_length(
+    db: Connection, told: float
+) -> None:
+    answer = await report(db, "throttled", told)
+    assert timedelta(hours=24) < answer["until"] - await now(db) <= timedelta(hours=25)
+
+
+async def test_without_a_word_the_wait_doubles_with_each_probe_that_is_refused_up_to_a_cap(
+    db: Connection,
+) -> None:
+    waits, receipt = [], None
+    for _ in range(10):
+        told = await report(db, "throttled", receipt=receipt)
+        waits.append(round((told["until"] - await now(db)).total_seconds(), 1))
+        await _due_for_a_probe(db)
+        receipt = (await take(db))["receipt"]
+    assert waits == pytest.approx([2, 4, 8, 16, 32, 64, 128, 256, 300, 300], abs=0.2)
+
+
+async def test_a_resume_ends_a_cool_down_and_closes_the_circuit(db: Connection) -> None:
+    await report(db, "throttled", 600)
+    await db.execute("select market_pause('stockx', 'a look first')")
+    assert (await take(db))["reason"] == "paused"
+    await db.execute("select market_resume('stockx')")
+    assert [(await take(db))["granted"] for _ in range(2)] == [True, True]  # no probe: the operator knows
+    assert await value(db, "select circuit from market_providers where provider = 'stockx'") == "closed"
+
+
+# ------------------------------------------------------------------------------- background where pace is scarce
+
+
+async def _turn(db: Connection, used: int, background: int = 0) -> bool:
+    """Whether it is background's turn when so many calls of the present window are gone, so many of them its own."""
+    await spend(db, used, background=background)
+    return bool(
+        await value(
+            db,
+            "select market__background_first(p, s, clock_timestamp()) from market_providers p, market_settings s"
+            " where p.provider = 'stockx'",
+        )
+    )
+
+
+async def test_background_has_each_20th_call_although_urgent_work_never_ends(db: Connection) -> None:
+    await limits(db, quota_hour=100, background_min=0.05)
+    await enqueue(db, "AA1-1", priority=200)
+    assert not await _turn(db, 50)  # none waits
+    await enqueue(db, "BB1-1")
+    assert [used for used in range(20) if await _turn(db, used)] == list(range(9, 20))
+    background = 0
+    for used in range(100):
+        background += await _turn(db, used, background)
+    assert background == 5
+    await db.execute(
+        "insert into market_jobs (provider, sku, currency, status, lease_id, lease_expires_at, unit_key, dedupe_key)"
+        " values ('stockx', 'CC1-1', 'GBP', 'running', gen_random_uuid(), '2099-01-01', 'c', 'c')"
+    )
+    assert not await _turn(db, 50)  # one is under way
+
+
+async def test_an_urgent_request_is_not_kept_waiting_by_background_that_had_no_call_yet(
+    db: Connection,
+) -> None:
+    await limits(db, quota_hour=100, background_min=0.05)
+    await enqueue(db, "BB1-1")
+    await enqueue(db, "AA1-1", priority=200)
+    assert not await _turn(db, 0)
+
+
+async def test_where_the_pace_carries_less_than_the_budget_background_still_gets_its_part_of_the_budget(
+    db: Connection,
+) -> None:
+    await limits(db, quota_hour=100, background_min=0.05, pace_s=48)  # 64 calls an hour
+    await enqueue(db, "AA1-1", priority=200)
+    await enqueue(db, "BB1-1")
+    background = 0
+    for used in range(64):
+        background += await _turn(db, used, background)
+    assert background == 5
 
 
 async def test_a_success_from_before_the_trouble_does_not_end_a_cool_down(db: Connection) -> None:

@@ -45,15 +45,148 @@ async def asked(db: Connection, priority: int = 100, **wish: Any) -> tuple[Row, 
     return answer, told
 
 
+async def known(db: Connection, sku: str, provider: str = "stockx") -> None:
+    """As if a fetch had found this product."""
+    await db.execute("insert into market_skus (provider, sku, product_id) values ($1, $2, $2)", provider, sku)
+
+
+async def eta_s(db: Connection, job_id: int) -> float:
+    """Seconds from now to when the fetch of this job is expected to begin."""
+    return float((await why(db, job_id))["eta"].timestamp() - (await now(db)).timestamp())
+
+
 async def test_rank_says_how_many_are_ahead_and_guesses_when(db: Connection) -> None:
     await limits(db, pace_s=1)
     await enqueue_many(db, [item(f"AA{i}-1") for i in range(4)], 200)
     await enqueue_many(db, [item(f"BB{i}-1") for i in range(3)], 100)
+    for i in range(4):
+        await known(db, f"AA{i}-1")
     _, told = await asked(db)
-    assert (told["state"], told["waiting_for"], told["detail"]) == ("pending", "rank", "7 jobs ahead")
-    assert timedelta(seconds=6) < told["eta"] - await now(db) < timedelta(seconds=8)
+    # To find a product costs StockX three calls, one that is known costs one.
+    assert (told["state"], told["waiting_for"]) == ("pending", "rank")
+    assert told["detail"] == "7 jobs ahead (13 calls)"
+    assert timedelta(seconds=13) < told["eta"] - await now(db) < timedelta(seconds=15)
     first = await value(db, "select min(id) from market_jobs")
     assert (await why(db, first))["detail"] == "next in line"
+
+
+async def test_sizes_of_one_product_share_their_calls_and_go_when_the_first_of_them_goes(
+    db: Connection,
+) -> None:
+    await limits(db, pace_s=1)
+    first = (await enqueue(db, "AA1-1", "9", 200))["job_id"]
+    for size in ("9.5", "10", "10.5"):
+        await enqueue(db, "AA1-1", size, 200)
+    other = (await enqueue(db, "BB1-1", "9", 200))["job_id"]
+    mate = (await enqueue(db, "AA1-1", "11", 100))["job_id"]
+    assert (await why(db, other))["detail"] == "4 jobs ahead (3 calls)"
+    assert await eta_s(db, other) == pytest.approx(3.3, abs=0.3)
+    assert await eta_s(db, first) == pytest.approx(0, abs=0.3)
+    assert await eta_s(db, mate) == pytest.approx(0, abs=0.3)
+
+
+async def test_where_each_size_is_a_call_each_counts(db: Connection) -> None:
+    await limits(db, "ebay", pace_s=1)
+    for size in ("9", "9.5", "10"):
+        last = await enqueue(db, "AA1-1", size, 200, provider="ebay")
+    assert await eta_s(db, last["job_id"]) == pytest.approx(2.2, abs=0.3)
+
+
+async def test_background_waits_for_urgent_calls_at_their_pace_and_for_its_own_at_the_spread(
+    db: Connection,
+) -> None:
+    # A tenth of the hour is over: 85 calls are spread over 85 % of it.
+    await limits(db, quota_hour=100, pace_s=1, reserve=0)
+    await db.execute(
+        "insert into market_budgets (provider, window_kind, window_start, window_end, used) select p.provider, 'hour',"
+        " w.starts, w.ends, 15 from market_providers p, market_settings s,"
+        " market__window(p, s, 'hour', clock_timestamp()) w where p.provider = 'stockx'"
+    )
+    share = await db.fetchrow(
+        "select * from market_budget_status where provider = 'stockx' and window_kind = 'hour'"
+    )
+    assert share is not None
+    spacing_s = (share["resets_in_s"] - 0.05 * 3600) / 85
+    for i in range(10):
+        await known(db, f"AA{i}-1")
+        await known(db, f"BB{i}-1")
+    await enqueue_many(db, [item(f"AA{i}-1") for i in range(10)], 200)
+    await enqueue_many(db, [item(f"BB{i}-1") for i in range(10)], 100)
+    _, told = await asked(db)
+    expected_s = 10 * 1.1 + 10 * spacing_s
+    assert (told["eta"] - await now(db)).total_seconds() == pytest.approx(expected_s, rel=0.05)
+
+
+async def test_a_slow_provider_is_no_quicker_than_its_answers(db: Connection) -> None:
+    await limits(db, "ebay", pace_s=1)
+    await db.execute(
+        "update market_daemons set quotas = jsonb_build_object('ebay/default', jsonb_build_object('slots', 2))"
+    )
+    await db.execute(
+        "insert into market_provider_metrics (provider, window_start, requests, took_s)"
+        " values ('ebay', date_trunc('hour', clock_timestamp(), 'UTC'), 10, 300)"
+    )
+    for size in ("9", "9.5", "10"):
+        last = await enqueue(db, "AA1-1", size, 200, provider="ebay")
+    # Half a minute each, two at a time.
+    assert await eta_s(db, last["job_id"]) == pytest.approx(30, abs=1)
+
+
+async def test_beyond_this_days_calls_the_eta_is_tomorrow(db: Connection) -> None:
+    await limits(db, "ebay", quota_hour=50, quota_day=10)
+    for i in range(12):
+        last = await enqueue(db, f"AA{i}-1", "9", 200, provider="ebay")
+    told = await why(db, last["job_id"])
+    ends = await value(
+        db,
+        "select window_end from market_budget_status where provider = 'ebay' and window_kind = 'day'",
+    )
+    assert ends <= told["eta"] < ends + timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("held", ["not_before", "backoff", "target"])
+async def test_what_is_deferred_is_told_no_time_at_which_its_lane_is_closed(
+    db: Connection, held: str
+) -> None:
+    due = await now(db) + timedelta(seconds=20)
+    job_id = (await enqueue(db, not_before=due))["job_id"]
+    if held != "not_before":
+        await db.execute(
+            "update market_jobs set retry_at = $1, not_before = null, attempt = $2",
+            due, 1 if held == "backoff" else 0,
+        )  # fmt: skip
+    told = await why(db, job_id)
+    assert (told["until"], told["eta"]) == (due, due)
+    await db.execute("select market_report('stockx', 'default', 'throttled', 90, false, 'HTTP 429')")
+    told = await why(db, job_id)
+    opens = await value(db, "select circuit_until from market_providers where provider = 'stockx'")
+    assert (told["until"], told["eta"]) == (due, opens)
+    assert told["detail"].endswith("; and then: the provider throttles us: HTTP 429")
+    await db.execute("select market_pause('stockx', 'stock taking')")
+    told = await why(db, job_id)
+    assert (told["until"], told["eta"]) == (due, None)
+    assert told["detail"].endswith("; and then: paused by an operator: stock taking")
+
+
+@pytest.mark.parametrize("reason", ["budget", "pace", "cooldown", "circuit"])
+async def test_the_eta_counts_from_when_the_lane_opens(db: Connection, reason: str) -> None:
+    await limits(db, pace_s=10)
+    if reason == "budget":
+        await limits(db, quota_hour=2)
+        for _ in range(2):
+            await db.execute("update market_providers set next_request_at = '-infinity'")
+            await db.execute("select market_take('stockx', 'default', 200)")
+    elif reason == "pace":
+        await db.execute("select market_take('stockx', 'default', 200)")
+    else:
+        kind = {"cooldown": "throttled", "circuit": "errors"}[reason]
+        await limits(db, circuit_after=1)
+        await db.execute("select market_report('stockx', 'default', $1, 60)", kind)
+    await known(db, "AA1-1")
+    await enqueue(db, "AA1-1", priority=200)
+    _, told = await asked(db, 200)
+    assert told["waiting_for"] == reason
+    assert (told["eta"] - told["until"]).total_seconds() == pytest.approx(11, abs=0.1)
 
 
 async def test_the_place_in_a_long_queue_is_not_counted_out(db: Connection) -> None:

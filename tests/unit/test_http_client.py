@@ -7,9 +7,10 @@ import gzip
 import json
 import random
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -250,27 +251,66 @@ async def test_a_grant_that_ran_out_while_it_waited_is_given_back_and_taken_anew
     assert (len(bench.gate.taken), bench.gate.returned, len(bench.wire.seen)) == (2, ["r1"], 1)
 
 
-@pytest.mark.parametrize(("handshake_s", "late"), [(0.0, 0), (0.1, 1)])
-async def test_a_request_whose_connection_took_long_moves_the_pace_before_it_is_written(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, handshake_s: float, late: int
-) -> None:
+@pytest.fixture
+def slow_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections take their time."""
     connect = TCPConnector._create_connection
 
     async def slow(*args: Any) -> Any:
-        await asyncio.sleep(handshake_s)
+        await asyncio.sleep(0.15)
         return await connect(*args)
 
     monkeypatch.setattr(TCPConnector, "_create_connection", slow)
-    monkeypatch.setattr("marketd.http_client.door._LATE_S", 0.05)
-    told: list[int] = []
 
-    async def leaves_late() -> None:
-        told.append(len(bench.wire.seen))
 
-    monkeypatch.setattr(bench.gate, "leaves_late", leaves_late)
+async def test_a_request_that_leaves_at_its_moment_asks_for_no_other(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("marketd.http_client.door._LATE_S", 2.0)
     await bench.get()
-    assert told == [0] * late  # nothing was on the wire yet
-    assert len(bench.wire.seen) == 1
+    assert (bench.gate.moved, len(bench.wire.seen)) == (0, 1)
+
+
+@pytest.mark.usefixtures("slow_handshake")
+async def test_a_request_whose_connection_took_long_leaves_at_another_moment(bench: Bench) -> None:
+    moved: list[int] = []
+
+    class Busy(Gate):
+        async def move(self, grant: Any) -> Any:
+            moved.append(len(bench.wire.seen))
+            return replace(grant, delay_s=0.1, age_s=0.0)
+
+    began = time.monotonic()
+    http = ProviderHttp(bench.door, gate=Busy(), observer=bench.notes, priority=1)
+    await http.get("/", endpoint="thing")
+    assert moved[0] == 0  # nothing was on the wire yet
+    assert time.monotonic() - began >= 0.15 + 0.1
+    assert (len(bench.wire.seen), http.requests) == (1, 1)
+
+
+@pytest.mark.usefixtures("slow_handshake")
+async def test_a_request_whose_lane_was_closed_while_it_connected_is_not_written(bench: Bench) -> None:
+    class Closed(Gate):
+        async def move(self, grant: Any) -> Any:
+            raise errors.NotGranted("cooldown", None)
+
+    gate = Closed()
+    with pytest.raises(errors.NotGranted):
+        await ProviderHttp(bench.door, gate=gate, observer=bench.notes, priority=1).get("/", endpoint="thing")
+    assert (bench.wire.seen, gate.charged) == ([], 0)
+
+
+@pytest.mark.usefixtures("slow_handshake")
+async def test_a_request_whose_grant_ran_out_while_it_connected_is_given_back_and_taken_anew(
+    bench: Bench,
+) -> None:
+    class Slow(Gate):
+        async def move(self, grant: Any) -> Any:
+            return replace(grant, delay_s=0.1 if len(self.taken) == 1 else 0.0, age_s=0.0)
+
+    gate = Slow(plan=[grant(valid_s=0.2)])
+    await ProviderHttp(bench.door, gate=gate, observer=bench.notes, priority=1).get("/", endpoint="thing")
+    assert (len(gate.taken), gate.returned, len(bench.wire.seen)) == (2, ["r1"], 1)
 
 
 async def test_what_is_not_granted_is_not_sent(bench: Bench) -> None:
@@ -441,6 +481,38 @@ def test_retry_after_is_read_as_seconds_or_as_a_date() -> None:
     assert retry_after_s({"Retry-After": "soon"}) is None
     assert retry_after_s({"Retry-After": "-5"}) is None
     assert retry_after_s({}) is None
+
+
+def test_a_date_to_retry_after_is_held_against_the_providers_own_clock() -> None:
+    ours = datetime(2026, 3, 1, 14, tzinfo=UTC)  # two hours ahead of theirs
+    told = {"Retry-After": "Sun, 01 Mar 2026 12:00:30 GMT", "Date": "Sun, 01 Mar 2026 12:00:00 GMT"}
+    assert retry_after_s(told, now=ours) == 30
+    assert retry_after_s({**told, "Date": "nonsense"}, now=datetime(2026, 3, 1, 12, tzinfo=UTC)) == 30
+    assert retry_after_s({**told, "Date": "Sunday, 01-Mar-26 12:00:10 GMT"}, now=ours) == 20
+
+
+@pytest.mark.parametrize(
+    "text", ["999999999999", "9" * 100, "Fri, 31 Dec 9999 23:59:59 GMT", "Sun, 01 Mar 2027 12:00:00 GMT"]
+)
+def test_an_absurd_retry_after_is_bounded(text: str) -> None:
+    assert retry_after_s({"Retry-After": text}, now=datetime(2026, 3, 1, 12, tzinfo=UTC)) == 90_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "1e5",
+        "nan",
+        "inf",
+        "0x10",
+        "१२",
+        "30 seconds",
+        "Fri, 99 Foo 9999 99:99:99 GMT",
+    ],
+)
+def test_an_unreadable_retry_after_is_none(text: str) -> None:
+    assert retry_after_s({"Retry-After": text}) is None
 
 
 def test_json_keeps_every_digit() -> None:

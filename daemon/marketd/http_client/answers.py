@@ -36,6 +36,7 @@ Classify: TypeAlias = Callable[[int, Mapping[str, str], Any], errors.ProviderErr
 
 ERROR_BYTES = 64 * 1024  #: of an error's body, no more is read
 MESSAGE_CHARACTERS = 200
+LONGEST_S = 90_000.0  #: that a `Retry-After` is believed
 _CHUNK = 64 * 1024
 _JSON_TYPE = re.compile(r"(application|text)/([\w.-]+\+)?json", re.IGNORECASE)
 _CLASSES = {400: "bad_request", 401: "unauthorized", 403: "forbidden", 404: "not_found", 429: "throttled"}
@@ -138,17 +139,27 @@ def _printable(text: str) -> str:
 
 
 def retry_after_s(headers: Mapping[str, str], *, now: datetime | None = None) -> float | None:
-    """Seconds that `Retry-After` asks for, given as a number or as an HTTP date; None if unreadable."""
+    """Seconds that `Retry-After` asks for, given as a number or as an HTTP date; None if unreadable.
+
+    A date is of the provider's clock, so it is held against the answer's own `Date`, and only without one against ours.
+    Never more than the 25 hours that a provider's day can have.
+    """
     text = headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"[0-9]{1,7}", text):
-        return float(text)
-    try:
-        until = parsedate_to_datetime(text)
-    except ValueError:
+    if re.fullmatch(r"[0-9]{1,100}(\.[0-9]{1,100})?", text, re.ASCII):
+        return min(float(text), LONGEST_S)
+    until = _http_date(text)
+    if until is None:
         return None
-    if until.tzinfo is None:
-        until = until.replace(tzinfo=UTC)
-    return max(0.0, (until - (now or datetime.now(UTC))).total_seconds())
+    told = _http_date(headers.get("Date", ""))
+    return min(max(0.0, (until - (told or now or datetime.now(UTC))).total_seconds()), LONGEST_S)
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(text)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 async def _error_body(response: aiohttp.ClientResponse, secrets: Iterable[str]) -> Any:

@@ -15,14 +15,14 @@ from yarl import URL
 from marketd import errors
 from marketd.clock import monotonic
 from marketd.http_client import answers
-from marketd.http_client.session import Wire
+from marketd.http_client.session import MissedError, Wire, sending
 from marketd.limiter import Gate, Grant
 from marketd.provider import Reply
 from marketd.telemetry import Observer, RequestReport
 
 MAX_BYTES = 8 * 1024 * 1024  #: of a decompressed answer
 CONNECT_S = 10.0
-_LATE_S = 0.02  #: a connection that took so long moves the pace
+_LATE_S = 0.025  #: a request that leaves so much later than its moment comes too close to the next
 _SECRET_HEADERS = ("authorization", "x-api-key")
 
 
@@ -75,6 +75,15 @@ class Door:
     classify: answers.Classify | None = None
     secrets: tuple[str, ...] = field(default=(), repr=False)  #: the account's; no message may show them
     max_bytes: int = MAX_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """A grant whose time to leave has come: `at`, or a little later; never after `until` (monotonic seconds)."""
+
+    grant: Grant
+    at: float
+    until: float
 
 
 class ProviderHttp:
@@ -138,12 +147,20 @@ class ProviderHttp:
 
     async def send(self, request: Request) -> Reply:
         """Takes a grant, sends at most once, reports exactly once if granted."""
-        grant, left_s = await self._granted(request)
+        while True:
+            try:
+                return await self._send_once(request)
+            except MissedError:
+                continue  # given back; another grant, another moment
+
+    async def _send_once(self, request: Request) -> Reply:
+        due = await self._granted(request)
+        grant = due.grant
         started = monotonic()
-        wire = Wire(on_opened=partial(self._opened, request, started))
+        wire = Wire(on_opened=partial(self._opened, request, due))
         status: list[int] = []
         try:
-            body, headers = await self._exchange(request, wire, status, left_s)
+            body, headers = await self._exchange(request, wire, status, due.until - started)
         except BaseException as error:
             if isinstance(error, errors.Throttled | errors.Unauthorized | errors.Transient):
                 self._gate.trouble()
@@ -153,8 +170,8 @@ class ProviderHttp:
         self._report(request, grant, started, status, None, False)
         return Reply(status=status[0], body=body, headers=headers, granted_at=grant.granted_at)
 
-    async def _granted(self, request: Request) -> tuple[Grant, float]:
-        """A grant whose time to leave has come, and for how many seconds more it holds."""
+    async def _granted(self, request: Request) -> _Due:
+        """A grant whose time to leave has come."""
         while True:
             if request.meter == "calls":
                 await self._door.pacer.acquire()
@@ -166,20 +183,26 @@ class ProviderHttp:
                 given_back = await self._give_back(grant)
                 self._report(request, grant, monotonic(), [], error, given_back)
                 raise
-            left_s = grant.valid_s - (monotonic() - arrived)
-            if left_s > 0:
-                return grant, left_s
+            due = _Due(grant, arrived + grant.delay_s - grant.age_s, arrived + grant.valid_s)
+            if due.until > monotonic():
+                return due
             await self._give_back(grant)
 
-    async def _opened(self, request: Request, due: float) -> None:
-        """The connection stands. If that took its time, the pace counts from now."""
-        if request.meter != "calls" or monotonic() - due < _LATE_S:
-            return
-        try:
-            await self._gate.leaves_late()
-        except errors.MarketdError as error:
-            # It leaves all the same: charged it is, and the pace was kept when it was granted.
-            self._observer.event("late_request_untold", provider=self._door.provider, error=str(error))
+    async def _opened(self, request: Request, due: _Due) -> None:
+        """The connection stands, and the request is written next: unless its moment is past, then at another.
+
+        All are spaced by their moments, so one that leaves later than its own comes too close to the next. Each try
+        may be a little later than the one before, lest a slow way to Postgres make every moment a missed one.
+        Raises MissedError when the grant does not hold so long, and what `Gate.move` raises.
+        """
+        grant, at, late_s = due.grant, due.at, _LATE_S
+        while request.meter == "calls" and monotonic() - at > late_s and monotonic() < due.until:
+            grant = await self._gate.move(grant)
+            at = monotonic() + grant.delay_s - grant.age_s
+            await asyncio.sleep(grant.delay_s)
+            late_s *= 1.5
+        if monotonic() >= due.until:
+            raise MissedError("the grant ran out before the request was written")
 
     async def _exchange(
         self, request: Request, wire: Wire, status: list[int], left_s: float
@@ -187,6 +210,7 @@ class ProviderHttp:
         door = self._door
         # A connection that takes longer than the grant holds would send in a window that was not charged.
         connect_s = min(CONNECT_S, door.timeout_s, left_s)
+        sending.set(wire)
         try:
             async with door.session.request(
                 "GET" if request.form is None else "POST",
@@ -195,7 +219,6 @@ class ProviderHttp:
                 data=request.form,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=door.timeout_s, connect=connect_s),
-                trace_request_ctx=wire,
             ) as response:
                 status.append(response.status)
                 if not 200 <= response.status < 300:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import aiohttp
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
 
 from marketd import __version__
 
@@ -17,16 +19,41 @@ KEPT_S = 3.0  #: a connection that idled longer is not used again: servers hang 
 
 @dataclass(slots=True)
 class Wire:
-    """What became of one request on the wire; handed to aiohttp as `trace_request_ctx`."""
+    """What becomes of one request on the wire."""
 
-    opened: bool = False  #: a connection stood, TLS included: from here on the request may have left
-    on_opened: Callable[[], Awaitable[None]] | None = (
-        None  #: awaited once it stands, before the request is written
-    )
+    on_opened: Callable[[], Awaitable[None]]  #: awaited before the request is written, once it could be
+    opened: bool = False  #: from here on the request may have left
+
+
+class MissedError(Exception):
+    """The request was not written, for its moment or its connection is past; another one may be."""
+
+
+#: What the running task is about to send.
+sending: ContextVar[Wire] = ContextVar("sending")
 
 
 class Broken(aiohttp.ClientError):
     """The connection broke without an answer; the request may have arrived or not."""
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Stands between a connection and the request that is written to it next: asks `sending` whether it may."""
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
+        wire = sending.get()
+        connection = await super().connect(req, traces, timeout)
+        try:
+            await wire.on_opened()
+            if connection.protocol is None or not connection.protocol.is_connected():
+                raise MissedError("the server hung up before the request was written")
+        except BaseException:
+            connection.release()  # nothing was written: the next request may have it
+            raise
+        wire.opened = True
+        return connection
 
 
 @asynccontextmanager
@@ -37,14 +64,10 @@ async def open_session() -> AsyncIterator[aiohttp.ClientSession]:
     no public switch for that. It decides by the class of the error, so a middleware gives it another one. What
     is known to be closed is not used again; a kept connection that breaks under a request costs its charge.
     """
-    trace = aiohttp.TraceConfig()
-    trace.on_connection_create_end.append(_connected)
-    trace.on_connection_reuseconn.append(_connected)
-    connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEPT_S, ttl_dns_cache=60)
+    connector = _Connector(limit=MAX_CONNECTIONS, keepalive_timeout=KEPT_S, ttl_dns_cache=60)
     async with aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
-        trace_configs=[trace],
         middlewares=(_once,),
         auto_decompress=False,
         trust_env=False,
@@ -60,14 +83,3 @@ async def _once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType)
         raise  # no connection stood, and aiohttp leaves it at that
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         raise Broken("the connection broke without an answer") from error
-
-
-async def _connected(
-    _session: aiohttp.ClientSession,
-    context: SimpleNamespace,
-    _params: aiohttp.TraceConnectionCreateEndParams | aiohttp.TraceConnectionReuseconnParams,
-) -> None:
-    wire: Wire = context.trace_request_ctx
-    wire.opened = True
-    if wire.on_opened is not None:
-        await wire.on_opened()

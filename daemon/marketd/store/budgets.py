@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
+from uuid import UUID
 
 import asyncpg
 
@@ -21,6 +22,7 @@ from marketd.telemetry import Observer
 
 Report = Literal["ok", "throttled", "unauthorized", "errors"]
 
+_PROBE = ";probe="  #: in the receipt of a request that tries out whether a closed lane works again
 _TAKEN_AT_ONCE = 64  #: they hold the account's row for a fraction of a millisecond each
 
 
@@ -56,8 +58,12 @@ class Charger:
     Those that are asked for together share a statement; where every limit is far away, calls are charged ahead.
     """
 
-    def __init__(self, db: Database, provider: str, account: str, observer: Observer) -> None:
+    def __init__(
+        self, db: Database, provider: str, account: str, observer: Observer, daemon_id: UUID | None = None
+    ) -> None:
+        """`daemon_id`: whose requests these are; should it die, its probe is given up."""
         self._db = db
+        self._daemon_id = daemon_id
         self._sql = queries("limits")
         self._provider = provider
         self._account = account
@@ -85,9 +91,23 @@ class Charger:
                 wait_s = not_yet.wait_s
             await asyncio.sleep(wait_s)
 
-    async def leaves_late(self) -> None:
-        """A granted request leaves only now. Raises DatabaseUnavailable."""
-        await self._db.fetch(self._sql["leaves_late"], self._provider, self._account)
+    async def move(self, grant: Grant) -> Grant:
+        """Another moment for a grant that missed its own; nothing is charged for it.
+
+        Raises NotGranted when the lane was closed meanwhile, and DatabaseUnavailable.
+        """
+        while True:
+            asked = clock.monotonic()
+            row = await self._db.fetchrow(
+                self._sql["move"], self._provider, self._account, grant.receipt, grant.granted_at
+            )
+            assert row is not None
+            if row["reason"] is not None:
+                raise NotGranted(row["reason"], row["until"])
+            if row["wait_s"] is None:
+                age_s = clock.monotonic() - asked
+                return replace(grant, granted_at=row["moment"], delay_s=row["delay_s"], age_s=age_s)
+            await asyncio.sleep(row["wait_s"])
 
     async def give_back(self, grant: Grant) -> None:
         """Return the charge of a request that provably never left. Raises DatabaseUnavailable."""
@@ -129,6 +149,7 @@ class Charger:
             [charge.priority for charge in charges],
             [charge.meter for charge in charges],
             [charge.after for charge in charges],
+            self._daemon_id,
         )
         spent_s = clock.monotonic() - asked
         return [_grant(row, spent_s) for row in rows]
@@ -192,6 +213,7 @@ def _grant(row: asyncpg.Record, spent_s: float) -> Grant | Exception:
         delay_s=row["delay_s"],
         valid_s=row["valid_s"] - spent_s,
         receipt=row["receipt"],
+        age_s=spent_s,
         cost_window=row["cost_window"],
     )
 
@@ -202,18 +224,25 @@ class PgGate:
     def __init__(self, charger: Charger, priority: int) -> None:
         self._charger = charger
         self._priority = priority
-        self._latest: str | None = None  #: receipt of this fetch's latest call
+        self.latest: str | None = (
+            None  #: receipt of this fetch's latest call, or of the token that was the probe
+        )
 
     async def take(self, endpoint: str, *, meter: str = "calls") -> Grant:
         """Charge one request to all its windows. Raises NotGranted, DatabaseUnavailable."""
-        grant = await self._charger.take(_Charge(self._priority, meter, self._latest))
-        if meter == "calls":
-            self._latest = grant.receipt
+        grant = await self._charger.take(_Charge(self._priority, meter, self.latest))
+        if meter == "calls" or _PROBE in grant.receipt:
+            self.latest = grant.receipt
         return grant
 
-    async def leaves_late(self) -> None:
-        """A granted request leaves only now. Raises DatabaseUnavailable."""
-        await self._charger.leaves_late()
+    @property
+    def is_probe(self) -> bool:
+        """Whether this fetch tries out if a closed lane works again."""
+        return self.latest is not None and _PROBE in self.latest
+
+    async def move(self, grant: Grant) -> Grant:
+        """Another moment for a grant that missed its own; see `Charger.move`."""
+        return await self._charger.move(grant)
 
     async def give_back(self, grant: Grant) -> None:
         """Return the charge of a request that provably never left. Raises DatabaseUnavailable."""
@@ -240,10 +269,14 @@ class Circuits:
         retry_after_s: float | None = None,
         day_spent: bool = False,
         detail: str | None = None,
+        receipt: str | None = None,
     ) -> CircuitState:
-        """Success closes the circuit; trouble counts, and opens it. Raises DatabaseUnavailable."""
+        """Trouble counts, and opens the circuit; success of the probe closes it. Raises DatabaseUnavailable.
+
+        `receipt`: of the fetch's latest call, which tells the probe from what left before the trouble.
+        """
         row = await self._db.fetchrow(
-            self._sql["report"], provider, account, kind, retry_after_s, day_spent, detail
+            self._sql["report"], provider, account, kind, retry_after_s, day_spent, detail, receipt
         )
         if row is None:
             return CircuitState(state="closed", until=None, changed=False)

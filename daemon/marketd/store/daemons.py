@@ -50,6 +50,8 @@ class AccountLimits:
     pace_s: float
     circuit_after: int
     circuit_open_s: float
+    concurrency: int
+    first_calls: int
     users: Sequence[str]
 
     @property
@@ -61,6 +63,7 @@ class AccountLimits:
             self.provider, self.account, self.off_reason is None, self.off_reason, self.all_sizes, self.currency,
             list(self.currencies), self.quota_hour, self.quota_day, self.day_zone, self.day_start, self.rolling,
             self.reserve, self.background_min, self.pace_s, self.circuit_after, self.circuit_open_s, self.images,
+            self.first_calls,
         )  # fmt: skip
 
 
@@ -86,9 +89,12 @@ class DaemonStore:
         """
         quotas = {
             account.lane: {
+                "on": account.off_reason is None,
+                "off_reason": account.off_reason,
                 "hour": account.quota_hour,
                 "day": account.quota_day,
                 "pace_s": account.pace_s,
+                "slots": account.concurrency if account.off_reason is None else 0,
             }
             for account in accounts
         }
@@ -111,6 +117,7 @@ class DaemonStore:
                 for user in account.users
             ]
         statements.append((self._sql["switch_off_others"], ([a.lane for a in accounts],)))
+        statements.append((self._sql["keep_in_step"], (self._daemon_id, config_hash)))
         statements.append((self._sql["probe_again"], ([r[0] for r in renewed], [r[1] for r in renewed])))
         await self._db.together([*statements, *further])
 
@@ -135,6 +142,9 @@ class DaemonStore:
         await self._db.fetch(self._sql["unregister"], self._daemon_id)
 
     async def differing(self, config_hash: str) -> list[str]:
-        """Other live daemons with another configuration, as `host:pid`."""
-        rows = await self._db.fetch(self._sql["other_hashes"], self._daemon_id, config_hash)
+        """Other live daemons with another configuration, as `host:pid`; keeps lanes on that any of them runs.
+
+        Raises DatabaseUnavailable.
+        """
+        rows = await self._db.fetch(self._sql["keep_in_step"], self._daemon_id, config_hash)
         return [f"{row['host']}:{row['pid']}" for row in rows]

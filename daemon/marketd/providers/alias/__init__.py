@@ -46,6 +46,7 @@ class Alias:
     name: ClassVar[str] = "alias"
     all_sizes: ClassVar[bool] = True
     images: ClassVar[bool] = True
+    first_calls: ClassVar[int] = 2  #: search, availabilities
     currencies: ClassVar[frozenset[str]] = frozenset((reading.CURRENCY,))
     defaults: ClassVar[Mapping[str, Any]] = {
         "base_url": "https://api.alias.org/api/v1",

@@ -41,6 +41,7 @@ class StockX:
     name: ClassVar[str] = "stockx"
     all_sizes: ClassVar[bool] = True
     images: ClassVar[bool] = False
+    first_calls: ClassVar[int] = 3  #: search, variants, market data
     currencies: ClassVar[frozenset[str]] = frozenset(
         ("AUD", "CAD", "CHF", "EUR", "GBP", "HKD", "JPY", "KRW", "MXN", "NZD", "SGD", "USD")
     )
