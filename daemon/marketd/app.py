@@ -176,7 +176,7 @@ class App:
         """
         new = wiring.with_logins(new)
         accounts = wiring.accounts_of(new, self._kinds)
-        await self._store(old, new, accounts)
+        await self._store(new, accounts, renewed=await self._renewed(old, new))
         self._config = new
         logs.setup(new.log, stream=self._log_stream)
         logs.hide(
@@ -196,14 +196,16 @@ class App:
         self._differing = []
         await self._compare_with_others()
 
-    async def _store(self, old: Config | None, new: Config, accounts: Sequence[AccountLimits]) -> None:
+    async def _store(
+        self, new: Config, accounts: Sequence[AccountLimits], *, renewed: Sequence[tuple[str, str]]
+    ) -> None:
         try:
             await self._daemons.apply(
                 new.digest(shared=True),
                 wiring.settings_of(new),
                 accounts,
                 alive_for=wiring.timing_of(new).alive_for,
-                renewed=await self._renewed(old, new),
+                renewed=renewed,
                 further=[self._plans.dials_written(wiring.dials_of(new))],
             )
         except asyncpg.PostgresError as error:
@@ -214,9 +216,15 @@ class App:
         return wiring.lanes_of(new)
 
     async def _compare_with_others(self) -> None:
-        """Tell of other live daemons with other settings, once for each set of them; they come and go."""
+        """Tell of other live daemons with other settings, once for each set of them; they come and go.
+
+        What the last to come has written stays in force only as long as somebody lives who is configured so.
+        """
+        ours = self._config.digest(shared=True)
         try:
-            others = await self._daemons.differing(self._config.digest(shared=True))
+            if await self._daemons.is_orphaned(ours):
+                await self._store(self._config, wiring.accounts_of(self._config, self._kinds), renewed=())
+            others = await self._daemons.differing(ours)
         except errors.DatabaseUnavailable:
             return  # what is not told now is told the next time
         self.metrics.config_differs(bool(others))

@@ -41,6 +41,12 @@ with told as (
 select daemon_id, host, pid, config_hash from market_daemons
  where alive_until > clock_timestamp() and daemon_id <> $1 and config_hash <> $2;
 
+-- name: is_orphaned
+-- Whether the configuration that was written last is that of no live daemon. $1 our hash
+select s.config_hash is distinct from $1 and not exists (
+         select from market_daemons d where d.alive_until > clock_timestamp() and d.config_hash = s.config_hash)
+  from market_settings s;
+
 -- name: put_settings
 update market_settings set fresh_for = $1, wake_priority = $2, max_attempts = $3, default_size_system = $4,
   hour_s = $5, day_s = $6, fallback_images = $7::jsonb, config_hash = $8, updated_at = clock_timestamp();

@@ -137,6 +137,10 @@ class DaemonStore:
         """Whether the configuration that was written last is this one."""
         return bool(await self._db.fetchval(self._sql["is_in_force"], config_hash))
 
+    async def is_orphaned(self, config_hash: str) -> bool:
+        """Whether the configuration that was written last is another one than this, of a daemon that has gone."""
+        return bool(await self._db.fetchval(self._sql["is_orphaned"], config_hash))
+
     async def unregister(self) -> None:
         """Say that this daemon is gone."""
         await self._db.fetch(self._sql["unregister"], self._daemon_id)
