@@ -40,6 +40,17 @@ create type market__lane as (
   next_step_s double precision
 );
 
+create type market__taken as (
+  ord integer,
+  w market__wish,
+  id bigint,
+  result text,
+  status text,
+  run_at timestamp with time zone,
+  cooling boolean,
+  turn bigint
+);
+
 create type market__wish as (
   provider text,
   account text,
@@ -140,10 +151,10 @@ create table market_job_requests (
   loose boolean default false not null,
   served boolean default false not null,
   constraint market_job_requests_pkey PRIMARY KEY (request_id)
-) with (fillfactor=80);
+);
 comment on table market_job_requests is 'Who asked for a job and when. A merge writes here and leaves a running job''s own row alone; no foreign key, which would lock it.';
 CREATE INDEX market_job_requests_job ON market_job_requests USING btree (job_id, requested_at);
-CREATE INDEX market_job_requests_loose ON market_job_requests USING btree (requested_at) WHERE (loose AND (NOT served));
+CREATE INDEX market_job_requests_loose ON market_job_requests USING btree (job_id, requested_at) WHERE (loose AND (NOT served));
 CREATE INDEX market_job_requests_unfolded ON market_job_requests USING btree (request_id) WHERE (NOT folded);
 
 create table market_job_runs (
@@ -206,14 +217,13 @@ comment on table market_jobs is 'One request to refresh a target: pending -> run
 CREATE INDEX market_jobs_due ON market_jobs USING btree (run_at) WHERE (status = 'deferred'::text);
 CREATE INDEX market_jobs_failed ON market_jobs USING btree (provider, error_code) WHERE (status = 'failed'::text);
 CREATE INDEX market_jobs_finished ON market_jobs USING btree (completed_at) WHERE (status = ANY (ARRAY['done'::text, 'failed'::text]));
-CREATE INDEX market_jobs_history ON market_jobs USING btree (dedupe_key, id DESC);
+CREATE INDEX market_jobs_history ON market_jobs USING btree (dedupe_key, id DESC) WHERE (status = ANY (ARRAY['done'::text, 'failed'::text]));
 CREATE INDEX market_jobs_leases ON market_jobs USING btree (lease_expires_at) WHERE (status = 'running'::text);
 CREATE INDEX market_jobs_mates ON market_jobs USING btree (unit_key) WHERE (status = 'pending'::text);
 CREATE UNIQUE INDEX market_jobs_open ON market_jobs USING btree (dedupe_key) WHERE (status = ANY (ARRAY['pending'::text, 'running'::text, 'deferred'::text]));
 CREATE INDEX market_jobs_ready ON market_jobs USING btree (provider, account, priority DESC, rank DESC, turn, run_at, id) WHERE (status = 'pending'::text);
 CREATE INDEX market_jobs_turns ON market_jobs USING btree (provider, account, priority, COALESCE(user_id, ''::text), turn DESC) WHERE (status = 'pending'::text);
 CREATE TRIGGER plain_insert BEFORE INSERT ON market_jobs FOR EACH ROW WHEN (new.unit_key IS NULL) EXECUTE FUNCTION market__plain_insert();
-CREATE TRIGGER wake AFTER INSERT ON market_jobs REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION market__wake();
 
 create table market_planner (
   only_row boolean default true not null,
@@ -265,7 +275,7 @@ create table market_price_history (
   observed_at timestamp with time zone not null
 );
 comment on table market_price_history is 'A row per change.';
-CREATE INDEX market_price_history_age ON market_price_history USING btree (observed_at);
+CREATE INDEX market_price_history_age ON market_price_history USING brin (observed_at) WITH (pages_per_range='32', autosummarize='on');
 CREATE UNIQUE INDEX market_price_history_key ON market_price_history USING btree (provider, account, sku, COALESCE(size, ''::text), currency, observed_at);
 
 create table market_prices (
@@ -451,7 +461,6 @@ create table market_signals (
   user_id text default ''::text not null,
   at timestamp with time zone default clock_timestamp() not null,
   folded_at timestamp with time zone,
-  constraint market_signals_pkey PRIMARY KEY (signal_id),
   constraint market_signals_kind_check CHECK (kind = ANY (ARRAY['watch'::text, 'view'::text]))
 );
 comment on table market_signals is 'Views, and word of changed watches, until the planner''s pass has folded them into market_units. Apps only append.';
@@ -469,15 +478,7 @@ create table market_skus (
 comment on table market_skus is 'Which product a sku was found to be, per provider.';
 CREATE INDEX market_skus_product ON market_skus USING btree (provider, product_id);
 
-create table market_target_locks (
-  dedupe_key text not null,
-  taken bigint default 0 not null,
-  constraint market_target_locks_pkey PRIMARY KEY (dedupe_key)
-) with (fillfactor=60);
-comment on table market_target_locks is 'Whoever opens a job for a target updates its row first, so that two never open one each. Apart from market_targets, which the daemon writes.';
-
 create table market_targets (
-  target_id bigint generated always as identity not null,
   provider text not null,
   account text not null,
   sku text not null,
@@ -496,12 +497,10 @@ create table market_targets (
   retry_at timestamp with time zone,
   overridden_at timestamp with time zone,
   created_at timestamp with time zone default clock_timestamp() not null,
-  constraint market_targets_pkey PRIMARY KEY (target_id),
-  constraint market_targets_dedupe_key_key UNIQUE (dedupe_key)
-) with (fillfactor=80);
+  constraint market_targets_pkey PRIMARY KEY (dedupe_key)
+) with (fillfactor=50);
 comment on table market_targets is 'Everything ever asked: one row per provider, account, sku, size, currency. Jobs come and go.';
 CREATE INDEX market_targets_sku ON market_targets USING btree (sku);
-CREATE INDEX market_targets_unit ON market_targets USING btree (unit_key);
 
 create table market_units (
   unit_key text not null,
@@ -726,34 +725,17 @@ CREATE OR REPLACE FUNCTION market__absorb(w market__wish, OUT job_id bigint, OUT
  RETURNS record
  LANGUAGE plpgsql
 AS $function$
+declare seen timestamptz; fresh_for interval;
 begin
-  select j.id into job_id from market_jobs j
-   where j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred');
-  if found then
+  select j.id, s.fresh_for into job_id, fresh_for from market_settings s left join market_jobs j
+      on j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred');
+  if job_id is not null then
     result := market__merge(w, job_id);
   end if;
   if result is null then
     job_id := null;
-    if market__observed_at(w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key)
-       > clock_timestamp() - (select fresh_for from market_settings) then
-      result := 'fresh';
-      return;
-    end if;
-    -- Whoever opens a job for the target holds this row until commit. An UPDATE, not a mere lock: at higher isolation
-    -- a second one then gets 40001 instead of a unique violation.
-    insert into market_target_locks as l (dedupe_key) values (w.dedupe_key)
-    on conflict (dedupe_key) do update set taken = l.taken + 1;
-    select j.id into job_id from market_jobs j
-     where j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred');
-    if found then
-      result := market__merge(w, job_id);
-    end if;
-    if result is null then
-      job_id := null;
-      insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
-      values (w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key)
-      on conflict (dedupe_key) do nothing;
-    end if;
+    seen := market__observed_at(w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key);
+    result := case when seen > clock_timestamp() - fresh_for then 'fresh' end;
   end if;
 end $function$;
 revoke execute on function market__absorb(market__wish) from public;
@@ -1041,6 +1023,68 @@ begin
 end $function$;
 revoke execute on function market__charge(market_providers,market_settings,integer,text,text,timestamp with time zone,uuid) from public;
 
+CREATE OR REPLACE FUNCTION market__charge_block(p market_providers, s market_settings, p_urgent boolean, p_calls integer, p_now timestamp with time zone, OUT calls integer, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT step_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone)
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+declare v record; w record; kind text; limited int; guard double precision := market__guard(s); at_most double precision;
+  free double precision; tokens double precision[] := '{}';   -- of each kind; null: background is not spread there
+begin
+  calls := 0;
+  if p.provider is null or p.rolling or p.circuit <> 'closed' then
+    return;
+  end if;
+  select x.reason, x.calls_left into v from market__verdict(p, s, p_urgent, p_now) x;
+  step_s := market__pace(p);
+  delay_s := market__ahead_s(p, step_s, p_now);
+  if v.reason is not null or delay_s > least(0.1, guard / 4) then
+    return;
+  end if;
+  at_most := least(p_calls, 256, floor(0.02 / nullif(step_s, 0)), v.calls_left / 16);
+  foreach kind in array array['hour', 'day'] loop
+    limited := market__quota(p, kind);
+    select * into w from market__window(p, s, kind, p_now);
+    -- The row is made, and told of a changed limit, by a request that is charged alone.
+    perform from market_budgets b where b.provider = p.provider and b.account = p.account and b.window_kind = kind
+      and b.window_start = w.starts and b.quota is not distinct from limited;
+    if not found then
+      return;
+    end if;
+    free := null;
+    if limited is not null then
+      if date_part('epoch', w.ends - p_now) < guard + 0.5 or date_part('epoch', p_now - w.starts) < guard / 2 then
+        return;
+      end if;
+      if not p_urgent then
+        select x.tokens into free from market__shares(p, s, kind, p_now) x;
+        at_most := least(at_most, floor(free));
+      end if;
+    end if;
+    tokens := array_append(tokens, free);
+  end loop;
+  if coalesce(at_most, 0) < 2 then
+    return;
+  end if;
+  calls := at_most::int;
+  granted_at := p_now + make_interval(secs => delay_s);
+  valid_s := delay_s + 0.25;
+  foreach kind in array array['hour', 'day'] loop
+    select * into w from market__window(p, s, kind, p_now);
+    cost_window := coalesce(cost_window, w.starts);
+    update market_budgets b set used = b.used + calls,
+      used_background = b.used_background + case when p_urgent then 0 else calls end,
+      background_tokens = coalesce(tokens[1] - calls, b.background_tokens),
+      background_at = case when tokens[1] is null then b.background_at else p_now end
+     where b.provider = p.provider and b.account = p.account and b.window_kind = kind and b.window_start = w.starts;
+    tokens := tokens[2:];
+    receipt := concat_ws(';', receipt, kind || '=' || date_part('epoch', w.starts)::text);
+  end loop;
+  update market_providers m set next_request_at = market__charge_block.granted_at + make_interval(secs => step_s * calls)
+   where m.provider = p.provider and m.account = p.account;
+  receipt := concat_ws(';', p.provider, p.account, (not p_urgent)::int, receipt);
+end $function$;
+revoke execute on function market__charge_block(market_providers,market_settings,boolean,integer,timestamp with time zone) from public;
+
 CREATE OR REPLACE FUNCTION market__check_items(items jsonb, p_caller text)
  RETURNS void
  LANGUAGE plpgsql
@@ -1087,26 +1131,23 @@ AS $function$
 $function$;
 revoke execute on function market__count_views(market__wish[],timestamp with time zone) from public;
 
-CREATE OR REPLACE FUNCTION market__due(w market__wish, OUT status text, OUT run_at timestamp with time zone, OUT retry_at timestamp with time zone, OUT overridden_at timestamp with time zone)
+CREATE OR REPLACE FUNCTION market__due(p_priority integer, p_not_before timestamp with time zone, t_retry_at timestamp with time zone, t_overridden_at timestamp with time zone, s market_settings, p_now timestamp with time zone, OUT status text, OUT run_at timestamp with time zone, OUT retry_at timestamp with time zone, OUT overridden_at timestamp with time zone)
  RETURNS record
  LANGUAGE plpgsql
- STABLE
+ IMMUTABLE
 AS $function$
-declare now_at timestamptz := clock_timestamp(); t record;
 begin
-  select x.retry_at, x.overridden_at, s.wake_priority, s.fresh_for into t
-    from market_targets x, market_settings s where x.dedupe_key = w.dedupe_key;
-  if t.retry_at > now_at then
-    if w.priority >= t.wake_priority and (t.overridden_at is null or t.overridden_at < now_at - t.fresh_for) then
-      overridden_at := now_at;
+  if t_retry_at > p_now then
+    if p_priority >= s.wake_priority and (t_overridden_at is null or t_overridden_at < p_now - s.fresh_for) then
+      overridden_at := p_now;
     else
-      retry_at := t.retry_at;
+      retry_at := t_retry_at;
     end if;
   end if;
-  run_at := greatest(coalesce(w.not_before, now_at), retry_at, now_at);
-  status := case when run_at > now_at then 'deferred' else 'pending' end;
+  run_at := greatest(p_not_before, retry_at, p_now);
+  status := case when run_at > p_now then 'deferred' else 'pending' end;
 end $function$;
-revoke execute on function market__due(market__wish) from public;
+revoke execute on function market__due(integer,timestamp with time zone,timestamp with time zone,timestamp with time zone,market_settings,timestamp with time zone) from public;
 
 CREATE OR REPLACE FUNCTION market__due_at(p_views_per_h double precision, p_a double precision, p_b double precision, p_kappa double precision, p_fetched_at timestamp with time zone, p_edge double precision, p_now timestamp with time zone)
  RETURNS timestamp with time zone
@@ -1197,7 +1238,7 @@ begin
   ), known as (
     select x.*, p.all_sizes,
            (select count(distinct w.dedupe_key) from market_watches w where w.unit_key = x.unit_key) as sizes,
-           (select max(t.observed_at) from market_targets t where t.unit_key = x.unit_key) as seen_at
+           (select max(t.observed_at) from market_targets t where t.sku = x.sku and t.unit_key = x.unit_key) as seen_at
       from per_unit x join market_providers p on p.provider = x.provider and p.account = x.account
   ), put as (
     insert into market_units as m (unit_key, provider, account, sku, size, currency, sizes, views, views_at, tracked_since,
@@ -1270,6 +1311,20 @@ CREATE OR REPLACE FUNCTION market__guard(s market_settings)
 AS $function$ select least(1, s.hour_s / 20) $function$;
 revoke execute on function market__guard(market_settings) from public;
 
+CREATE OR REPLACE FUNCTION market__hold(w market__wish)
+ RETURNS boolean
+ LANGUAGE plpgsql
+AS $function$
+declare stub bigint;
+begin
+  insert into market_jobs (provider, account, sku, size, currency, status, run_at, dedupe_key, unit_key)
+  values (w.provider, w.account, w.sku, w.size, w.currency, 'deferred', 'infinity', w.dedupe_key, w.unit_key)
+  on conflict (dedupe_key) where status in ('pending', 'running', 'deferred') do nothing returning id into stub;
+  delete from market_jobs where id = stub;
+  return stub is not null;
+end $function$;
+revoke execute on function market__hold(market__wish) from public;
+
 CREATE OR REPLACE FUNCTION market__identity(p_user_id text DEFAULT NULL::text)
  RETURNS text
  LANGUAGE plpgsql
@@ -1317,6 +1372,47 @@ AS $function$
   select p.circuit = 'half_open' and coalesce(strpos(p_receipt || ';', ';probe=' || p.circuit_probe || ';') > 0, false)
 $function$;
 revoke execute on function market__is_probe(market_providers,text) from public;
+
+CREATE OR REPLACE FUNCTION market__item(item jsonb, p_priority integer, p_user_id text)
+ RETURNS market__wish
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+declare w market__wish; bad text; prio int := p_priority; due timestamptz;
+begin
+  if jsonb_typeof(item) <> 'object' then
+    w.problem := 'item is not an object';
+    return w;
+  end if;
+  select string_agg(quote_literal(left(k, 40)), ', ') into bad from jsonb_object_keys(item) k
+   where k not in ('provider', 'sku', 'size', 'currency', 'priority', 'not_before', 'user_id');
+  bad := 'unknown key ' || bad;
+  select coalesce(bad, string_agg(k || ' is not a text', ', ')) into bad
+    from unnest(array['provider', 'sku', 'currency', 'not_before']) k where jsonb_typeof(item -> k) not in ('string', 'null');
+  if bad is null and jsonb_typeof(item -> 'size') not in ('string', 'number', 'null') then
+    bad := 'size is neither a text nor a number';
+  end if;
+  if bad is null and jsonb_typeof(item -> 'priority') <> 'null' then
+    if item ->> 'priority' ~ '^[0-9]{1,4}$' then
+      prio := (item ->> 'priority')::int;
+    else
+      bad := format('priority %s is not between 0 and 1000', quote_literal(left(item ->> 'priority', 40)));
+    end if;
+  end if;
+  if bad is null and jsonb_typeof(item -> 'not_before') <> 'null' then
+    begin
+      due := (item ->> 'not_before')::timestamptz;
+    exception when data_exception then   -- the whole class: formats, ranges, time zones and their displacements
+      bad := format('not_before %s is not a time', quote_literal(left(item ->> 'not_before', 40)));
+    end;
+  end if;
+  if bad is not null then
+    w.problem := bad;
+    return w;
+  end if;
+  return market__wish(item ->> 'provider', item ->> 'sku', item ->> 'size', item ->> 'currency', prio, due, p_user_id);
+end $function$;
+revoke execute on function market__item(jsonb,integer,text) from public;
 
 CREATE OR REPLACE FUNCTION market__lane(p_provider text, p_account text, p_priority integer)
  RETURNS market__lane
@@ -1550,33 +1646,130 @@ AS $function$
 $function$;
 revoke execute on function market__oldest(text,text,integer,timestamp with time zone) from public;
 
-CREATE OR REPLACE FUNCTION market__open(w market__wish, p_is_view boolean DEFAULT true, OUT job_id bigint, OUT result text)
+CREATE OR REPLACE FUNCTION market__open(w market__wish, p_is_view boolean DEFAULT true, OUT job_id bigint, OUT result text, OUT status text, OUT run_at timestamp with time zone, OUT cooling boolean)
  RETURNS record
  LANGUAGE plpgsql
 AS $function$
-declare a record; d record;
+declare a record; d record; t record; s market_settings; now_at timestamptz := clock_timestamp();
 begin
-  if p_is_view then
-    perform market__view_by_asking(w);
+  select * into s from market_settings;
+  if p_is_view and w.priority < s.wake_priority then
+    perform market__view_by_asking(w, now_at);
   end if;
-  a := market__absorb(w);
-  job_id := a.job_id;
-  result := a.result;
-  if result is not null then
-    return;
-  end if;
-  d := market__due(w);
-  insert into market_jobs (provider, account, sku, size, currency, priority, status, not_before, retry_at, run_at,
-    overridden_at, max_attempts, turn, user_id, dedupe_key, unit_key)
-  values (w.provider, w.account, w.sku, w.size, w.currency, w.priority,
-    d.status, w.not_before, d.retry_at, d.run_at,
-    d.overridden_at, (select max_attempts from market_settings),
-    market__turn(w.provider, w.account, w.priority, w.user_id), w.user_id, w.dedupe_key, w.unit_key)
-  returning id into job_id;
-  insert into market_job_requests (job_id, user_id, priority, opened) values (job_id, w.user_id, w.priority, true);
+  loop
+    a := market__absorb(w);
+    job_id := a.job_id;
+    result := a.result;
+    if result is not null then
+      return;
+    end if;
+    select x.retry_at, x.overridden_at into t from market_targets x where x.dedupe_key = w.dedupe_key;
+    if not found then
+      insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
+      values (w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key) on conflict do nothing;
+    end if;
+    d := market__due(w.priority, w.not_before, t.retry_at, t.overridden_at, s, now_at);
+    with opened as (
+      insert into market_jobs (provider, account, sku, size, currency, priority, status, not_before, retry_at, run_at,
+        overridden_at, max_attempts, turn, user_id, dedupe_key, unit_key)
+      values (w.provider, w.account, w.sku, w.size, w.currency, w.priority, d.status, w.not_before, d.retry_at, d.run_at,
+        d.overridden_at, s.max_attempts, market__turn(w.provider, w.account, w.priority, w.user_id), w.user_id, w.dedupe_key, w.unit_key)
+      on conflict (dedupe_key) where market_jobs.status in ('pending', 'running', 'deferred') do nothing returning id
+    )
+    insert into market_job_requests as r (job_id, user_id, priority, opened) select o.id, w.user_id, w.priority, true from opened o
+    returning r.job_id into job_id;
+    exit when found;   -- else somebody opened one for the same target meanwhile
+  end loop;
   result := 'queued';
+  status := d.status;
+  run_at := d.run_at;
+  cooling := d.retry_at >= d.run_at;
+  if d.status = 'pending' and w.priority >= s.wake_priority then
+    perform pg_notify('market_jobs', w.provider);
+  end if;
 end $function$;
 revoke execute on function market__open(market__wish,boolean) from public;
+
+CREATE OR REPLACE FUNCTION market__open_new(items jsonb, p_priority integer, p_user_id text, p_now timestamp with time zone)
+ RETURNS market__taken[]
+ LANGUAGE plpgsql
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+ SET work_mem TO '64MB'
+AS $function$
+declare s market_settings; asked market__taken[];
+begin
+  select * into s from market_settings;
+  -- One stream of rows from CTE to CTE, never two joined: knowing nothing of their size the planner would compare each with each.
+  with wished as materialized (
+    select q.ord, q.wish as w, (q.wish).provider, (q.wish).account, (q.wish).priority, (q.wish).dedupe_key, (q.wish).problem is not null as bad,
+           row_number() over (partition by (q.wish).dedupe_key order by q.ord) as nth
+      from market__wishes(items, p_priority, p_user_id) q
+  ), met as materialized (
+    select i.*, o.id is not null as open, t.known, t.retry_at, t.overridden_at, v.viewed,
+           coalesce(greatest(t.observed_at, r.observed_at) > p_now - s.fresh_for, false) as fresh
+      from wished i
+      left join lateral (select j.id from market_jobs j
+                          where j.dedupe_key = i.dedupe_key and j.status in ('pending', 'running', 'deferred') limit 1) o on i.nth = 1 and not i.bad
+      left join lateral (select true as known, x.retry_at, x.overridden_at, x.price_size, x.observed_at
+                           from market_targets x where x.dedupe_key = i.dedupe_key limit 1) t on i.nth = 1 and not i.bad
+      left join lateral (select p.observed_at from market_prices p
+                          where p.provider = i.provider and p.account = i.account and p.sku = (i.w).sku
+                            and coalesce(p.size, '') = coalesce(t.price_size, (i.w).size, '') and p.currency = (i.w).currency limit 1) r on i.nth = 1 and not i.bad
+      -- one view per user, target and ten minutes
+      left join lateral (select true as viewed from market_signals g
+                          where g.kind = 'view' and g.dedupe_key = i.dedupe_key and g.user_id = coalesce(p_user_id, '')
+                            and g.at > p_now - interval '10 minutes' limit 1) v on i.nth = 1 and not i.bad and i.priority < s.wake_priority
+  ), due as materialized (
+    select m.*, not m.bad and m.nth = 1 and not m.open and not m.fresh as new,
+           case when m.retry_at > p_now and m.priority >= s.wake_priority and (m.overridden_at is null or m.overridden_at < p_now - s.fresh_for)
+                then p_now end as looks_past
+      from met m
+  ), placed as (
+    select d.*, row_number() over (partition by d.provider, d.account, d.priority order by d.ord) as place from due d where d.new
+  ), new as materialized (
+    select d.*, nextval('market_jobs_id_seq') as id,
+           greatest((d.w).not_before, case when d.looks_past is null then d.retry_at end, p_now) as run_at,
+           -- the first place is looked up once for all of a queue
+           max(case when d.place = 1 then market__turn(d.provider, d.account, d.priority, p_user_id) end)
+             over (partition by d.provider, d.account, d.priority) + d.place - 1 as turn
+      from placed d
+  ), targets as (
+    insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
+    select n.provider, n.account, (n.w).sku, (n.w).size, (n.w).currency, n.dedupe_key, (n.w).unit_key
+      from new n where n.known is null order by n.dedupe_key
+  ), jobs as (
+    insert into market_jobs (id, provider, account, sku, size, currency, priority, status, not_before, retry_at, run_at,
+      overridden_at, max_attempts, turn, user_id, dedupe_key, unit_key)
+    overriding system value
+    select n.id, n.provider, n.account, (n.w).sku, (n.w).size, (n.w).currency, n.priority,
+           case when n.run_at > p_now then 'deferred' else 'pending' end, (n.w).not_before,
+           case when n.looks_past is null and n.retry_at > p_now then n.retry_at end, n.run_at,
+           n.looks_past, s.max_attempts, n.turn, p_user_id, n.dedupe_key, (n.w).unit_key
+      from new n order by n.dedupe_key
+  ), requests as (
+    insert into market_job_requests (job_id, user_id, priority, opened) select n.id, p_user_id, n.priority, true from new n
+  ), views as (
+    insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id, at)
+    select 'view', d.provider, d.account, (d.w).sku, (d.w).size, (d.w).currency, d.dedupe_key, (d.w).unit_key, coalesce(p_user_id, ''), p_now
+      from due d where d.nth = 1 and not d.bad and d.priority < s.wake_priority and d.viewed is null
+  ), woken as (
+    select count(pg_notify('market_jobs', u.provider)) as n
+      from (select distinct n.provider from new n where n.priority >= s.wake_priority and n.run_at <= p_now) u
+  )
+  select array_agg(row(x.ord, x.w, x.id, x.result, x.status, x.run_at, x.cooling, x.turn)::market__taken order by x.ord) into asked
+    from (
+      select n.ord, n.w, n.id, 'queued' as result, case when n.run_at > p_now then 'deferred' else 'pending' end as status,
+             n.run_at, n.looks_past is null and n.retry_at >= n.run_at as cooling, n.turn
+        from new n
+      union all
+      select d.ord, d.w, null, case when d.bad then 'refused' when d.fresh and d.nth = 1 and not d.open then 'fresh' end, null, null, null, null
+        from due d where not d.new) x
+   where (select w.n from woken w) >= 0;   -- a CTE that is not looked at does not run
+  return asked;
+end $function$;
+revoke execute on function market__open_new(jsonb,integer,text,timestamp with time zone) from public;
 
 CREATE OR REPLACE FUNCTION market__pace(p market_providers)
  RETURNS double precision
@@ -1601,18 +1794,24 @@ CREATE OR REPLACE FUNCTION market__plain_insert()
  SET enable_seqscan TO 'off'
  SET jit TO 'off'
 AS $function$
-declare w market__wish; a record; d record; now_at timestamptz := clock_timestamp();
+declare w market__wish; a record; d record; t record; s market_settings; now_at timestamptz := clock_timestamp();
 begin
   w := market__wish(new.provider, new.sku, new.size, new.currency, new.priority, new.not_before,
                     market__identity(new.user_id), nullif(new.account, 'default'));
   if w.problem is not null then
     raise exception 'market_jobs: %', w.problem using errcode = '22023';
   end if;
-  perform market__view_by_asking(w);
-  a := market__absorb(w);
-  if a.result in ('merged', 'raised') then
-    return null;
+  select * into s from market_settings;
+  if w.priority < s.wake_priority then
+    perform market__view_by_asking(w, now_at);
   end if;
+  loop
+    a := market__absorb(w);
+    if a.result in ('merged', 'raised') then
+      return null;
+    end if;
+    exit when a.result = 'fresh' or market__hold(w);
+  end loop;
   new.provider := w.provider;
   new.account := w.account;
   new.sku := w.sku;
@@ -1637,7 +1836,7 @@ begin
   new.error_code := null;
   new.error_message := null;
   new.outcome := null;
-  new.max_attempts := (select max_attempts from market_settings);
+  new.max_attempts := s.max_attempts;
   if a.result = 'fresh' then
     new.status := 'done';
     new.outcome := 'fresh';
@@ -1645,13 +1844,19 @@ begin
     new.completed_at := now_at;
     return new;
   end if;
-  d := market__due(w);
+  insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
+  values (w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key) on conflict do nothing;
+  select x.retry_at, x.overridden_at into t from market_targets x where x.dedupe_key = w.dedupe_key;
+  d := market__due(w.priority, w.not_before, t.retry_at, t.overridden_at, s, now_at);
   new.run_at := d.run_at;
   new.retry_at := d.retry_at;
   new.overridden_at := d.overridden_at;
   new.status := d.status;
   new.turn := market__turn(w.provider, w.account, w.priority, w.user_id);
   insert into market_job_requests (job_id, user_id, priority, opened) values (new.id, w.user_id, w.priority, true);
+  if d.status = 'pending' and w.priority >= s.wake_priority then
+    perform pg_notify('market_jobs', w.provider);
+  end if;
   return new;
 end $function$;
 revoke execute on function market__plain_insert() from public;
@@ -1705,10 +1910,12 @@ begin
   end loop;
   foreach c in array found loop
     continue when c.waiting;
-    edge := c;
-    exit when c.unit_key is null or opened >= quota;
+    exit when c.unit_key is null;
     -- What apps wait for and what is worth more goes first, and takes its part of the share.
-    exit when opened + (select count(*) from unnest(ranks) r where r > c.value) >= calls;
+    if opened >= quota or opened + (select count(*) from unnest(ranks) r where r > c.value) >= calls then
+      edge := c;   -- the best call that is not made; none where the calls outlast the list
+      exit;
+    end if;
     opened := opened + market__plan_unit(c.unit_key, c.value, p_now)::int;
   end loop;
   perform market__note_plan(p_provider, p_account, share, waiting, opened, edge, found, wanted, typical,
@@ -1756,8 +1963,6 @@ begin
      where u.unit_key = p_unit_key;
     return false;
   end if;
-  insert into market_target_locks as l (dedupe_key) values (t.dedupe_key)
-  on conflict (dedupe_key) do update set taken = l.taken + 1;
   insert into market_jobs (provider, account, sku, size, currency, priority, status, run_at, max_attempts, rank, turn,
                            dedupe_key, unit_key)
   values (t.provider, t.account, t.sku, t.size, t.currency, least(100, (select wake_priority - 1 from market_settings)),
@@ -1881,6 +2086,10 @@ begin
   if p_text is null then
     return;
   end if;
+  if p_default_system = 'us' and p_text ~ '^([1-9]|1[0-9]|2[01])(\.5)?$' then   -- as nearly all are written
+    size := p_text;
+    return;
+  end if;
   t := market__upper(btrim(regexp_replace(p_text, E'[ \t\n\r\f\x0B]+', ' ', 'g'), ' '));
   t := replace(replace(t, ',', '.'), '½', '.5');
   if t in ('ONE SIZE', 'OS', 'O/S') then
@@ -1932,6 +2141,10 @@ CREATE OR REPLACE FUNCTION market__sku(p_text text, OUT sku text, OUT problem te
 AS $function$
 declare rest text;
 begin
+  if p_text ~ '^[A-Z0-9][A-Z0-9._+-]{0,63}$' then   -- as nearly all are written; the rest takes the long way
+    sku := p_text;
+    return;
+  end if;
   if p_text is null or btrim(p_text, E' \t\n\r\f\x0B') = '' then
     problem := 'sku is empty';
     return;
@@ -2117,16 +2330,17 @@ begin
 end $function$;
 revoke execute on function market__verdict(market_providers,market_settings,boolean,timestamp with time zone,text) from public;
 
-CREATE OR REPLACE FUNCTION market__view_by_asking(w market__wish)
+CREATE OR REPLACE FUNCTION market__view_by_asking(w market__wish, p_now timestamp with time zone)
  RETURNS void
  LANGUAGE plpgsql
 AS $function$
 begin
-  if w.priority < (select wake_priority from market_settings) then
-    perform market__count_views(array[w]);
-  end if;
+  insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id, at)
+  select 'view', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, ''), p_now
+   where not exists (select from market_signals g where g.kind = 'view' and g.dedupe_key = w.dedupe_key
+                      and g.user_id = coalesce(w.user_id, '') and g.at > p_now - interval '10 minutes');
 end $function$;
-revoke execute on function market__view_by_asking(market__wish) from public;
+revoke execute on function market__view_by_asking(market__wish,timestamp with time zone) from public;
 
 CREATE OR REPLACE FUNCTION market__wait(p_job_id bigint, INOUT lane market__lane, p_count_to integer DEFAULT 200, OUT state text, OUT waiting_for text, OUT until timestamp with time zone, OUT eta timestamp with time zone, OUT detail text)
  RETURNS record
@@ -2201,20 +2415,6 @@ begin
                 ahead.urgent_calls + ahead.other_calls, case when ahead.urgent_calls + ahead.other_calls > 1 then 's' end) end);
 end $function$;
 revoke execute on function market__wait(bigint,market__lane,integer) from public;
-
-CREATE OR REPLACE FUNCTION market__wake()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'public', 'pg_temp'
-AS $function$
-begin
-  perform pg_notify('market_jobs', x.provider)
-    from (select distinct i.provider from inserted i
-           where i.status = 'pending' and i.priority >= (select wake_priority from market_settings)) x;
-  return null;
-end $function$;
-revoke execute on function market__wake() from public;
 
 CREATE OR REPLACE FUNCTION market__window(p market_providers, s market_settings, p_kind text, p_at timestamp with time zone, OUT starts timestamp with time zone, OUT ends timestamp with time zone)
  RETURNS record
@@ -2298,48 +2498,27 @@ CREATE OR REPLACE FUNCTION market__wishes(items jsonb, p_priority integer, p_use
  LANGUAGE plpgsql
  STABLE
 AS $function$
-declare item jsonb; n bigint; w market__wish; bad text; prio int; due timestamptz;
 begin
-  for item, n in select e.value, e.ordinality from jsonb_array_elements(items) with ordinality e loop
-    w := null;
-    bad := null;
-    prio := p_priority;
-    due := null;
-    if jsonb_typeof(item) <> 'object' then
-      bad := 'item is not an object';
-    else
-      select string_agg(quote_literal(left(k, 40)), ', ') into bad from jsonb_object_keys(item) k
-       where k not in ('provider', 'sku', 'size', 'currency', 'priority', 'not_before', 'user_id');
-      bad := 'unknown key ' || bad;
-      select coalesce(bad, string_agg(k || ' is not a text', ', ')) into bad
-        from unnest(array['provider', 'sku', 'currency', 'not_before']) k where jsonb_typeof(item -> k) not in ('string', 'null');
-      if bad is null and jsonb_typeof(item -> 'size') not in ('string', 'number', 'null') then
-        bad := 'size is neither a text nor a number';
-      end if;
-      if bad is null and jsonb_typeof(item -> 'priority') <> 'null' then
-        if item ->> 'priority' ~ '^[0-9]{1,4}$' then
-          prio := (item ->> 'priority')::int;
-        else
-          bad := format('priority %s is not between 0 and 1000', quote_literal(left(item ->> 'priority', 40)));
-        end if;
-      end if;
-      if bad is null and jsonb_typeof(item -> 'not_before') <> 'null' then
-        begin
-          due := (item ->> 'not_before')::timestamptz;
-        exception when data_exception then   -- the whole class: formats, ranges, time zones and their displacements
-          bad := format('not_before %s is not a time', quote_literal(left(item ->> 'not_before', 40)));
-        end;
-      end if;
-    end if;
-    if bad is null then
-      w := market__wish(item ->> 'provider', item ->> 'sku', item ->> 'size', item ->> 'currency', prio, due, p_user_id);
-    else
-      w.problem := bad;
-    end if;
-    ord := n;
-    wish := w;
-    return next;
-  end loop;
+  return query
+    with ways as (
+      select m.provider, m.account, m.currency, m.all_sizes, m.provider || '|' || m.account || '|' as key
+        from market_providers m cross join market_settings s
+       where m.account = coalesce((select u.account from market_account_users u where u.provider = m.provider and u.user_id = p_user_id), 'default')
+         and s.default_size_system = 'us' and p_priority between 0 and 1000 and coalesce(length(p_user_id) <= 200, true)
+    ), read as (
+      select e.n::int as ord, e.item, e.item ->> 'provider' as provider, e.item ->> 'sku' as sku, e.item ->> 'size' as size,
+             case when jsonb_typeof(e.item) = 'object' then e.item - array['provider', 'sku', 'size'] = '{}' end as short
+        from jsonb_array_elements(items) with ordinality e(item, n)
+    )
+    select r.ord, case when w.provider is null then market__item(r.item, p_priority, p_user_id)
+      else row(w.provider, w.account, r.sku, r.size, w.currency,
+               w.key || r.sku || '|' || w.currency || '|' || coalesce(r.size, ''),
+               w.key || r.sku || '|' || w.currency || case when w.all_sizes then '' else '|' || coalesce(r.size, '') end,
+               p_priority, null, nullif(p_user_id, ''), null)::market__wish end
+      from read r left join ways w
+        on w.provider = r.provider and r.short and jsonb_typeof(r.item -> 'sku') = 'string'
+           and r.sku ~ '^[A-Z0-9][A-Z0-9._+-]{0,63}$'
+           and coalesce(jsonb_typeof(r.item -> 'size') in ('string', 'number', 'null') and (r.size is null or r.size ~ '^([1-9]|1[0-9]|2[01])(\.5)?$'), true);
 end $function$;
 revoke execute on function market__wishes(jsonb,integer,text) from public;
 
@@ -2360,7 +2539,17 @@ begin
     raise exception 'market_enqueue: %', w.problem using errcode = '22023';
   end if;
   o := market__open(w);
-  return query select o.job_id, o.result, x.waiting_for, x.eta from market__wait(o.job_id, null) x;
+  job_id := o.job_id;
+  result := o.result;
+  if o.status = 'deferred' then
+    wait_reason := case when o.cooling then 'cooldown' else 'not_before' end;
+    eta := o.run_at;
+  elsif o.status = 'pending' and not exists (select from market_daemons d where d.alive_until > clock_timestamp()) then
+    wait_reason := 'no_daemon';   -- as market__wait has it, which reads much more
+  else
+    select x.waiting_for, x.eta into wait_reason, eta from market__wait(o.job_id, null) x;
+  end if;
+  return next;
 end $function$;
 revoke execute on function market_enqueue(text,text,text,integer,text,timestamp with time zone,text) from public;
 
@@ -2374,27 +2563,54 @@ CREATE OR REPLACE FUNCTION market_enqueue_many(items jsonb, priority integer DEF
  SET jit TO 'off'
 AS $function$
 declare
-  i record; o record; x record; lane market__lane; who text := market__identity(market_enqueue_many.user_id);
-  answers jsonb[] := '{}';
+  who text := market__identity(market_enqueue_many.user_id); now_at timestamptz := clock_timestamp();
+  asked market__taken[]; i market__taken; o record; x record; lane market__lane; waits text[]; etas timestamptz[]; rest jsonb; together boolean := true;
 begin
   perform market__check_items(items, 'market_enqueue_many');
-  for i in
-    select q.ord, q.wish from market__wishes(items, market_enqueue_many.priority, who) q order by (q.wish).dedupe_key, q.ord
-  loop
-    if (i.wish).problem is not null then
-      answers := answers || jsonb_build_object('ord', i.ord, 'result', 'refused', 'code', '22023', 'message', (i.wish).problem);
-    else
-      o := market__open(i.wish);
-      x := market__wait(o.job_id, lane);
-      lane := x.lane;
-      answers := answers || jsonb_build_object('ord', i.ord, 'id', o.job_id, 'result', o.result, 'wait', x.waiting_for, 'eta', x.eta);
-    end if;
+  begin
+    asked := market__open_new(items, market_enqueue_many.priority, who, now_at);
+  exception when unique_violation then
+    together := false;
+    select array_agg(row(q.ord, q.wish, null, case when (q.wish).problem is not null then 'refused' end, null, null, null, null)::market__taken
+                     order by q.ord) into asked
+      from market__wishes(items, market_enqueue_many.priority, who) q;
+  end;
+  for i in select a.* from unnest(asked) a where a.result is null order by (a.w).dedupe_key, a.ord loop
+    o := market__open(i.w, not together);   -- else its view is counted
+    i.id := o.job_id;
+    i.result := o.result;
+    asked[i.ord] := i;
+    x := market__wait(i.id, lane);
+    lane := x.lane;
+    waits[i.ord] := x.waiting_for;
+    etas[i.ord] := x.eta;
   end loop;
+  -- Who of the new ones is among the first is told when; all others stand behind them, which is all that market__wait would say.
+  if exists (select from market_daemons d where d.alive_until > now_at) then
+    for o in select distinct (a.w).provider, (a.w).account, (a.w).priority from unnest(asked) a where a.status = 'pending' loop
+      for i in select a.* from unnest(asked) a
+                where a.status = 'pending' and (a.w).provider = o.provider and (a.w).account = o.account and (a.w).priority = o.priority
+                order by a.turn limit 202 loop
+        x := market__wait(i.id, lane);
+        lane := x.lane;
+        waits[i.ord] := x.waiting_for;
+        etas[i.ord] := x.eta;
+      end loop;
+      rest := coalesce(rest, '{}') || jsonb_build_object(concat_ws('|', o.provider, o.account, o.priority), coalesce(lane.reason, 'rank'));
+    end loop;
+  end if;
   return query
-    select a.ord, a.id, a.result, a.wait, a.eta, a.code, a.message
-      from unnest(answers) u,
-           jsonb_to_record(u) as a(ord int, id bigint, result text, wait text, eta timestamptz, code text, message text)
-     order by a.ord;
+    select a.ord, a.id, a.result,
+           case when a.status = 'deferred' then case when a.cooling then 'cooldown' else 'not_before' end
+                when a.status = 'pending' then coalesce(waits[a.ord], f.waiting_for,
+                  rest ->> concat_ws('|', (a.w).provider, (a.w).account, (a.w).priority), 'no_daemon')
+                else waits[a.ord] end,
+           case when a.status = 'deferred' then a.run_at else coalesce(etas[a.ord], f.eta) end,
+           case when a.result = 'refused' then '22023' end, (a.w).problem
+      from unnest(asked) a
+      left join lateral (select 'running' as waiting_for, now_at as eta from market_fetches m
+                          where m.unit_key = (a.w).unit_key and m.lease_expires_at > now_at limit 1) f
+             on rest is not null and a.status = 'pending' and waits[a.ord] is null;   -- in the array's order, which is the items'
 end $function$;
 revoke execute on function market_enqueue_many(jsonb,integer,text) from public;
 
@@ -2414,7 +2630,7 @@ begin
     select c.sku, p.provider, p.all_sizes,
            -- one in another system may fit two variants
            (select t.size from market_targets t where t.sku = c.sku and t.size is not null
-             order by t.size ~ '^(UK|EU) ', t.target_id limit 1) as size
+             order by t.size ~ '^(UK|EU) ', t.created_at, t.dedupe_key limit 1) as size
       from market_catalog c
       cross join lateral (
         select m.provider, m.all_sizes from market_providers m
@@ -2494,6 +2710,26 @@ begin
   return n;
 end $function$;
 revoke execute on function market_give_back(text) from public;
+
+CREATE OR REPLACE FUNCTION market_give_back_block(p_receipt text, p_calls integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+declare parts text[] := string_to_array(p_receipt, ';'); entry text; given int := greatest(0, p_calls); n int := 0;
+begin
+  -- The same lock order as market_take: provider first, then its windows.
+  perform from market_providers where provider = parts[1] and account = parts[2] for no key update;
+  foreach entry in array parts[4:] loop
+    update market_budgets set used = greatest(0, used - given),
+      used_background = greatest(0, used_background - given * parts[3]::int),
+      background_tokens = background_tokens + given * parts[3]::int, given_back = given_back + given
+     where provider = parts[1] and account = parts[2] and window_kind = split_part(entry, '=', 1)
+       and window_start = to_timestamp(split_part(entry, '=', 2)::double precision);
+    n := n + 1;
+  end loop;
+  return n;
+end $function$;
+revoke execute on function market_give_back_block(text,integer) from public;
 
 CREATE OR REPLACE FUNCTION market_move(p_provider text, p_account text, p_receipt text, p_missed timestamp with time zone, OUT reason text, OUT until timestamp with time zone, OUT wait_s double precision, OUT moment timestamp with time zone, OUT delay_s double precision)
  RETURNS record
@@ -2623,25 +2859,28 @@ revoke execute on function market_refresh(jsonb,text) from public;
 CREATE OR REPLACE FUNCTION market_reopen()
  RETURNS SETOF bigint
  LANGUAGE plpgsql
+ SET lock_timeout TO '20ms'
 AS $function$
-declare late record; s market_settings; since timestamptz := clock_timestamp() - interval '1 day';
+declare late record; s market_settings; held boolean; since timestamptz := clock_timestamp() - interval '1 day';
 begin
   select * into s from market_settings;
   for late in
-    select j.id, j.dedupe_key, max(r.priority) as priority
+    select j.id, j.provider, j.account, j.sku, j.size, j.currency, j.dedupe_key, j.unit_key, max(r.priority) as priority
       from market_job_requests r join market_jobs j on j.id = r.job_id
      where r.loose and not r.served and r.requested_at > since and j.status in ('done', 'failed')
        and coalesce(market__observed_at(j.provider, j.account, j.sku, j.size, j.currency, j.dedupe_key), '-infinity')
            < r.requested_at - s.fresh_for
        and (j.status = 'done' or j.completed_at < r.requested_at)
-     group by j.id, j.dedupe_key order by j.dedupe_key, j.id desc
+     group by j.id order by j.dedupe_key, j.id desc
      limit 100
   loop
-    perform from market_target_locks l where l.dedupe_key = late.dedupe_key for update skip locked;
-    continue when not found;
-    -- An update, as by anyone who opens a job.
-    update market_target_locks l set taken = l.taken + 1 where l.dedupe_key = late.dedupe_key;
-    if not exists (select from market_jobs o where o.dedupe_key = late.dedupe_key and o.status in ('pending', 'running', 'deferred')) then
+    begin
+      held := market__hold((late.provider, late.account, late.sku, late.size, late.currency, late.dedupe_key, late.unit_key,
+                            late.priority, null, null, null));
+    exception when lock_not_available then
+      continue;   -- an app is just opening one
+    end;
+    if held then
       update market_jobs j set status = 'pending', attempt = 0, rescues = 0, suspect_since = null, outcome = null, error_code = null,
         error_message = null, completed_at = null, not_before = null, retry_at = null, run_at = clock_timestamp(),
         priority = greatest(j.priority, late.priority),
@@ -2747,7 +2986,7 @@ CREATE OR REPLACE FUNCTION market_retry(provider text DEFAULT NULL::text, error_
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
-declare j record; w market__wish; n bigint := 0; s market_settings; woken text[] := '{}';
+declare j record; w market__wish; n bigint := 0; s market_settings; woken text[] := '{}'; held boolean;
 begin
   if market_retry.provider is not null
      and not exists (select from market_providers p where p.provider = market_retry.provider) then
@@ -2765,14 +3004,13 @@ begin
                          and later.status in ('done', 'failed'))
      order by m.dedupe_key
   loop
-    insert into market_target_locks as l (dedupe_key) values (j.dedupe_key)
-    on conflict (dedupe_key) do update set taken = l.taken + 1;
-    if exists (select from market_jobs o where o.dedupe_key = j.dedupe_key and o.status in ('pending', 'running', 'deferred')) then
-      w.provider := j.provider;
-      w.priority := j.priority;
-      w.user_id := j.user_id;
-      perform market__merge(w, o.id) from market_jobs o
-        where o.dedupe_key = j.dedupe_key and o.status in ('pending', 'running', 'deferred');
+    w := (j.provider, j.account, j.sku, j.size, j.currency, j.dedupe_key, j.unit_key, j.priority, null, j.user_id, null);
+    loop
+      held := market__hold(w);
+      exit when held or (select market__merge(w, o.id) from market_jobs o
+                          where o.dedupe_key = w.dedupe_key and o.status in ('pending', 'running', 'deferred')) is not null;
+    end loop;
+    if not held then
       n := n + 1;
     else
       update market_jobs m set status = 'pending', attempt = 0, rescues = 0, suspect_since = null, not_before = null, retry_at = null,
@@ -2816,6 +3054,25 @@ begin
     from market__charge(p, s, p_priority, p_meter, p_after, clock_timestamp(), p_daemon) c;
 end $function$;
 revoke execute on function market_take(text,text,integer,text,text,uuid) from public;
+
+CREATE OR REPLACE FUNCTION market_take_block(p_provider text, p_account text, p_lowest integer, p_highest integer, p_calls integer, OUT calls integer, OUT urgent boolean, OUT wake_priority integer, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT step_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone)
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+declare p market_providers; s market_settings;
+begin
+  calls := 0;
+  select * into s from market_settings;
+  wake_priority := s.wake_priority;
+  urgent := p_lowest >= s.wake_priority;
+  if (urgent = (p_highest >= s.wake_priority)) is not true or coalesce(p_calls, 0) < 2 then
+    return;
+  end if;
+  select * into p from market_providers where provider = p_provider and account = p_account for no key update;
+  select c.* into calls, granted_at, delay_s, step_s, valid_s, receipt, cost_window
+    from market__charge_block(p, s, urgent, p_calls, clock_timestamp()) c;
+end $function$;
+revoke execute on function market_take_block(text,text,integer,integer,integer) from public;
 
 CREATE OR REPLACE FUNCTION market_unwatch(items jsonb, user_id text DEFAULT NULL::text)
  RETURNS TABLE(ord integer, job_id bigint, result text, wait_reason text, eta timestamp with time zone, error_code text, error_message text)
@@ -2928,8 +3185,11 @@ begin
   if w.problem is not null then
     raise exception 'market_why: %', w.problem using errcode = '22023';
   end if;
-  select j.id into id from market_jobs j where j.dedupe_key = w.dedupe_key
-   order by (j.status in ('pending', 'running', 'deferred')) desc, j.id desc limit 1;
+  select j.id into id from market_jobs j where j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred');
+  if not found then
+    select j.id into id from market_jobs j where j.dedupe_key = w.dedupe_key and j.status in ('done', 'failed')
+     order by j.id desc limit 1;
+  end if;
   if id is not null then
     -- Of an item everybody may know what it waits for, whoever asked.
     return query select x.state, x.waiting_for, x.until, x.eta, x.detail from market__wait(id, null, 1000) x;

@@ -272,6 +272,7 @@ async def test_whatever_becomes_of_blocks_the_provider_counts_no_call_too_many(d
     await asyncio.to_thread(run_state_machine_as_test, Machine, settings=QUICK)
     assert Machine.blocks >= 20
 
+
 async def _run_machine(database: str, how: settings) -> None:
     class Machine(Ledger):
         dsn = database
