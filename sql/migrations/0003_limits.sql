@@ -331,8 +331,8 @@ begin
   end loop;
   if edge_s > 0 or delay_s > market__early(s) then
     reason := 'pace';
-    wait_s := greatest(edge_s, delay_s);
-    until := p_now + make_interval(secs => wait_s);
+    until := p_now + make_interval(secs => greatest(edge_s, delay_s));
+    wait_s := greatest(edge_s, delay_s - market__early(s) / 2);   -- so that the way here and back is no lost time
     return;
   end if;
   granted_at := p_now + make_interval(secs => delay_s);
@@ -393,7 +393,7 @@ begin
     delay_s := 0;
   end if;
   if delay_s > market__early((select s from market_settings s)) then
-    wait_s := delay_s;
+    wait_s := delay_s - 0.01;
     return;
   end if;
   moment := now_at + make_interval(secs => delay_s);
