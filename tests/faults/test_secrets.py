@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator
+import traceback
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+import yaml
 
 from faults.kit import QUICK_JOBS, Connection, ask
 from harness import Daemon, settings, until
+from marketd import wiring
+from marketd.config import ProviderTypes
+from marketd.config import load as load_config
+from marketd.errors import ConfigError
 from marketd.sandbox import Sandbox
 
 PANDA = "DD1391-100"
@@ -158,6 +165,39 @@ def _process_list() -> str:
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended while we looked
     return "\n".join(found)
+
+
+def _leaves(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    if isinstance(data, dict) and data:
+        return [leaf for key, value in data.items() for leaf in _leaves(value, (*path, key))]
+    return [path]
+
+
+@pytest.mark.parametrize("form", ["${PLANTED}", "x${PLANTED:-}y", "${file:planted}"])
+def test_no_fault_of_a_configuration_shows_what_a_substitution_brought(tmp_path: Path, form: str) -> None:
+    """At every key of the shipped file, whatever type it wants."""
+    secret = f"planted-{secrets.token_hex(8)}"
+    (tmp_path / "planted").write_text(secret)
+    shipped = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text())
+    file, types, refused = tmp_path / "config.yaml", wiring.provider_types(), 0
+    for path in _leaves(shipped):
+        value: Any = form
+        for key in reversed(path):
+            value = {key: value}
+        file.write_text(yaml.safe_dump(value))
+        told = _told(file, types, {"PLANTED": secret})
+        refused += bool(told)
+        assert secret not in told, path
+    assert refused > 10
+
+
+def _told(file: Path, types: Mapping[str, ProviderTypes], env: Mapping[str, str]) -> str:
+    """All that is said of a file, with the traceback that a bug would show; empty when it loads."""
+    try:
+        load_config(file, types, env)
+    except ConfigError as error:
+        return "\n".join([*error.problems, *traceback.format_exception(error)])
+    return ""
 
 
 def test_metrics_are_served_on_loopback_unless_told_otherwise() -> None:

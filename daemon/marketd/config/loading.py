@@ -115,6 +115,8 @@ def _providers(data: Any, source: Source, provider_types: Mapping[str, ProviderT
             continue
         types = provider_types[name]
         if isinstance(stanza, Mapping):
+            if "token_url" not in stanza and (raw := source.written.get((*path, "base_url"))):
+                source.written[(*path, "token_url")] = raw  # it may begin with what was substituted there
             stanza = _completed(with_defaults(stanza, types.defaults))
         provider = _checked(stanza_type(name, types), stanza, source, path)
         if provider is not None:
