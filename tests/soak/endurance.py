@@ -155,8 +155,8 @@ class Endurance:
 
     async def _trouble(self, number: int) -> None:
         kind, options = _TROUBLE[number % len(_TROUBLE)]
-        # One at a time: each waits for a request, and a lane that sends one probe now and then would meet trouble that has
-        # piled up meanwhile, and nothing else, to the end of the run.
+        # One at a time: each waits for a request, and a lane that sends one probe now and then would to the end of the
+        # run meet nothing but the trouble that has piled up meanwhile.
         self._sandbox.clear_faults()
         self._sandbox.fault(self._dice.choice(PROVIDERS), kind, **options)
         if number % 6 == 0:
