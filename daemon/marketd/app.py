@@ -177,6 +177,7 @@ class App:
         new = wiring.with_logins(new)
         accounts = wiring.accounts_of(new, self._kinds)
         await self._store(new, accounts, renewed=await self._renewed(old, new))
+        self._visits.void_blocks()
         self._config = new
         logs.setup(new.log, stream=self._log_stream)
         logs.hide(

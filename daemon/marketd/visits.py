@@ -120,6 +120,11 @@ class Visits:
             self._chargers[lane] = Charger(self._db, provider, account, self._observer, self._daemon_id)
         return self._chargers[lane]
 
+    def void_blocks(self) -> None:
+        """Limits have changed: the very next request is charged by the new ones."""
+        for charger in self._chargers.values():
+            charger.void_blocks()
+
     async def close(self) -> None:
         """Give back what was charged ahead and not used."""
         await asyncio.gather(*(charger.close() for charger in self._chargers.values()))

@@ -206,16 +206,23 @@ async def test_a_pause_stops_what_was_charged_ahead_within_half_a_second(
         assert time.monotonic() - paused < 0.5
 
 
-async def test_trouble_voids_what_was_charged_ahead_at_once_and_gives_it_back(
-    db: Connection, database: str
+@pytest.mark.parametrize(
+    ("happens", "refusal"),
+    [
+        ("select market_report('stockx', 'default', 'throttled', 30)", "cooldown"),
+        ("update market_providers set quota_hour = 1", "budget"),  # as a reload does
+    ],
+)
+async def test_trouble_or_a_reload_voids_what_was_charged_ahead_at_once_and_gives_it_back(
+    db: Connection, database: str, happens: str, refusal: str
 ) -> None:
     async with charging(database) as charger:
         gate = charger.gate(URGENT)
         taken = 0
         while taken == 0 or (await used(db))[1][0] <= taken + 20:  # until much is charged ahead
             taken += len(await leave(charger, URGENT, 200))
-        await db.execute("select market_report('stockx', 'default', 'throttled', 30)")
+        await db.execute(happens)
         gate.trouble()
-        with pytest.raises(NotGranted, match="cooldown"):
+        with pytest.raises(NotGranted, match=refusal):
             await leave(charger, URGENT, 1)
     assert (await used(db))[1] == (taken, 0)

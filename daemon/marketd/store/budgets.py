@@ -70,7 +70,7 @@ class Charger:
         self._observer = observer
         self._takes = Batcher(self._take_batch, at_most=_TAKEN_AT_ONCE)
         self._blocks = Blocks()
-        self._troubles = 0
+        self._voided = 0
         self._returning: set[asyncio.Task[None]] = set()
 
     def gate(self, priority: int) -> PgGate:
@@ -113,15 +113,15 @@ class Charger:
         """Return the charge of a request that provably never left. Raises DatabaseUnavailable."""
         await self._db.fetch(self._sql["give_back"], grant.receipt)
 
-    def trouble(self) -> None:
-        """Nothing that was charged ahead leaves any more."""
-        self._troubles += 1
+    def void_blocks(self) -> None:
+        """Nothing that was charged ahead leaves any more: trouble was told, or the limits are others now."""
+        self._voided += 1
         for block in self._blocks.all():
             self._give_up(block)
 
     async def close(self) -> None:
         """Give back what was charged ahead and not used."""
-        self.trouble()
+        self.void_blocks()
         if self._returning:
             await asyncio.wait(self._returning)
 
@@ -156,7 +156,7 @@ class Charger:
 
     async def _charge_ahead(self, waiting: Sequence[int], ahead: int) -> None:
         """Take a block for those priorities that wait, and `ahead` calls more."""
-        troubles, asked = self._troubles, clock.monotonic()
+        voided, asked = self._voided, clock.monotonic()
         lowest, highest = min(waiting), max(waiting)
         row = await self._db.fetchrow(
             self._sql["take_block"], self._provider, self._account, lowest, highest, len(waiting) + ahead
@@ -167,7 +167,7 @@ class Charger:
             return
         block = _block(row, asked, now)
         self._blocks.hold(block)
-        if troubles != self._troubles:  # it was charged before the trouble was told
+        if voided != self._voided:  # it was charged before
             self._give_up(block)
             return
         asyncio.get_running_loop().call_at(
@@ -250,7 +250,7 @@ class PgGate:
 
     def trouble(self) -> None:
         """Nothing that was granted ahead leaves any more."""
-        self._charger.trouble()
+        self._charger.void_blocks()
 
 
 class Circuits:
