@@ -39,6 +39,7 @@ class Place:
     def __init__(self, server: EmbeddedPostgres) -> None:
         self._server = server
         self._templates: dict[str, str] = {}
+        self._standing: dict[str, str] = {}
 
     def dsn(self, database: str = "postgres") -> str:
         return self._server.dsn(database)
@@ -68,6 +69,22 @@ class Place:
             yield self.dsn(name)
         finally:
             await self.execute(f"drop database {name} with (force)")
+
+    async def refilled(self, contender: str, *, jobs: int, **options: Any) -> str:
+        """DSN of the one database in which `contender` has many others waiting: made once, with new jobs each time.
+
+        To copy a million rows for each sample would take longer than the sample, and disturb the next one.
+        """
+        key = json.dumps([contender, options])
+        if key not in self._standing:
+            name = f"s_{secrets.token_hex(4)}"
+            await self.execute(f"create database {name}")
+            await call(contender, "prepare", dsn=self.dsn(name), jobs=0, **options)
+            self._standing[key] = name
+        dsn = self.dsn(self._standing[key])
+        await call(contender, "refill", dsn=dsn, jobs=jobs, **options)
+        await self.execute("checkpoint")
+        return dsn
 
 
 @contextmanager

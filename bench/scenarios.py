@@ -18,7 +18,7 @@ from bench.place import Place
 
 JOBS = 50_000
 OTHERS = 1_000_000
-CAP_S = 2.5  #: of a drain; what is done by then counts
+CAP_S = 2.0  #: of a drain; what is done by then counts
 CONCURRENCY = 64  #: requests under way
 IN_FLIGHT = 512  #: jobs under way where nothing is waited for; pgqueuer is given batches of 1,000
 WAKES = 40
@@ -59,7 +59,11 @@ async def drain(at: Place, contender: str, *, others: int = 0, sizes: int = 1) -
     options: dict[str, Any] = {"jobs": JOBS, "others": others} | (
         {"sizes": sizes} if contender == "ours" else {}
     )
-    async with at.clone(contender, **options) as dsn:
+    async with contextlib.AsyncExitStack() as stack:
+        if others:
+            dsn = await at.refilled(contender, **options)
+        else:
+            dsn = await stack.enter_async_context(at.clone(contender, **options))
         result = await place.call(contender, "drain", dsn=dsn, jobs=JOBS, cap_s=CAP_S, concurrency=IN_FLIGHT)
     return {"per_s": result["jobs"] / result["seconds"], "rss_mib": result["peak_rss_mib"]}
 
@@ -102,7 +106,8 @@ async def enqueue(at: Place, contender: str) -> Sample:
     """a: one by one, and in batches of 10,000 with a unique key."""
     options: dict[str, Any] = {"jobs": 0, "others": 0} | ({"sizes": 1} if contender == "ours" else {})
     async with at.clone(contender, **options) as dsn:
-        result = await place.call(contender, "enqueue", dsn=dsn, single=300, bulk=2)
+        bulk = 1 if contender == "procrastinate_" else 2  # it takes seconds for each, and they tell the same
+        result = await place.call(contender, "enqueue", dsn=dsn, single=300, bulk=bulk)
     return {"single_per_s": result["single"], "bulk_per_s": result["bulk"]}
 
 

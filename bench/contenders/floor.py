@@ -32,6 +32,18 @@ async def prepare(options: Mapping[str, Any]) -> None:
     await connection.close()
 
 
+async def refill(options: Mapping[str, Any]) -> None:
+    """New urgent rows in place of those that are left."""
+    connection = await asyncpg.connect(options["dsn"])
+    await connection.execute("delete from jobs where priority = 100")
+    fill = (
+        "insert into jobs (dedupe_key, priority) select 'job-' || g, 100 from generate_series(1, $1::int) g"
+    )
+    await connection.execute(fill, options["jobs"])
+    await connection.execute("vacuum analyze jobs")
+    await connection.close()
+
+
 async def drain(options: Mapping[str, Any]) -> Mapping[str, Any]:
     """Delete in batches, in the queue's order."""
     connection = await asyncpg.connect(options["dsn"])
@@ -106,4 +118,13 @@ async def wake(options: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    frame.main({"prepare": prepare, "drain": drain, "fetch": fetch, "enqueue": enqueue, "wake": wake})
+    frame.main(
+        {
+            "prepare": prepare,
+            "refill": refill,
+            "drain": drain,
+            "fetch": fetch,
+            "enqueue": enqueue,
+            "wake": wake,
+        }
+    )

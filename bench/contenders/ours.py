@@ -20,8 +20,10 @@ from marketd.app import App
 from marketd.migrate import migrate
 from marketd.signals import Stop
 
+# In the terms of the queue's own indexes: asked every 20 ms, a walk through a million others would keep a core busy.
 _LEFT = """
-select exists (select from market_jobs where status = 'pending' and priority = 100)
+select exists (select from market_jobs
+                where provider = 'bench' and account = 'default' and status = 'pending' and priority = 100)
     or exists (select from market_jobs where status = 'running')"""
 _DONE = "select count(*) from market_jobs where status = 'done'"
 _SCHEMA_OF_BENCH = """
@@ -56,6 +58,19 @@ async def prepare(options: Mapping[str, Any]) -> None:
     await connection.execute(_FILL, options["others"], "OTHER-", 50, options["sizes"])
     await connection.execute(_FILL, options["jobs"], "JOB-", 100, options["sizes"])
     await connection.execute("vacuum analyze")
+    await connection.close()
+
+
+async def refill(options: Mapping[str, Any]) -> None:
+    """New jobs, of items that were never asked for, in place of those of the sample before."""
+    connection = await asyncpg.connect(options["dsn"], command_timeout=None)
+    await connection.execute(
+        "with gone as (delete from market_jobs where priority = 100 returning id) "
+        "delete from market_job_requests where job_id in (select id from gone)"
+    )
+    prefix = f"JOB{await connection.fetchval('select count(*) from market_prices')}-"
+    await connection.execute(_FILL, options["jobs"], prefix, 100, options["sizes"])
+    await connection.execute("vacuum analyze market_jobs, market_targets, market_job_requests")
     await connection.close()
 
 
@@ -135,5 +150,13 @@ async def idle(options: Mapping[str, Any]) -> None:
 
 if __name__ == "__main__":
     frame.main(
-        {"prepare": prepare, "drain": drain, "fetch": drain, "enqueue": enqueue, "wake": idle, "idle": idle}
+        {
+            "prepare": prepare,
+            "refill": refill,
+            "drain": drain,
+            "fetch": drain,
+            "enqueue": enqueue,
+            "wake": idle,
+            "idle": idle,
+        }
     )

@@ -40,18 +40,22 @@ with old as (
    order by completed_at limit $2 for update skip locked
 ), requests as (
   delete from market_job_requests r using old where r.job_id = old.id
+), gone as (
+  delete from market_jobs j using old where j.id = old.id returning 1
 )
-delete from market_jobs j using old where j.id = old.id;
+select count(*) as gone from gone;
 
 -- name: prune_history
 -- In no order: that would read all that is old for each batch.
 with old as (select ctid from market_price_history where observed_at < (select clock_timestamp()) - $1::interval limit $2)
-delete from market_price_history h using old where h.ctid = old.ctid;
+   , gone as (delete from market_price_history h using old where h.ctid = old.ctid returning 1)
+select count(*) as gone from gone;
 
 -- name: prune_requests
 with old as (select request_id from market_requests where granted_at < (select clock_timestamp()) - $1::interval
               order by granted_at limit $2)
-delete from market_requests r using old where r.request_id = old.request_id;
+   , gone as (delete from market_requests r using old where r.request_id = old.request_id returning 1)
+select count(*) as gone from gone;
 
 -- name: prune_rest
 with runs as (

@@ -1,9 +1,13 @@
-"""With 50,000 jobs in the table every statement of the hot path walks the index that was made for it, a short way."""
+"""With a deep backlog every statement of the hot path walks the index made for it, a short way, through few pages.
+
+50,000 jobs in `make test`, and MARKETD_PLAN_JOBS of them where that is set: `make soak` takes 1,000,000.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -16,7 +20,9 @@ import pytest
 from marketd.store.sqlfile import queries
 from queue_kit import Connection, daemon, enqueue, hold_background_back, plenty
 
-JOBS = 50_000
+JOBS = int(os.environ.get("MARKETD_PLAN_JOBS", "50000"))
+
+pytestmark = pytest.mark.timeout(60 + JOBS / 2000)
 
 # unit_key and dedupe_key are given, so the trigger for plain INSERTs looks away.
 _SEED = f"""
@@ -97,6 +103,13 @@ async def _scans(db: Connection, statement: str, *args: Any) -> dict[str, int]:
     return found
 
 
+async def _pages(db: Connection, statement: str, *args: Any) -> int:
+    """Pages that a statement touched, those of its triggers and functions included."""
+    explained = await db.fetchval(f"explain (analyze, buffers, format json) {statement}", *args)
+    plan = json.loads(explained)[0]["Plan"]
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
 async def _claim(db: Connection, units: int = 3) -> dict[str, int]:
     sql = queries("jobs")["claim"]
     lease = await db.fetchval("select interval '1 minute'")
@@ -109,6 +122,49 @@ async def test_claim_walks_the_ready_index_a_few_rows_far(full: Connection) -> N
     assert 0 < scans["market_jobs_ready"] < 100
     assert scans["market_jobs_mates"] < 100
     assert sum(scans.values()) < 400
+
+
+async def test_claim_and_settle_touch_few_pages_for_a_unit_however_many_wait(full: Connection) -> None:
+    lease = await full.fetchval("select interval '1 minute'")
+    claim = ("stockx", "default", 20, uuid4(), lease)
+    await full.fetch(queries("jobs")["claim"], *claim)  # the first to come sees the catalogs, too
+    assert await _pages(full, queries("jobs")["claim"], *claim) < 20 * 60
+    held = await full.fetch(
+        "select f.unit_key, f.lease_id, f.sku, j.id, j.size from market_fetches f"
+        " join market_jobs j on j.lease_id = f.lease_id where f.locked_by = $1",
+        claim[3],
+    )
+    units = {row["unit_key"]: row for row in held}
+    assert len(units) == 2 * 20
+    place = {key: n for n, key in enumerate(units, 1)}
+    seen = await full.fetchval("select now()")
+    n, nothing = len(held), [None] * len(held)
+    where = [place[row["unit_key"]] for row in held]
+    pages = await _pages(
+        full,
+        queries("jobs")["settle"],
+        list(units),
+        [row["lease_id"] for row in units.values()],
+        ["stockx"] * len(units),
+        ["default"] * len(units),
+        [row["sku"] for row in units.values()],
+        *(where, [row["id"] for row in held], ["priced"] * n, ["priced"] * n, [row["size"] for row in held]),
+        *([seen] * n, nothing, nothing, nothing, nothing, nothing),
+        *(where, [row["size"] for row in held], ["GBP"] * n, ["10"] * n, nothing, nothing, nothing, nothing),
+        *(nothing, [seen] * n, nothing, [1] * n),
+        "[]",
+    )
+    assert pages < n * 120
+    assert await full.fetchval("select count(*) from market_prices") == n
+
+
+async def test_asking_touches_few_pages_however_many_wait(full: Connection) -> None:
+    one = "select * from market_enqueue('stockx', $1, '6', 100)"
+    await _pages(full, one, "NEW-1")
+    assert await _pages(full, one, "NEW-2") < 500  # places ahead are counted up to 200
+    many = "select * from market_enqueue_many($1::jsonb, 100)"
+    items = json.dumps([{"provider": "stockx", "sku": f"NEW-{n}", "size": "7"} for n in range(1000)])
+    assert await _pages(full, many, items) < 1000 * 60 + 202 * 300
 
 
 async def test_claim_of_background_alone_does_not_wade_through_urgent_jobs(full: Connection) -> None:

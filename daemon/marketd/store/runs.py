@@ -13,6 +13,8 @@ import asyncpg
 from marketd.store.pool import Database
 from marketd.store.sqlfile import queries
 
+_PRUNE_BATCHES = 20  #: of a kind in one pass
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
@@ -43,10 +45,14 @@ class RunStore:
     async def prune(
         self, *, jobs: timedelta, history: timedelta, requests: timedelta, batch: int = 2000
     ) -> None:
-        """Delete one batch of each kind of what is too old; what is left over is taken by the next pass."""
-        await self._db.fetch(self._sql["prune_jobs"], jobs, batch)
-        await self._db.fetch(self._sql["prune_history"], history, batch)
-        await self._db.fetch(self._sql["prune_requests"], requests, batch)
+        """Delete what is too old, in batches that are a transaction each: no lock is held for long, and vacuum keeps up.
+
+        After some batches of a kind the rest is left to the next pass.
+        """
+        for name, age in (("prune_jobs", jobs), ("prune_history", history), ("prune_requests", requests)):
+            for _ in range(_PRUNE_BATCHES):
+                if await self._db.fetchval(self._sql[name], age, batch) < batch:
+                    break
         await self._db.fetch(self._sql["prune_rest"])
 
     async def wishes(self, after: int, upto: int) -> list[asyncpg.Record]:
