@@ -29,9 +29,9 @@ _SEED = f"""
 insert into market_jobs (provider, sku, size, currency, priority, status, rank, turn, run_at, attempt, lease_id,
     lease_expires_at, error_code, outcome, completed_at, user_id, unit_key, dedupe_key)
 select 'stockx', 'AA' || i / 5 || '-1', (5 + i % 5)::text, 'GBP', case when i % 10 = 0 then 200 else 100 end, k.status,
-       0, i, now() + interval '1 hour' * (i % 97 + 1) / 97 * case when k.status = 'deferred' then 1 else -1 end,
+       0, i, now() + interval '1 hour' * (i % 97 + 1) * case when k.status = 'deferred' then 1 else -1 end,
        1, case when k.status = 'running' then gen_random_uuid() end,
-       case when k.status = 'running' then now() + interval '1 minute' end,
+       case when k.status = 'running' then now() + interval '1 hour' end,
        case when k.status = 'failed' then 'timeout' end, case when k.status in ('done', 'failed') then k.status end,
        case when k.status in ('done', 'failed') then now() - interval '1 day' * (i % 5) end, 'u' || i % 20,
        'stockx|default|AA' || i / 5 || '-1|GBP', 'stockx|default|AA' || i / 5 || '-1|GBP|' || 5 + i % 5
