@@ -45,7 +45,7 @@ class RunStore:
     async def prune(
         self, *, jobs: timedelta, history: timedelta, requests: timedelta, batch: int = 2000
     ) -> None:
-        """Delete what is too old, in batches that are a transaction each: no lock is held for long, and vacuum keeps up.
+        """Delete what is too old, in batches that are a transaction each, so that no lock is held for long.
 
         After some batches of a kind the rest is left to the next pass.
         """
