@@ -21,6 +21,7 @@ class Grant:
     valid_s: float  #: past so many seconds from arrival the grant must be given back and taken anew
     receipt: str  #: opaque; names the charged windows for `give_back`
     age_s: float = 0.0  #: so long ago at most it was granted when it arrived
+    slack_s: float = 0.0  #: so much later than its moment it may leave all the same
     cost_window: datetime | None = None  #: start of the shortest window that was charged
 
 

@@ -153,6 +153,39 @@ async def test_a_429_closes_the_lane_for_every_daemon_and_one_probe_reopens_it(
     assert await db.fetchval("select max(attempt) from market_jobs") <= 1
 
 
+async def test_a_probe_whose_daemon_is_killed_is_given_up_and_one_other_reopens_the_lane(
+    db: asyncpg.Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    data: Any = [_config(database, sandbox, tmp_path / str(n)) for n in range(2)]
+    for one in data:
+        one["testing"] = SESSION
+    daemons = [Daemon(tmp_path / str(n), one) for n, one in enumerate(data)]
+    sandbox.fault("stockx", "status", times=1, endpoint="search", status=429, retry_after=2)
+    await asyncio.gather(*(daemon.start() for daemon in daemons))
+    await _ask_for(db, 20, 200)
+    try:
+        await until(lambda: _lane(db, "open"), what="the 429")
+        sandbox.fault("stockx", "stall", times=1, endpoint="search", seconds=60)  # the probe is not answered
+        prober = await until(lambda: _lane(db, "half_open"), what="the probe")
+        before = len(_calls(sandbox))
+        await next(daemon for daemon in daemons if daemon.process.pid == prober["pid"]).kill()
+        await until(lambda: _lane(db, "closed"), within_s=40, what="another probe")
+        probe, second = _calls(sandbox)[before:][:2]
+        assert probe.seconds is not None
+        assert second.monotonic >= probe.monotonic + probe.seconds, "two probes at a time"
+    finally:
+        await asyncio.gather(*(daemon.stop() for daemon in daemons))
+
+
+async def _lane(db: asyncpg.Connection, circuit: str) -> asyncpg.Record | None:
+    """The lane and its prober's process, once its circuit is like this."""
+    return await db.fetchrow(
+        "select p.circuit, d.pid from market_providers p left join market_daemons d on d.daemon_id = p.circuit_prober"
+        " where p.provider = 'stockx' and p.circuit = $1 and ($1 <> 'half_open' or d.pid is not null)",
+        circuit,
+    )
+
+
 async def test_two_daemons_that_differ_are_told_the_lower_limit_holds_and_no_lane_is_stopped_by_the_last_to_start(
     db: asyncpg.Connection, database: str, sandbox: Sandbox, tmp_path: Path
 ) -> None:

@@ -289,6 +289,13 @@ async def test_a_request_whose_connection_took_long_leaves_at_another_moment(ben
 
 
 @pytest.mark.usefixtures("slow_handshake")
+async def test_a_grant_with_slack_may_leave_so_much_later(bench: Bench) -> None:
+    bench.gate.plan.append(replace(grant(), slack_s=5.0))
+    await bench.get()
+    assert (bench.gate.moved, len(bench.wire.seen)) == (0, 1)
+
+
+@pytest.mark.usefixtures("slow_handshake")
 async def test_a_request_whose_lane_was_closed_while_it_connected_is_not_written(bench: Bench) -> None:
     class Closed(Gate):
         async def move(self, grant: Any) -> Any:

@@ -195,7 +195,7 @@ class ProviderHttp:
         may be a little later than the one before, lest a slow way to Postgres make every moment a missed one.
         Raises MissedError when the grant does not hold so long, and what `Gate.move` raises.
         """
-        grant, at, late_s = due.grant, due.at, _LATE_S
+        grant, at, late_s = due.grant, due.at, _LATE_S + due.grant.slack_s
         while request.meter == "calls" and monotonic() - at > late_s and monotonic() < due.until:
             grant = await self._gate.move(grant)
             at = monotonic() + grant.delay_s - grant.age_s

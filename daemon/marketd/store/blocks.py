@@ -47,6 +47,8 @@ class Block:
             granted_at=self.granted_at + timedelta(seconds=after_s),
             delay_s=max(0.0, self.due + after_s - now),
             valid_s=self.void_at - now,
+            slack_s=self.void_at
+            - self.due,  # a block is too small for its calls to be too many in any second
             receipt=self.receipt,
             cost_window=self.cost_window,
         )
