@@ -18,7 +18,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from harness import configured, running, settings, until
+from harness import GOLDEN, configured, running, settings, until
 from marketd import config, wiring
 from marketd.sandbox import Sandbox
 from windows import window_s
@@ -276,3 +276,20 @@ async def test_two_accounts_of_one_provider_are_two_lanes_with_budgets_of_their_
     searches = [request for request in sandbox.requests if request.endpoint == "search"]
     asked = Counter((request.account, request.query["query"].split("-")[0]) for request in searches)
     assert asked == {("default", "ANN"): 5, ("second", "BOB"): 3}
+
+
+async def test_the_eta_of_products_that_were_never_found_is_when_they_are_fetched(
+    db: asyncpg.Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    stanza = {"pace": {"calls": 4, "per": "1s"}}
+    async with running(configured(database, sandbox, tmp_path, stanza=stanza)):
+        items = [{"provider": "stockx", "sku": sku, "size": size} for sku, size in GOLDEN]
+        rows = await db.fetch("select * from market_enqueue_many($1::jsonb, 200)", json.dumps(items))
+        told = {row["job_id"]: row["eta"] for row in rows}
+        asked = await db.fetchval("select clock_timestamp()")
+        await until(lambda: _all_ended(db, 200), within_s=30)
+    started = await db.fetch("select id, started_at from market_jobs order by id")
+    late = [(row["started_at"] - told[row["id"]]).total_seconds() for row in started]
+    took_s = (started[-1]["started_at"] - asked).total_seconds()
+    assert took_s > 5, "three calls each"
+    assert max(map(abs, late)) < 0.25 * took_s, late
