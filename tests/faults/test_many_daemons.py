@@ -170,6 +170,7 @@ async def test_a_probe_whose_daemon_is_killed_is_given_up_and_one_other_reopens_
         before = len(_calls(sandbox))
         await next(daemon for daemon in daemons if daemon.process.pid == prober["pid"]).kill()
         await until(lambda: _lane(db, "closed"), within_s=40, what="another probe")
+        await until(lambda: asyncio.sleep(0, len(_calls(sandbox)) >= before + 2), what="the calls after it")
         probe, second = _calls(sandbox)[before:][:2]
         assert probe.seconds is not None
         assert second.monotonic >= probe.monotonic + probe.seconds, "two probes at a time"
