@@ -1169,7 +1169,7 @@ begin
     v := p_views_per_h * (greatest(0, i - age * exp(greatest(-600, p_a * l))) + p_kappa * greatest(0, age - i));
     n := n + 1;
     exit when v >= p_edge * 0.98 or n > 40 or age > 8760;
-    age := least(8761, age * sqrt(p_edge / greatest(v, 1e-300)));
+    age := least(8761, age * sqrt(p_edge / greatest(v, p_edge * 1e-12)));
   end loop;
   return greatest(p_now, p_fetched_at + make_interval(secs => age * 3600));
 end $function$;

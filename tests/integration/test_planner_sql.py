@@ -163,6 +163,22 @@ async def test_sql_and_python_learn_the_same_from_any_history(db: Any) -> None:
         assert (row["a"], row["b"]) == pytest.approx((learned.a, learned.b), rel=1e-6)
 
 
+async def test_the_next_refresh_can_be_told_whatever_the_age_the_belief_and_the_budget(db: Any) -> None:
+    chance = random.Random(11)
+    for _ in range(400):
+        age_h = chance.choice([0.0, 1e-6, 1.0, 87_600.0, 10 ** chance.uniform(-3, 5)])
+        fetched = MID_HOUR - age_h * HOUR
+        row = await db.fetchrow(
+            "select market__due_at($1, $2, $3, $4, $5, $6, $7) as due_at, market__still($2, $3, $8) as still",
+            10 ** chance.uniform(-300, 6), chance.choice([0.5, 1.0, 1.0000001, chance.uniform(0.05, 1000)]),
+            10 ** chance.uniform(-6, 5), chance.choice([0.0, 0.05, 1.0]), fetched, 10 ** chance.uniform(-300, 12),
+            MID_HOUR, age_h,
+        )  # fmt: skip
+        assert row["due_at"] >= MID_HOUR
+        assert row["due_at"] <= MID_HOUR + timedelta(days=366)
+        assert 0 <= row["still"] <= 1
+
+
 # --- watching and viewing -----------------------------------------------------------------------------------------
 
 
