@@ -79,7 +79,7 @@ def tables(lines: Sequence[Line]) -> str:
     if costs:
         parts += [
             "\n**Cost**\n",
-            "| units | one pass, wall ms | processor ms | of a core, a pass a minute | folding a minute's views, ms "
+            "| units | one pass, wall ms (best of 20) | processor ms (mean) | of a core, a pass a minute | folding a minute's views, ms "
             "| lesson of one fetch, ms |",
             "|---|---|---|---|---|---|",
         ]
@@ -106,10 +106,11 @@ def _world_table(key: tuple[str, int, str], runs: Mapping[str, Mapping[int, Line
     )
     bounds = [line["bound"] for line in runs.get(KNOWN, {}).values()]
     note = f" The fluid bound for the same rates is {np.mean(bounds):.3f}." if bounds else ""
+    warm = f" of which the first {line['warm_days']} do not count" if line["warm_days"] else " from nothing"
     where = f"{items:,} items, {world} world{', ' * bool(condition)}{CONDITIONS[condition].words}"
     parts = [
-        f"\n**{where}** ({seeds} seed{'s' * (seeds > 1)}, {line['run_days']} days of which the"
-        f" first {line['warm_days']} do not count, a pass every {line['tick_min']:.0f} minutes).{note}\n",
+        f"\n**{where}** ({_counted(seeds, 'seed')}, {_counted(line['run_days'], 'day')}{warm}, a pass every"
+        f" {line['tick_min']:.0f} minutes).{note}\n",
         "| policy | right at view | % of known rates | mean age h | p95 age h | error | useful | p99 stored h "
         "| late | held back |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -124,6 +125,10 @@ def _world_table(key: tuple[str, int, str], runs: Mapping[str, Mapping[int, Line
             f"| {100 * mean['late']:.1f} % | {100 * mean['held_back']:.1f} % |"
         )
     return parts
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}{'s' * (number != 1)}"
 
 
 def _trouble_row(key: tuple[str, int, str], runs: Mapping[str, Mapping[int, Line]]) -> str:
@@ -171,7 +176,7 @@ def gates(lines: Sequence[Line]) -> int:
             failed += _gate(f"{where}: against FIFO", _paired(runs, PLANNER, FIFO).mean(), OVER_FIFO)
     for line in lines:
         if line.get("cost") == 100_000:
-            failed += _gate("100,000 units: planning, ms", -line["cpu_ms"], -PLAN_MS)
+            failed += _gate("100,000 units: planning, ms", -line["wall_ms"], -PLAN_MS)
         elif line.get("cost") == 33_000:
             failed += _gate("33,000 units: % of a core", -_core_share(line), -CORE_PERCENT)
     return min(failed, 1)
