@@ -79,7 +79,8 @@ def tables(lines: Sequence[Line]) -> str:
     if costs:
         parts += [
             "\n**Cost**\n",
-            "| units | one pass, wall ms (best of 20) | processor ms (mean) | of a core, a pass a minute | folding a minute's views, ms "
+            "| units | one pass, wall ms (best of 20) | processor ms (mean) | of a core, a pass a minute "
+            "| folding a minute's views, ms "
             "| lesson of one fetch, ms |",
             "|---|---|---|---|---|---|",
         ]
