@@ -1,7 +1,7 @@
 """Draws the pictures of the dashboard's main panels from a real run: the daemon, the sandbox, Prometheus.
 
     pip install matplotlib           # for these pictures only, no dependency of marketd
-    MARKETD_TEST_DSN=postgresql://postgres@localhost/postgres PYTHONPATH=daemon:tests python docs/img/draw.py
+    PYTHONPATH=daemon:tests python -m marketd.embedded sh -c 'MARKETD_TEST_DSN="$MARKETD_DSN" python docs/img/draw.py'
 
 It takes five minutes, creates and drops a database of its own, and needs Debian's package `prometheus`. An hour of the
 budgets is a minute here; after two of them StockX refuses the credentials for a while.
@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import matplotlib as mpl
@@ -44,7 +45,7 @@ async def main() -> None:
     await admin.execute(f"create database {name}")
     try:
         with tempfile.TemporaryDirectory() as folder:
-            await run(server.rpartition("/")[0] + f"/{name}", Path(folder))
+            await run(urlsplit(server)._replace(path=f"/{name}").geturl(), Path(folder))
     finally:
         await admin.execute(f"drop database {name} with (force)")
         await admin.close()

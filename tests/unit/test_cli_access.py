@@ -150,6 +150,28 @@ def test_every_fault_of_a_configuration_is_told_at_once(
     assert all(line.startswith(f"marketd: {path}:") for line in lines)
 
 
+def test_check_config_tells_of_every_account_whether_it_would_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.yaml"
+    client = "api_key: a-key-12345, client_id: an-id, client_secret: a-secret-12345"
+    path.write_text(
+        f"database: {{dsn: '{DSN}'}}\nstate_dir: {tmp_path}\n"
+        f"providers: {{stockx: {{credentials: {{{client}}}, accounts: {{shop2: {{users: [ann]}}}}}}}}\n"
+    )
+    assert main(["check-config", "--config", str(path)]) == 0
+    missing = "  stockx: off (no credentials: refresh_token not set)"
+    assert missing in capsys.readouterr().out.splitlines()
+    # What `marketd auth` has left counts, as it does for the daemon.
+    (tmp_path / "stockx-default-login.json").write_text(
+        '{"client_id": "an-id", "refresh_token": "t-1234567"}'
+    )
+    assert main(["check-config", "--config", str(path)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[1] == "  stockx: on"
+    assert told[2].startswith("  stockx/shop2: off (no credentials: api_key")
+
+
 def test_a_damaged_record_of_an_embedded_server_is_told_as_such(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

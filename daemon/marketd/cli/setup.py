@@ -12,7 +12,7 @@ from marketd import __version__
 from marketd import migrate as schema
 from marketd.cli import access
 from marketd.cli.exits import CommandError, Exit
-from marketd.cli.tables import as_json
+from marketd.cli.tables import as_json, lane
 from marketd.config import Config, json_schema
 from marketd.embedded import EmbeddedError, EmbeddedPostgres
 from marketd.errors import ConfigError, DatabaseUnavailable
@@ -83,19 +83,24 @@ async def _migrate(dsn: str, *, plan: bool, roles: bool) -> list[int]:
 
 def check_config(arguments: Namespace) -> int:
     """Tell every fault of the configuration, or that there is none."""
-    from marketd.wiring import off_reason, provider_types
+    from marketd.wiring import lanes_of, off_reason, provider_types, with_logins
 
     if arguments.schema:
         print(as_json(json_schema(provider_types())))
         return Exit.OK
     try:
         config, path = access.whole(arguments)
+        config = with_logins(config)
     except ConfigError as error:
         if arguments.json:
             print(as_json({"ok": False, "problems": error.problems}))
             return Exit.CONFIG
         raise
-    off = {name: off_reason(stanza, stanza.credentials) for name, stanza in config.providers.items()}
+    stanzas = config.providers
+    off = {
+        lane(name, account): off_reason(stanzas[name], stanzas[name].credentials_of(account))
+        for name, account in lanes_of(config)
+    }
     if arguments.json:
         print(
             as_json(
