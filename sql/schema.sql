@@ -1023,7 +1023,7 @@ begin
 end $function$;
 revoke execute on function market__charge(market_providers,market_settings,integer,text,text,timestamp with time zone,uuid) from public;
 
-CREATE OR REPLACE FUNCTION market__charge_block(p market_providers, s market_settings, p_urgent boolean, p_calls integer, p_now timestamp with time zone, OUT calls integer, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT step_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone)
+CREATE OR REPLACE FUNCTION market__charge_block(p market_providers, s market_settings, p_urgent boolean, p_calls integer, p_now timestamp with time zone, OUT calls integer, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT step_s double precision, OUT hold_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone)
  RETURNS record
  LANGUAGE plpgsql
 AS $function$
@@ -1067,10 +1067,12 @@ begin
   end if;
   calls := at_most::int;
   granted_at := p_now + make_interval(secs => delay_s);
-  valid_s := delay_s + 0.25;
+  hold_s := delay_s + 0.05;
+  valid_s := delay_s + 5 * guard;
   foreach kind in array array['hour', 'day'] loop
     select * into w from market__window(p, s, kind, p_now);
     cost_window := coalesce(cost_window, w.starts);
+    valid_s := least(valid_s, date_part('epoch', w.ends - p_now) - guard / 2);
     update market_budgets b set used = b.used + calls,
       used_background = b.used_background + case when p_urgent then 0 else calls end,
       background_tokens = coalesce(tokens[1] - calls, b.background_tokens),
@@ -3055,7 +3057,7 @@ begin
 end $function$;
 revoke execute on function market_take(text,text,integer,text,text,uuid) from public;
 
-CREATE OR REPLACE FUNCTION market_take_block(p_provider text, p_account text, p_lowest integer, p_highest integer, p_calls integer, OUT calls integer, OUT urgent boolean, OUT wake_priority integer, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT step_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone)
+CREATE OR REPLACE FUNCTION market_take_block(p_provider text, p_account text, p_lowest integer, p_highest integer, p_calls integer, OUT calls integer, OUT urgent boolean, OUT wake_priority integer, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT step_s double precision, OUT hold_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone)
  RETURNS record
  LANGUAGE plpgsql
 AS $function$
@@ -3069,7 +3071,7 @@ begin
     return;
   end if;
   select * into p from market_providers where provider = p_provider and account = p_account for no key update;
-  select c.* into calls, granted_at, delay_s, step_s, valid_s, receipt, cost_window
+  select c.* into calls, granted_at, delay_s, step_s, hold_s, valid_s, receipt, cost_window
     from market__charge_block(p, s, urgent, p_calls, clock_timestamp()) c;
 end $function$;
 revoke execute on function market_take_block(text,text,integer,integer,integer) from public;

@@ -3,15 +3,17 @@
 -- and the commit of each; there a daemon is given some ahead, and hands them out to its fetches by itself.
 
 -- Charges up to p_calls requests of one urgency together. calls 0: a limit is near (or the lane closed), and each request has to
--- be charged alone. The first may leave after delay_s, each further one step_s after the one before; all before valid_s are
--- over, which is a quarter of a second: so soon a pause, a 429 or an open circuit is heeded. What makes a block harmless:
---   it is never more than a fiftieth of a second's calls, so even if all leave at the last moment a sliding second holds
---   what the pace allows (spaced 10 % wider than asked);
+-- be charged alone. The first may leave after delay_s, each further one step_s after the one before. They are handed out
+-- before hold_s are over, a twentieth of a second after the last one's turn at most: so soon a pause, a 429 or an open circuit is
+-- heeded. Who was handed one may take until valid_s for its connection, as with a charge of its own. What makes a block harmless:
+--   it is never more than a fiftieth of a second's calls, and none leaves more than a tenth of a second after its turn (the
+--   pace moves along where a connection takes longer). So a sliding second holds the turns of 1.1 seconds, which are spaced
+--   10 % wider than asked;
 --   it is never more than a sixteenth of what is left to such work in any window, so who dies with it hoards little;
 --   it is void before its window's last second begins.
 create function market__charge_block(p market_providers, s market_settings, p_urgent boolean, p_calls int, p_now timestamptz,
   out calls int, out granted_at timestamptz, out delay_s double precision, out step_s double precision,
-  out valid_s double precision, out receipt text, out cost_window timestamptz)
+  out hold_s double precision, out valid_s double precision, out receipt text, out cost_window timestamptz)
 language plpgsql as $$
 declare v record; w record; kind text; limited int; guard double precision := market__guard(s); at_most double precision;
   free double precision; tokens double precision[] := '{}';   -- of each kind; null: background is not spread there
@@ -53,10 +55,12 @@ begin
   end if;
   calls := at_most::int;
   granted_at := p_now + make_interval(secs => delay_s);
-  valid_s := delay_s + 0.25;
+  hold_s := delay_s + 0.05;
+  valid_s := delay_s + 5 * guard;
   foreach kind in array array['hour', 'day'] loop
     select * into w from market__window(p, s, kind, p_now);
     cost_window := coalesce(cost_window, w.starts);
+    valid_s := least(valid_s, date_part('epoch', w.ends - p_now) - guard / 2);
     update market_budgets b set used = b.used + calls,
       used_background = b.used_background + case when p_urgent then 0 else calls end,
       background_tokens = coalesce(tokens[1] - calls, b.background_tokens),
@@ -74,7 +78,7 @@ end $$;
 -- of one urgency. urgent, wake_priority: whom the block may serve.
 create function market_take_block(p_provider text, p_account text, p_lowest int, p_highest int, p_calls int,
   out calls int, out urgent boolean, out wake_priority int, out granted_at timestamptz, out delay_s double precision,
-  out step_s double precision, out valid_s double precision, out receipt text, out cost_window timestamptz)
+  out step_s double precision, out hold_s double precision, out valid_s double precision, out receipt text, out cost_window timestamptz)
 language plpgsql as $$
 declare p market_providers; s market_settings;
 begin
@@ -86,7 +90,7 @@ begin
     return;
   end if;
   select * into p from market_providers where provider = p_provider and account = p_account for no key update;
-  select c.* into calls, granted_at, delay_s, step_s, valid_s, receipt, cost_window
+  select c.* into calls, granted_at, delay_s, step_s, hold_s, valid_s, receipt, cost_window
     from market__charge_block(p, s, urgent, p_calls, clock_timestamp()) c;
 end $$;
 

@@ -263,10 +263,8 @@ def slow_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TCPConnector, "_create_connection", slow)
 
 
-async def test_a_request_that_leaves_at_its_moment_asks_for_no_other(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("marketd.http_client.door._LATE_S", 2.0)
+async def test_a_request_that_leaves_at_its_moment_asks_for_no_other(bench: Bench) -> None:
+    bench.gate.plan.append(replace(grant(), slack_s=2.0))
     await bench.get()
     assert (bench.gate.moved, len(bench.wire.seen)) == (0, 1)
 

@@ -1,7 +1,7 @@
 """Calls that were charged ahead: how many to ask for, and who may have which. No I/O here.
 
-A block exists only where every limit is far away (sql/migrations/0008_blocks.sql). It lives for a quarter of a second;
-what nobody asked for by then is given back.
+A block exists only where every limit is far away (sql/migrations/0008_blocks.sql). It lives for a twentieth of a
+second; what nobody asked for by then is given back.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from datetime import datetime, timedelta
 from marketd.limiter import Grant
 
 _LOOK_BACK_S = 0.1  #: demand is what was asked for in so long
-_AHEAD_S = 0.2  #: a block is for so long; it is void a little later
+_AHEAD_S = 0.04  #: a block is for so long; it is void a little later
+_SLACK_S = (
+    0.025  #: handed out late and leaving late, a call may be a tenth of a second behind its turn together
+)
 _FEWEST = 8  #: below that many the charges one by one cost little
 _REFUSED_S = 1.0  #: a limit that is near stays so for a while
 
@@ -27,7 +30,8 @@ class Block:
     granted_at: datetime  #: database time of the first
     step_s: float
     due: float  #: local time at which the first may leave
-    void_at: float  #: local time by which all have left
+    void_at: float  #: local time at which nobody gets one any more
+    valid_until: float  #: and at which none leaves any more
     receipt: str
     cost_window: datetime
     used: int = 0
@@ -46,9 +50,8 @@ class Block:
         return Grant(
             granted_at=self.granted_at + timedelta(seconds=after_s),
             delay_s=max(0.0, self.due + after_s - now),
-            valid_s=self.void_at - now,
-            slack_s=self.void_at
-            - self.due,  # a block is too small for its calls to be too many in any second
+            valid_s=self.valid_until - now,
+            slack_s=_SLACK_S,
             receipt=self.receipt,
             cost_window=self.cost_window,
         )

@@ -197,7 +197,8 @@ def _block(row: asyncpg.Record, asked: float, answered: float) -> Block:
         granted_at=row["granted_at"],
         step_s=row["step_s"],
         due=answered + row["delay_s"],
-        void_at=asked + row["valid_s"],
+        void_at=asked + row["hold_s"],
+        valid_until=asked + row["valid_s"],
         receipt=row["receipt"],
         cost_window=row["cost_window"],
     )
