@@ -17,6 +17,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from marketd.store.rows import column
 from marketd.store.sqlfile import queries
 from queue_kit import Connection, daemon, enqueue, hold_background_back, plenty
 
@@ -138,8 +139,9 @@ async def test_claim_and_settle_touch_few_pages_for_a_unit_however_many_wait(ful
     assert len(units) == 2 * 20
     place = {key: n for n, key in enumerate(units, 1)}
     seen = await full.fetchval("select now()")
-    n, nothing = len(held), [None] * len(held)
-    where = [place[row["unit_key"]] for row in held]
+    rows = [(place[row["unit_key"]], row["id"], row["size"]) for row in held]
+    where, ids, sizes = (column(values) for values in zip(*rows, strict=True))
+    priced, at, pounds, ten, one = (column([word] * len(rows)) for word in ("priced", seen, "GBP", 10, 1))
     pages = await _pages(
         full,
         queries("jobs")["settle"],
@@ -148,14 +150,12 @@ async def test_claim_and_settle_touch_few_pages_for_a_unit_however_many_wait(ful
         ["stockx"] * len(units),
         ["default"] * len(units),
         [row["sku"] for row in units.values()],
-        *(where, [row["id"] for row in held], ["priced"] * n, ["priced"] * n, [row["size"] for row in held]),
-        *([seen] * n, nothing, nothing, nothing, nothing, nothing),
-        *(where, [row["size"] for row in held], ["GBP"] * n, ["10"] * n, nothing, nothing, nothing, nothing),
-        *(nothing, [seen] * n, nothing, [1] * n),
+        *(where, ids, priced, priced, sizes, at, None, None, None, None, None),
+        *(where, sizes, pounds, ten, None, None, None, None, None, at, None, one),
         "[]",
     )
-    assert pages < n * 120
-    assert await full.fetchval("select count(*) from market_prices") == n
+    assert pages < len(rows) * 120
+    assert await full.fetchval("select count(*) from market_prices") == len(rows)
 
 
 async def test_asking_touches_few_pages_however_many_wait(full: Connection) -> None:

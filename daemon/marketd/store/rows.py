@@ -60,6 +60,8 @@ def _job(
     )
 
 
+_BETWEEN, _NULL = "\x1f", "\x1e"  #: in a column; no text has them
+
 #: The columns that `settle` takes of each job, and of each quote.
 OutcomeRow: TypeAlias = tuple[
     int,
@@ -128,12 +130,21 @@ def quote_row(u: int, quote: Quote, product_id: str | None) -> QuoteRow:
     )
 
 
+def column(values: Sequence[object]) -> str | None:
+    """A column of rows as one text, as `settle` reads it; None when nothing but None is in it."""
+    if values.count(None) == len(values):
+        return None
+    joined = _BETWEEN.join([_NULL if value is None else str(value) for value in values])
+    if joined.count(_BETWEEN) >= len(values):
+        raise ValueError("a value holds the character that stands between values")
+    return joined
+
+
 def text(value: str | None) -> str | None:
-    """A provider's text as Postgres takes it: without NUL and lone surrogates."""
-    if value is None or (value.isascii() and "\0" not in value):
+    """A provider's text as Postgres and `column` take it: without control characters and lone surrogates."""
+    if value is None or value.isprintable():
         return value
-    plain: str = _storable(value)
-    return plain
+    return "".join(c if c.isprintable() else " " for c in value)
 
 
 def listing_row(u: int, listing: Listing) -> Mapping[str, Any]:

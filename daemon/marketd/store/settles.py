@@ -14,7 +14,7 @@ from marketd.models import Job, Listing, Quote, Unit
 from marketd.outcome import Outcome
 from marketd.store.batching import Batcher
 from marketd.store.pool import Database
-from marketd.store.rows import OutcomeRow, QuoteRow, json_text, listing_row, outcome_row, quote_row
+from marketd.store.rows import OutcomeRow, QuoteRow, column, json_text, listing_row, outcome_row, quote_row
 from marketd.store.sqlfile import queries
 
 _AT_ONCE = 256  #: fetches; longer statements hold their locks for longer and save nothing more
@@ -92,8 +92,8 @@ class Settles:
         return _settled(batch, rows)
 
 
-def _columns(rows: Sequence[Sequence[object]], count: int) -> Sequence[Sequence[object]]:
-    return list(zip(*rows, strict=True)) if rows else [()] * count
+def _columns(rows: Sequence[Sequence[object]], count: int) -> list[str | None]:
+    return [column(values) for values in zip(*rows, strict=True)] if rows else [None] * count
 
 
 def _newest(quotes: Sequence[Quote]) -> Sequence[Quote]:
