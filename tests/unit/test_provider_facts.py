@@ -11,7 +11,11 @@ PAGE = TESTS.parent / "docs" / "PROVIDERS.md"
 
 def _rows() -> list[list[str]]:
     held = PAGE.read_text().partition("## Left alone")[0]
-    lines = [line for line in held.splitlines() if line.startswith("| ") and not line.startswith(("| fact", "| behaviour"))]
+    lines = [
+        line
+        for line in held.splitlines()
+        if line.startswith("| ") and not line.startswith(("| fact", "| behaviour"))
+    ]
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
 
 
