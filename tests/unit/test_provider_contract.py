@@ -75,7 +75,7 @@ def plugin(name: str) -> providers.Plugin:
 
 
 def test_the_three_providers_are_found_by_themselves() -> None:
-    assert NAMES == ["alias", "ebay", "stockx"]
+    assert {"alias", "ebay", "stockx"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
