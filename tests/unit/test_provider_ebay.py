@@ -234,6 +234,28 @@ async def test_a_raw_card_is_ungraded_and_a_sealed_box_is_new() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "title",
+    [
+        "EMPTY BOX Pikachu Elite Trainer Box",
+        "Pikachu Elite Trainer Box no packs",
+        "Pikachu Elite Trainer Box promo only",
+        "Pikachu Elite Trainer Box code card",
+        "Pikachu Elite Trainer Box opened",
+        "Acrylic case for Pikachu Elite Trainer Box",
+        "Pikachu Elite Trainer Box reprint",
+        "Pikachu Elite Trainer Box PSA 10",
+    ],
+)
+async def test_what_is_left_of_a_box_is_never_the_box(title: str) -> None:
+    rows = results(
+        listing("5.00", title, leafCategoryIds=["261044"]),
+        listing("50.00", "Pikachu Elite Trainer Box sealed", leafCategoryIds=["261044"]),
+    )
+    found = await fetch(Scripted(search=rows), None, "name:pikachu elite trainer box")
+    assert quote_of(found, None).lowest_ask == 50
+
+
 async def test_a_product_is_asked_for_by_its_id_without_words() -> None:
     http = Scripted(search=results(listing()))
     await fetch(http, "10", "id:12345")
@@ -328,6 +350,17 @@ def test_sizes_are_read_from_titles_as_sellers_write_them(
         ("Keychains DD1391-100 size 10", False),
         ("Crease protectors DD1391-100 size 10", False),
         ("Nike Dunk Low (W) DD1391-100 Size 10", False),
+        ("Nike Dunk DD1391-100 Size 10 NO BOX", False),
+        ("Nike Dunk DD1391-100 Size 10 w/o box", False),
+        ("Nike Dunk DD1391-100 Size 10 missing lid", False),
+        ("Nike Dunk DD1391-100 Size 10 B-Grade", False),
+        ("Nike Dunk DD1391-100 Size 10 worn once", False),
+        ("Nike Dunk DD1391-100 Size 10 lightly used", False),
+        ("Nike Dunk DD1391-100 Size 10 Sample", False),
+        ("Nike Dunk DD1391-100 Size 10 UA", False),
+        ("Nike Dunk DD1391-100 Size 10 never used, in box", True),
+        ("Nike Dunk Worn Brick DD1391-100 Size 10", True),
+        ("Nike Dunk DD1391-100 Size 10 with original box", True),
         ("Nike Dunk Low (GS) DD1391-100 Size 10", False),
     ],
 )

@@ -12,7 +12,15 @@ from marketd import skus
 _ACCESSORY = re.compile(
     r"\b((shoe)?-?laces?|(shoe )?box(es)? only|only (the )?box|empty (shoe ?)?box|no shoes?|insoles?|key ?-?chains?"
     r"|replacement|display case|dust ?bag|stickers?|posters?|shoe ?trees?|tags? only|proxy|custom(s|ized)?|replicas?"
-    r"|(left|right|one|single) (shoe )?only|crease (protectors?|guards?)|sole (protectors?|shields?))\b"
+    r"|(left|right|one|single) (shoe )?only|crease (protectors?|guards?)|sole (protectors?|shields?)"
+    r"|reprints?|facsimile|digital|novelty|fan ?art|(packs?|promos?|sleeves?|dice|codes?|case|sticker) only|code cards?"
+    r"|no packs?|without packs?|opened|unsealed|re-?packs?|acrylic)\b"
+)
+#: What a pair that is called new with box cannot be.
+_FLAWED = re.compile(
+    r"\b((no|without( an?)?|w/o|missing) (original )?(box|lid)|(box|lid) (missing|not included)|defects?|defective"
+    r"|factory seconds?|[bc][ -]?grade|pre-?owned|(lightly|gently|slightly|barely|once) (worn|used)"
+    r"|worn (once|twice|[0-9])|(?<!never )(?<!not )used|(?<!no )samples?|ua|reps?|unauthorized|inspired|read desc(ription)?)\b"
 )
 _GRADE = re.compile(r"\b(psa|bgs|cgc|sgc|bvg|hga|tag|ace) ?(10|[1-9](?:\.5)?)\b")
 #: Style codes in the makers' usual forms (DD1391-100, 555088-134, 1203A383-104, CP9366), but no season such as FW2023.
@@ -85,7 +93,7 @@ def names(title: str, wanted: Wanted) -> bool:
     if len(title) > _LONGEST:
         return False
     low = _plain(title)
-    if _ACCESSORY.search(low):
+    if _ACCESSORY.search(low) or (wanted.number and _FLAWED.search(low)):
         return False
     if wanted.code and not _holds_code(low, wanted.code):
         return False
