@@ -20,7 +20,8 @@ _ACCESSORY = re.compile(
 _FLAWED = re.compile(
     r"\b((no|without( an?)?|w/o|missing) (original )?(box|lid)|(box|lid) (missing|not included)|defects?|defective"
     r"|factory seconds?|[bc][ -]?grade|pre-?owned|(lightly|gently|slightly|barely|once) (worn|used)"
-    r"|worn (once|twice|[0-9])|(?<!never )(?<!not )used|(?<!no )samples?|ua|reps?|unauthorized|inspired|read desc(ription)?)\b"
+    r"|worn (once|twice|[0-9])|(?<!never )(?<!not )used|(?<!no )samples?|ua|reps?|unauthorized|inspired"
+    r"|read desc(ription)?)\b"
 )
 _GRADE = re.compile(r"\b(psa|bgs|cgc|sgc|bvg|hga|tag|ace) ?(10|[1-9](?:\.5)?)\b")
 #: Style codes in the makers' usual forms (DD1391-100, 555088-134, 1203A383-104, CP9366), but no season such as FW2023.
