@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, _SubParsersAction
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -122,3 +124,23 @@ def test_help_is_there_without_loading_database_http_or_configuration() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def _commands_of_the_documents() -> list[str]:
+    """Every `marketd ...` of a shell block, without what the shell adds to it."""
+    root = Path(__file__).resolve().parents[2]
+    found = []
+    for name in ("README.md", "docs/OPERATIONS.md", "docs/INTEGRATION.md"):
+        for block in re.findall(r"```sh\n(.*?)```", (root / name).read_text(), re.DOTALL):
+            for line in block.splitlines():
+                for part in line.partition(" #")[0].split("&&"):
+                    if (command := part.strip()).startswith("marketd "):
+                        found.append(command)
+    return found
+
+
+def test_what_the_documents_tell_an_operator_to_type_can_be_typed() -> None:
+    commands = _commands_of_the_documents()
+    assert len(commands) >= 12
+    for command in commands:
+        assert parser.build().parse_args(shlex.split(command)[1:]).handler, command
