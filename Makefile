@@ -36,7 +36,7 @@ test-unit: $(VENV)/.installed-dev ## the tests that need no database
 
 soak: $(VENV)/.installed-dev ## the long forms: fuzzing, random histories, limits, plans at a million jobs, a storm of faults, half an hour of endurance; SEED=1
 	MARKETD_FUZZ=10000 MARKETD_SEED=$(SEED) $(PY) -m pytest tests/faults/test_fuzzing.py tests/faults/test_state_machine.py \
-	  -q -s $(ARGS)
+	  tests/faults/test_planted_faults.py -q -s $(ARGS)
 	MARKETD_LONG=1 $(PY) -m pytest tests/faults/test_many_daemons.py tests/integration/test_shares.py \
 	  tests/integration/test_ledger_machine.py -q -s $(ARGS)
 	MARKETD_PLAN_JOBS=1000000 $(PY) -m pytest tests/integration/test_query_plans.py -q $(ARGS)

@@ -23,7 +23,7 @@ from marketd.store import jobs, settles
 from marketd.store.sqlfile import queries
 
 ALL = "MARKETD_FUZZ" in os.environ
-HISTORIES = 200  #: at most; a plant is found in far fewer
+HISTORIES = 100  #: at most; a plant is found in far fewer
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,6 @@ PLANTS = (
         functions={
             "market_fold_requests": {"perform market__fold_into(j, r.priority, r.not_before);": "null;"}
         },
-    ),
-    Plant(
-        "an older price replaces a newer one",
-        {"settle": {"where p.observed_at < excluded.observed_at": ""}},
     ),
 )
 

@@ -15,6 +15,7 @@ from faults.kit import Connection, ask, broken, load
 from faults.proxy import Proxy
 from harness import Daemon, settings, until
 from marketd.sandbox import Sandbox
+from marketd.store.sqlfile import queries
 
 GRACE_S = 1.0
 WITHIN_S = GRACE_S + 5
@@ -68,6 +69,7 @@ async def _unpaid(db: Connection) -> None:
         ("idle", signal.SIGINT),
         ("a fetch that stalls", signal.SIGTERM),
         ("a fetch that stalls", signal.SIGINT),
+        ("a login that stalls", signal.SIGINT),
         ("waiting for the pace", signal.SIGTERM),
     ],
 )
@@ -78,10 +80,12 @@ async def test_a_daemon_is_out_in_time_and_gives_back_what_it_held(
     daemon = _daemon(proxy, sandbox, tmp_path, **slow)
     if phase == "a fetch that stalls":
         sandbox.fault("stockx", "stall", times=None, seconds=60)
+    if phase == "a login that stalls":
+        sandbox.fault("stockx", "stall", endpoint="token", times=None, seconds=60)
     await daemon.start()
     if phase != "idle":
         await ask(db, "stockx", load(sandbox, 1)[0]["sku"], None)
-        await until(lambda: asyncio.sleep(0, sandbox.count("stockx")), what="the request")
+        await until(lambda: asyncio.sleep(0, len(sandbox.requests)), what="the request")
     code, seconds = await _out(daemon, number)
     assert (code, "Traceback" in daemon.text()) == (0, False), daemon.text()[-2000:]
     assert seconds < WITHIN_S
@@ -111,21 +115,35 @@ async def test_a_statement_that_hangs_does_not_keep_the_process(
     assert await broken(db) == {}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM])
-async def test_a_database_that_answers_nothing_at_all_does_not_keep_the_process(
-    db: Connection, proxy: Proxy, sandbox: Sandbox, tmp_path: Path, number: signal.Signals
+@pytest.mark.parametrize(("trouble", "number"), [("silent", signal.SIGTERM), ("away", signal.SIGINT)])
+async def test_a_database_that_is_silent_or_away_does_not_keep_the_process(
+    db: Connection, proxy: Proxy, sandbox: Sandbox, tmp_path: Path, trouble: str, number: signal.Signals
 ) -> None:
     daemon = _daemon(proxy, sandbox, tmp_path)
     sandbox.fault("stockx", "stall", times=None, seconds=60)
     await daemon.start()
     await ask(db, "stockx", load(sandbox, 1)[0]["sku"], None)
     await until(lambda: asyncio.sleep(0, sandbox.count("stockx")), what="the request")
-    proxy.silence(also_new=True)
-    await asyncio.sleep(1.2)  # so that poll and heartbeat are stuck, too
+    if trouble == "away":
+        await proxy.stop()
+        await until(lambda: asyncio.sleep(0, "database_unavailable" in daemon.text()), what="word of it")
+    else:
+        proxy.silence(also_new=True)
+        await asyncio.sleep(1.2)  # so that poll and heartbeat are stuck, too
     _, seconds = await _out(daemon, number)
     assert seconds < WITHIN_S
     assert "Traceback" not in daemon.text(), daemon.text()[-3000:]
     assert await broken(db) == {}
+    # Nobody could be told: the end of the lease gives the job back, its attempt refunded. To Postgres this looks like a
+    # death, so it counts as a rescue.
+    await db.execute("update market_fetches set lease_expires_at = '-infinity'")
+    await db.execute("update market_jobs set lease_expires_at = '-infinity' where status = 'running'")
+    await db.execute(queries("jobs")["rescue"])
+    assert tuple(await db.fetchrow("select status, attempt, rescues from market_jobs") or ()) == (
+        "pending",
+        0,
+        1,
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
