@@ -54,7 +54,7 @@ class Gate:
         self.was_asked.set()
         return replace(answer, receipt=f"{answer.receipt}{len(self.taken)}")
 
-    async def move(self, grant: Grant) -> Grant:
+    async def move(self, grant: Grant, within_s: float) -> Grant | None:
         self.moved += 1
         return replace(grant, delay_s=0.0, age_s=0.0)
 

@@ -32,10 +32,10 @@ class Gate(Protocol):
         """Charge one request, perhaps after a short wait. Raises `NotGranted` when it may not leave soon."""
         ...
 
-    async def move(self, grant: Grant) -> Grant:
+    async def move(self, grant: Grant, within_s: float) -> Grant | None:
         """Another moment for a granted request that missed its own: `delay_s` from the answer on.
 
-        Raises `NotGranted` when it may not leave any more.
+        None when there is none within so many seconds. Raises `NotGranted` when it may not leave any more.
         """
         ...
 

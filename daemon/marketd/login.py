@@ -143,7 +143,7 @@ class _Unmetered:
     async def take(self, endpoint: str, *, meter: str = "calls") -> Grant:
         return Grant(granted_at=datetime.now(UTC), delay_s=0, valid_s=_TIMEOUT_S, receipt="")
 
-    async def move(self, grant: Grant) -> Grant:
+    async def move(self, grant: Grant, within_s: float) -> Grant | None:
         """Nothing is spaced."""
         return replace(grant, delay_s=0.0, age_s=0.0)
 

@@ -140,6 +140,8 @@ async def test_a_429_closes_the_lane_for_every_daemon_and_one_probe_reopens_it(
     refused = next(request for request in calls if request.status == 429)
     later = sorted((request for request in calls if request.wall > refused.wall), key=_at)
     after_s = [_at(request) - _at(refused) for request in later]
+    first_s = min(seconds for seconds in after_s if seconds > 0.5)
+    print(f"Retry-After {RETRY_AFTER_S}: the probe came after {first_s:.2f} s, {len(calls)} calls")
     # What had left before the answer was known may still arrive; then there is silence ...
     assert not [seconds for seconds in after_s if 0.5 < seconds < RETRY_AFTER_S], after_s
     # ... and then one request alone: nobody else goes before its answer is there.

@@ -358,7 +358,8 @@ async def test_a_request_that_missed_its_moment_leaves_at_once_if_nobody_came_af
         gate = Charger(pool, "stockx", "default", Notes()).gate(200)
         missed = await gate.take("x")
         await asyncio.sleep(0.1)
-        moved = await gate.move(missed)
+        moved = await gate.move(missed, 5)
+    assert moved is not None
     assert (moved.delay_s, moved.granted_at > missed.granted_at + timedelta(seconds=0.1)) == (0, True)
     assert (await take(db))["wait_s"] > 2.1  # counted from the moment at which it left
     assert await used(db) == 1
@@ -371,11 +372,25 @@ async def test_a_request_that_missed_its_moment_gets_one_behind_those_that_came_
     async with opened(database) as pool:
         gate = Charger(pool, "stockx", "default", Notes()).gate(200)
         missed, second = await gate.take("x"), await gate.take("x")
-        moved = await gate.move(missed)
+        moved = await gate.move(missed, 5)
         third = await gate.take("x")
+    assert moved is not None
     times = [second.granted_at, moved.granted_at, third.granted_at]
     assert all(b - a >= timedelta(seconds=0.22) for a, b in pairwise(times)), times
     assert await used(db) == 3
+
+
+async def test_a_request_that_missed_its_moment_waits_for_no_other_longer_than_it_may(
+    connect: Connect, db: Connection, database: str
+) -> None:
+    await limits(db, pace_s=4)
+    async with opened(database) as pool:
+        gate = Charger(pool, "stockx", "default", Notes()).gate(200)
+        missed = await gate.take("x")
+        await db.execute(  # another has been granted since
+            "update market_providers set next_request_at = clock_timestamp() + interval '4.3 seconds'"
+        )
+        assert await gate.move(missed, 3) is None
 
 
 async def test_a_request_that_missed_its_moment_does_not_leave_a_lane_that_was_closed_meanwhile(
@@ -386,7 +401,7 @@ async def test_a_request_that_missed_its_moment_does_not_leave_a_lane_that_was_c
         missed = await gate.take("x")
         await report(db, "throttled", 30)
         with pytest.raises(errors.NotGranted, match="cooldown"):
-            await gate.move(missed)
+            await gate.move(missed, 5)
 
 
 async def test_a_clock_that_was_set_back_or_a_quicker_pace_does_not_stop_the_lane(db: Connection) -> None:

@@ -274,7 +274,7 @@ async def test_a_request_whose_connection_took_long_leaves_at_another_moment(ben
     moved: list[int] = []
 
     class Busy(Gate):
-        async def move(self, grant: Any) -> Any:
+        async def move(self, grant: Any, within_s: float) -> Any:
             moved.append(len(bench.wire.seen))
             return replace(grant, delay_s=0.1, age_s=0.0)
 
@@ -296,7 +296,7 @@ async def test_a_grant_with_slack_may_leave_so_much_later(bench: Bench) -> None:
 @pytest.mark.usefixtures("slow_handshake")
 async def test_a_request_whose_lane_was_closed_while_it_connected_is_not_written(bench: Bench) -> None:
     class Closed(Gate):
-        async def move(self, grant: Any) -> Any:
+        async def move(self, grant: Any, within_s: float) -> Any:
             raise errors.NotGranted("cooldown", None)
 
     gate = Closed()
@@ -310,10 +310,21 @@ async def test_a_request_whose_grant_ran_out_while_it_connected_is_given_back_an
     bench: Bench,
 ) -> None:
     class Slow(Gate):
-        async def move(self, grant: Any) -> Any:
+        async def move(self, grant: Any, within_s: float) -> Any:
             return replace(grant, delay_s=0.1 if len(self.taken) == 1 else 0.0, age_s=0.0)
 
     gate = Slow(plan=[grant(valid_s=0.2)])
+    await ProviderHttp(bench.door, gate=gate, observer=bench.notes, priority=1).get("/", endpoint="thing")
+    assert (len(gate.taken), gate.returned, len(bench.wire.seen)) == (2, ["r1"], 1)
+
+
+@pytest.mark.usefixtures("slow_handshake")
+async def test_a_request_that_gets_no_other_moment_in_time_is_given_back_and_taken_anew(bench: Bench) -> None:
+    class Full(Gate):
+        async def move(self, grant: Any, within_s: float) -> Any:
+            return None if len(self.taken) == 1 else replace(grant, delay_s=0.0, age_s=0.0)
+
+    gate = Full()
     await ProviderHttp(bench.door, gate=gate, observer=bench.notes, priority=1).get("/", endpoint="thing")
     assert (len(gate.taken), gate.returned, len(bench.wire.seen)) == (2, ["r1"], 1)
 

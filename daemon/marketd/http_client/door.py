@@ -196,10 +196,14 @@ class ProviderHttp:
         Raises MissedError when the grant does not hold so long, and what `Gate.move` raises.
         """
         grant, at, late_s = due.grant, due.at, _LATE_S + due.grant.slack_s
-        while request.meter == "calls" and monotonic() - at > late_s and monotonic() < due.until:
-            grant = await self._gate.move(grant)
-            at = monotonic() + grant.delay_s - grant.age_s
-            await asyncio.sleep(grant.delay_s)
+        while (
+            request.meter == "calls" and monotonic() - at > late_s and (left_s := due.until - monotonic()) > 0
+        ):
+            moved = await self._gate.move(grant, left_s)
+            if moved is None:
+                raise MissedError("no other moment was to be had in time")
+            grant, at = moved, monotonic() + moved.delay_s - moved.age_s
+            await asyncio.sleep(moved.delay_s)
             late_s *= 1.5
         if monotonic() >= due.until:
             raise MissedError("the grant ran out before the request was written")

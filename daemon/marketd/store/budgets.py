@@ -91,11 +91,12 @@ class Charger:
                 wait_s = not_yet.wait_s
             await asyncio.sleep(wait_s)
 
-    async def move(self, grant: Grant) -> Grant:
-        """Another moment for a grant that missed its own; nothing is charged for it.
+    async def move(self, grant: Grant, within_s: float) -> Grant | None:
+        """Another moment for a grant that missed its own; nothing is charged for it. None: not within so long.
 
         Raises NotGranted when the lane was closed meanwhile, and DatabaseUnavailable.
         """
+        until = clock.monotonic() + within_s
         while True:
             asked = clock.monotonic()
             row = await self._db.fetchrow(
@@ -104,9 +105,11 @@ class Charger:
             assert row is not None
             if row["reason"] is not None:
                 raise NotGranted(row["reason"], row["until"])
+            now = clock.monotonic()
             if row["wait_s"] is None:
-                age_s = clock.monotonic() - asked
-                return replace(grant, granted_at=row["moment"], delay_s=row["delay_s"], age_s=age_s)
+                return replace(grant, granted_at=row["moment"], delay_s=row["delay_s"], age_s=now - asked)
+            if now + row["wait_s"] >= until:
+                return None
             await asyncio.sleep(row["wait_s"])
 
     async def give_back(self, grant: Grant) -> None:
@@ -241,9 +244,9 @@ class PgGate:
         """Whether this fetch tries out if a closed lane works again."""
         return self.latest is not None and _PROBE in self.latest
 
-    async def move(self, grant: Grant) -> Grant:
+    async def move(self, grant: Grant, within_s: float) -> Grant | None:
         """Another moment for a grant that missed its own; see `Charger.move`."""
-        return await self._charger.move(grant)
+        return await self._charger.move(grant, within_s)
 
     async def give_back(self, grant: Grant) -> None:
         """Return the charge of a request that provably never left. Raises DatabaseUnavailable."""
