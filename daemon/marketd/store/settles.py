@@ -17,7 +17,7 @@ from marketd.store.pool import Database
 from marketd.store.rows import OutcomeRow, QuoteRow, column, json_text, listing_row, outcome_row, quote_row
 from marketd.store.sqlfile import queries
 
-_AT_ONCE = 256  #: fetches; longer statements hold their locks for longer and save nothing more
+_AT_ONCE = 512  #: fetches; each statement is planned anew, and longer ones hold their locks for longer
 _JOB_COLUMNS, _QUOTE_COLUMNS = len(get_args(OutcomeRow)), len(get_args(QuoteRow))
 
 
