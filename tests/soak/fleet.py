@@ -22,6 +22,7 @@ class Kept:
         self._seen = 0
         self._keeper: asyncio.Task[None] | None = None
         self._up = asyncio.Event()  #: it said that it is ready, and has not ended since
+        self._killed: asyncio.subprocess.Process | None = None  #: the last one; what it said is no news
 
     async def start(self) -> None:
         """Keep it running from now on; returns once it is ready."""
@@ -51,8 +52,9 @@ class Kept:
     def kill(self) -> None:
         """kill -9, at whatever it is doing."""
         self._up.clear()
-        if self.daemon.process.returncode is None:
-            self.daemon.process.kill()
+        self._killed = self.daemon.process
+        if self._killed.returncode is None:
+            self._killed.kill()
 
     async def stop(self) -> int:
         """SIGTERM, and its exit code."""
@@ -78,6 +80,7 @@ class Kept:
         with self.daemon.log.open("rb") as log:
             log.seek(self._seen)
             news = log.read()
-        if b'"event": "ready"' in news and self.daemon.process.returncode is None:
+        process = self.daemon.process
+        if b'"event": "ready"' in news and process.returncode is None and process is not self._killed:
             self._up.set()
         self._seen += news.rfind(b"\n") + 1
