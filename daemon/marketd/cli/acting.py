@@ -42,7 +42,7 @@ def enqueue(arguments: Namespace) -> int:
 def _outlook(row: asyncpg.Record) -> str:
     eta, now = row["eta"], row["now"]
     if eta is not None and eta <= now:
-        return "it is its turn"
+        return "may start now"
     return f"waits for {row['wait_reason']}" + (f", expected at {moment(eta, now)}" if eta else "")
 
 
