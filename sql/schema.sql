@@ -126,7 +126,7 @@ create table market_fetches (
   locked_by uuid not null,
   claimed_at timestamp with time zone not null,
   constraint market_fetches_pkey PRIMARY KEY (unit_key)
-) with (fillfactor=50);
+) with (fillfactor=50, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=200, autovacuum_vacuum_cost_delay=1);
 comment on table market_fetches is 'Units being fetched: one row each, so that at most one fetch is in flight per unit over all daemons.';
 
 create table market_grants (
@@ -498,7 +498,7 @@ create table market_targets (
   overridden_at timestamp with time zone,
   created_at timestamp with time zone default clock_timestamp() not null,
   constraint market_targets_pkey PRIMARY KEY (dedupe_key)
-) with (fillfactor=50);
+) with (fillfactor=50, autovacuum_vacuum_scale_factor=0.05, autovacuum_analyze_scale_factor=0.05, autovacuum_vacuum_cost_delay=1);
 comment on table market_targets is 'Everything ever asked: one row per provider, account, sku, size, currency. Jobs come and go.';
 CREATE INDEX market_targets_sku ON market_targets USING btree (sku);
 

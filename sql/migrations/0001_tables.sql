@@ -158,7 +158,10 @@ create table market_targets (
   created_at timestamptz not null default clock_timestamp()
 -- One fetch updates all sizes of a product, which were asked together and lie together: half of the page is theirs, so that
 -- no update has to leave it and write the indexes.
-) with (fillfactor = 50);
+) with (
+  fillfactor = 50,
+  autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 1
+);
 -- Serves market_price_status, which apps read by item, and settle's look for the other sizes of a product.
 create index market_targets_sku on market_targets (sku);
 comment on table market_targets is 'Everything ever asked: one row per provider, account, sku, size, currency. Jobs come and go.';
@@ -260,7 +263,10 @@ create table market_fetches (
   lease_expires_at timestamptz not null,
   locked_by uuid not null,
   claimed_at timestamptz not null
-) with (fillfactor = 50);
+) with (
+  fillfactor = 50,   -- a row comes and goes with every fetch
+  autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_cost_delay = 1
+);
 comment on table market_fetches is 'Units being fetched: one row each, so that at most one fetch is in flight per unit over all daemons.';
 
 create table market_products (
