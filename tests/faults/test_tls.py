@@ -225,15 +225,22 @@ async def test_a_server_without_tls_is_refused_by_require_and_never_sent_a_login
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("command", "options", "words"),
     [
-        ("sslmode=verify", "sslmode is none of disable, allow, prefer, require, verify-ca, verify-full"),
-        ("sslmode=verify-full&sslrootcert=/no/such/ca.pem", "sslrootcert: there is no file /no/such/ca.pem"),
-        ("sslcert=/no/such/client.pem", "sslcert: there is no file /no/such/client.pem"),
-        ("sslmode=verify-full", "sslmode=verify-full wants sslrootcert=FILE"),
+        (
+            "run",
+            "sslmode=verify",
+            "sslmode is none of disable, allow, prefer, require, verify-ca, verify-full",
+        ),
+        (
+            "run",
+            "sslmode=verify-full&sslrootcert=/no/such/ca.pem",
+            "sslrootcert: there is no file /no/such/ca.pem",
+        ),
+        ("check-config", "sslcert=/no/such/client.pem", "sslcert: there is no file /no/such/client.pem"),
+        ("check-config", "sslmode=verify-full", "sslmode=verify-full wants sslrootcert=FILE"),
     ],
 )
-@pytest.mark.parametrize("command", ["run", "check-config"])
 async def test_tls_options_that_cannot_work_are_told_with_their_key_before_anything_starts(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, options: str, words: str
 ) -> None:
