@@ -99,6 +99,8 @@ class Lane:
         if self._backlog and free < self.settings.concurrency // 4:
             await asyncio.sleep(_GATHER_S)
             free = self._free()
+            if free <= 0:  # a settle ended meanwhile whose task has not
+                return
         self._wake.clear()  # before the claim: what is enqueued while it runs sets it again
         settings = self.settings
         units = await asyncio.shield(self._claim(settings, free))
