@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, TextIO
 from uuid import uuid4
 
-import asyncpg
-
 from marketd import database, errors, hearing, http_client, logs, migrate, providers, systemd, wiring
 from marketd.admin import Admin
+from marketd.agreement import Agreement
 from marketd.config import Config
 from marketd.fetching import LaneSettings, Stores
 from marketd.gauges import Gauges
@@ -33,7 +32,7 @@ from marketd.scheduler import Poller, Scheduler
 from marketd.signals import Stop, handled
 from marketd.store.budgets import Circuits
 from marketd.store.catalog import CatalogStore
-from marketd.store.daemons import AccountLimits, DaemonStore
+from marketd.store.daemons import DaemonStore
 from marketd.store.jobs import JobStore
 from marketd.store.plan import PlanStore
 from marketd.store.pool import Database
@@ -57,7 +56,6 @@ class App:
         self._further_observers = observers
         self._daemon_id = uuid4()
         self._kinds = providers.discover()
-        self._differing: list[str] = []  #: other live daemons with other settings
         self.metrics = Metrics()
         self.admin_port: int | None = None  #: where /metrics is served, once it is
         self.dsn: str | None = None  #: where the database is, once it is known
@@ -139,6 +137,7 @@ class App:
         self._poller = Poller(timing, jobs, lambda state: self._lanes.wake(state), self._observer)
         self._lanes = Lanes(stores, self._observer, self._poller.kick)
         self._plans = PlanStore(db, lambda: self._scheduler.timing.interval)
+        self._agreement = Agreement(self._daemons, self._plans, self._kinds, self.metrics, self._observer)
         self._scheduler = Scheduler(
             timing, runs, jobs, self._observer, chores=(self._enrich, self._plans.plan)
         )
@@ -176,7 +175,7 @@ class App:
         """
         new = wiring.with_logins(new)
         accounts = wiring.accounts_of(new, self._kinds)
-        await self._store(new, accounts, renewed=await self._renewed(old, new))
+        await self._agreement.write(new, accounts, renewed=await self._renewed(old, new))
         self._visits.void_blocks()
         self._config = new
         logs.setup(new.log, stream=self._log_stream)
@@ -194,44 +193,15 @@ class App:
                 self._observer.event("provider_off", lane=account.lane, reason=account.off_reason)
                 continue
             self._lanes.put(self._lane_settings(account.provider, account.account))
-        self._differing = []
+        self._agreement.forget()
         await self._compare_with_others()
-
-    async def _store(
-        self, new: Config, accounts: Sequence[AccountLimits], *, renewed: Sequence[tuple[str, str]]
-    ) -> None:
-        try:
-            await self._daemons.apply(
-                new.digest(shared=True),
-                wiring.settings_of(new),
-                accounts,
-                alive_for=wiring.timing_of(new).alive_for,
-                renewed=renewed,
-                further=[self._plans.dials_written(wiring.dials_of(new))],
-            )
-        except asyncpg.PostgresError as error:
-            raise errors.ConfigError([f"Postgres refuses a value ({error.sqlstate}): {error}"]) from error
 
     async def _renewed(self, old: Config | None, new: Config) -> list[tuple[str, str]]:
         # Whoever loads a configuration may have mended credentials, here or at the provider: one probe each.
         return wiring.lanes_of(new)
 
     async def _compare_with_others(self) -> None:
-        """Tell of other live daemons with other settings, once for each set of them; they come and go.
-
-        What the last to come has written stays in force only as long as somebody lives who is configured so.
-        """
-        ours = self._config.digest(shared=True)
-        try:
-            if await self._daemons.is_orphaned(ours):
-                await self._store(self._config, wiring.accounts_of(self._config, self._kinds), renewed=())
-            others = await self._daemons.differing(ours)
-        except errors.DatabaseUnavailable:
-            return  # what is not told now is told the next time
-        self.metrics.config_differs(bool(others))
-        if others and others != self._differing:
-            self._observer.event("config_differs", daemons=others, hint="the lower limits hold")
-        self._differing = others
+        await self._agreement.compare(self._config)
 
     def _lane_settings(self, provider: str, account: str) -> LaneSettings:
         visit = self._visits.opener(self._config, provider, account)
