@@ -44,6 +44,7 @@ async def run(bench: Bench, options: argparse.Namespace) -> int:
     """As many rounds as were asked for and fit; within one the contenders follow one another. Returns how many."""
     wanted = set(options.scenario)
     ends = time.monotonic() + 60 * options.minutes - ("f" in wanted) * (options.idle_seconds + 15)
+    await scenarios.prepare(bench.at, wanted, QUEUES, options.others)
     took_s, done = 0.0, 0
     for number in range(options.rounds):
         began = time.monotonic()

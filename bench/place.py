@@ -70,18 +70,22 @@ class Place:
         finally:
             await self.execute(f"drop database {name} with (force)")
 
-    async def refilled(self, contender: str, *, jobs: int, **options: Any) -> str:
-        """DSN of the one database in which `contender` has many others waiting: made once, with new jobs each time.
-
-        To copy a million rows for each sample would take longer than the sample, and disturb the next one.
-        """
+    async def standing(self, contender: str, **options: Any) -> str:
+        """DSN of a database without jobs of its own that stays for all samples; made at the first wish."""
         key = json.dumps([contender, options])
         if key not in self._standing:
             name = f"s_{secrets.token_hex(4)}"
             await self.execute(f"create database {name}")
             await call(contender, "prepare", dsn=self.dsn(name), jobs=0, **options)
             self._standing[key] = name
-        dsn = self.dsn(self._standing[key])
+        return self.dsn(self._standing[key])
+
+    async def refilled(self, contender: str, *, jobs: int, **options: Any) -> str:
+        """DSN of the one database in which `contender` has many others waiting: made once, with new jobs each time.
+
+        To copy a million rows for each sample would take longer than the sample, and disturb the next one.
+        """
+        dsn = await self.standing(contender, **options)
         await call(contender, "refill", dsn=dsn, jobs=jobs, **options)
         await self.execute("checkpoint")
         return dsn

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,20 @@ class Bench:
         """Cores that processes which are not ours kept busy meanwhile, median."""
         found = [n for (key, _), samples in self.others_busy.items() if key == scenario for n in samples]
         return max(0.0, statistics.median(found)) if found else None
+
+
+async def prepare(at: Place, wanted: set[str], contenders: Sequence[str], others: int) -> None:
+    """Make what the rounds copy, so that the first of them takes no longer than the rest."""
+    for name in contenders:
+        sizes = {"sizes": 1} if name == "ours" else {}
+        if wanted & set("aef"):
+            await at.template(name, jobs=0, others=0, **sizes)
+        if wanted & set("bi"):
+            await at.template(name, jobs=JOBS, others=0, **sizes)
+        if "c" in wanted and name != "procrastinate_":
+            await at.standing(name, others=others, **sizes)
+    if "b" in wanted:
+        await at.template("ours", jobs=JOBS, others=0, sizes=10)
 
 
 async def drain(at: Place, contender: str, *, others: int = 0, sizes: int = 1) -> Sample:
