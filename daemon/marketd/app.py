@@ -205,7 +205,8 @@ class App:
 
     def _lane_settings(self, provider: str, account: str) -> LaneSettings:
         visit = self._visits.opener(self._config, provider, account)
-        return wiring.lane_settings(self._config, provider, account, visit)
+        ahead = self._visits.charged_ahead(provider, account)
+        return wiring.lane_settings(self._config, provider, account, visit, ahead)
 
     def grace_s(self) -> float:
         """How long fetches may go on after a stop was asked for."""

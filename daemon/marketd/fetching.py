@@ -58,6 +58,7 @@ class LaneSettings:
     poll_s: float
     policy: RetryPolicy
     visit: Callable[[Unit], Visit]
+    charged_ahead: Callable[[], bool]  #: whether a request could leave without another charge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -118,7 +118,12 @@ class Lane:
     async def _claim(self, settings: LaneSettings, free: int) -> Sequence[Unit]:
         # Shielded and started here: a claim that is under way when the stop comes still gets its tasks.
         units = await self._stores.jobs.claim(
-            settings.provider, settings.account, units=free, lease=settings.lease
+            settings.provider,
+            settings.account,
+            units=free,
+            lease=settings.lease,
+            # With nothing under way nobody else charges meanwhile, so the first charge makes the claim durable.
+            durable=bool(self._running) or settings.charged_ahead(),
         )
         if self._closed:
             return units  # too late: released with all that is held

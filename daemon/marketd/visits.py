@@ -120,6 +120,11 @@ class Visits:
             self._chargers[lane] = Charger(self._db, provider, account, self._observer, self._daemon_id)
         return self._chargers[lane]
 
+    def charged_ahead(self, provider: str, account: str) -> Callable[[], bool]:
+        """What tells whether a request of this lane could leave without another charge."""
+        charger = self._charger(provider, account)
+        return lambda: charger.ahead
+
     def void_blocks(self) -> None:
         """Limits have changed: the very next request is charged by the new ones."""
         for charger in self._chargers.values():

@@ -116,7 +116,11 @@ def policy_of(config: Config) -> RetryPolicy:
 
 
 def lane_settings(
-    config: Config, provider: str, account: str, visit: Callable[[Unit], Visit]
+    config: Config,
+    provider: str,
+    account: str,
+    visit: Callable[[Unit], Visit],
+    charged_ahead: Callable[[], bool],
 ) -> LaneSettings:
     """What one lane goes by."""
     return LaneSettings(
@@ -129,6 +133,7 @@ def lane_settings(
         poll_s=config.scheduler.poll.total_seconds(),
         policy=policy_of(config),
         visit=visit,
+        charged_ahead=charged_ahead,
     )
 
 

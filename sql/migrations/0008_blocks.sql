@@ -32,12 +32,6 @@ begin
   foreach kind in array array['hour', 'day'] loop
     limited := market__quota(p, kind);
     select * into w from market__window(p, s, kind, p_now);
-    -- The row is made, and told of a changed limit, by a request that is charged alone.
-    perform from market_budgets b where b.provider = p.provider and b.account = p.account and b.window_kind = kind
-      and b.window_start = w.starts and b.quota is not distinct from limited;
-    if not found then
-      return;
-    end if;
     free := null;
     if limited is not null then
       if date_part('epoch', w.ends - p_now) < guard + 0.5 or date_part('epoch', p_now - w.starts) < guard / 2 then
@@ -60,6 +54,11 @@ begin
   foreach kind in array array['hour', 'day'] loop
     select * into w from market__window(p, s, kind, p_now);
     cost_window := coalesce(cost_window, w.starts);
+    limited := market__quota(p, kind);
+    insert into market_budgets as b (provider, account, window_kind, window_start, window_end, quota)
+    values (p.provider, p.account, kind, w.starts, w.ends, limited)
+    on conflict (provider, account, window_kind, window_start) do update set quota = excluded.quota
+      where b.quota is distinct from excluded.quota;
     valid_s := least(valid_s, date_part('epoch', w.ends - p_now) - guard / 2);
     update market_budgets b set used = b.used + calls,
       used_background = b.used_background + case when p_urgent then 0 else calls end,

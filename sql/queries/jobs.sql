@@ -3,6 +3,8 @@
 -- name: claim
 -- pending -> running, for at most $3 units, the most urgent first; what became fresh meanwhile is done without a call.
 -- $1 provider  $2 account  $3 units  $4 daemon  $5 lease (interval)
+-- $6 durable: false where every request of these units is charged by a statement that begins after this one has answered. Its
+-- commit then flushes this one, too, before anything leaves; a claim that a crash takes back was never used.
 -- CTEs on purpose: they fence LIMIT from the planner, which else may lock more rows than it returns. Rows are found by
 -- `= any (array(...))`: the planner takes such an array for ten rows, but the rows of an unknown LIMIT for a tenth of the
 -- table, of which it would then read all.
@@ -12,6 +14,7 @@ with settings as (
   select * from market_settings
 ), lane as materialized (
   select s as settings, p.circuit <> 'closed' or p.circuit_failures > 0 as troubled, clock_timestamp() as now_at,
+         set_config('synchronous_commit', case when $6::boolean then current_setting('synchronous_commit') else 'off' end, true),
          gen_random_uuid()::text as seed,   -- with the unit's key it makes the unit's lease: fresh at each claim
          (select v.reason is null from market__verdict(p, s, true, clock_timestamp()) v) as urgent,
          (select v.reason is null from market__verdict(p, s, false, clock_timestamp()) v) as background,

@@ -90,8 +90,6 @@ async def test_what_is_given_back_is_as_if_it_had_never_been_taken(db: Connectio
         "update market_providers set quota_hour = 30",
         "update market_providers set quota_day = 30",
         "update market_budgets set used = 999990 where window_kind = 'day'",
-        "update market_budgets set quota = 5",
-        "delete from market_budgets where window_kind = 'day'",
         "update market_providers set next_request_at = '2026-03-04 10:30:00.2+00'",
     ],
 )

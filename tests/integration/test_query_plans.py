@@ -114,7 +114,7 @@ async def _pages(db: Connection, statement: str, *args: Any) -> int:
 async def _claim(db: Connection, units: int = 3) -> dict[str, int]:
     sql = queries("jobs")["claim"]
     lease = await db.fetchval("select interval '1 minute'")
-    return await _scans(db, sql, "stockx", "default", units, uuid4(), lease)
+    return await _scans(db, sql, "stockx", "default", units, uuid4(), lease, True)
 
 
 async def test_claim_walks_the_ready_index_a_few_rows_far(full: Connection) -> None:
@@ -127,7 +127,7 @@ async def test_claim_walks_the_ready_index_a_few_rows_far(full: Connection) -> N
 
 async def test_claim_and_settle_touch_few_pages_for_a_unit_however_many_wait(full: Connection) -> None:
     lease = await full.fetchval("select interval '1 minute'")
-    claim = ("stockx", "default", 20, uuid4(), lease)
+    claim = ("stockx", "default", 20, uuid4(), lease, True)
     await full.fetch(queries("jobs")["claim"], *claim)  # the first to come sees the catalogs, too
     assert await _pages(full, queries("jobs")["claim"], *claim) < 20 * 60
     held = await full.fetch(

@@ -18,6 +18,7 @@ from marketd.models import Job, Listing, Product, Quote, Unit, Variant
 from marketd.outcome import Failed, Outcome, Priced, Released, Retried, Snoozed
 from marketd.store.jobs import JobStore, Settled
 from marketd.store.pool import Database
+from marketd.store.sqlfile import queries
 from queue_kit import (
     SKU,
     Connect,
@@ -86,6 +87,22 @@ async def test_the_most_urgent_is_claimed_first_and_equals_in_the_order_of_their
     for sku, priority in (("AA1-1", 100), ("BB1-1", 200), ("CC1-1", 150), ("DD1-1", 200)):
         await enqueue(db, sku, priority=priority)
     assert [unit.sku for unit in await claim(jobs, 10)] == ["BB1-1", "DD1-1", "CC1-1", "AA1-1"]
+
+
+@pytest.mark.parametrize(("durable", "commits"), [(True, "on"), (False, "off")])
+async def test_a_claim_waits_for_the_disk_unless_a_charge_will_and_leaves_no_setting_behind(
+    db: Connection, durable: bool, commits: str
+) -> None:
+    await plenty(db)
+    await enqueue(db)
+    lease = timedelta(seconds=60)
+    setting = "select current_setting('synchronous_commit')"
+    await db.execute("set synchronous_commit = on")
+    async with db.transaction():
+        sql = queries("jobs")["claim"]
+        assert len(await db.fetch(sql, "stockx", "default", 1, uuid4(), lease, durable)) == 1
+        assert await value(db, setting) == commits
+    assert await value(db, setting) == "on"
 
 
 async def test_a_claim_takes_no_more_units_than_asked(db: Connection, jobs: JobStore) -> None:

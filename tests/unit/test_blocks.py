@@ -45,6 +45,15 @@ def test_a_call_that_is_asked_for_after_its_turn_is_granted_then_and_not_before(
     assert (grant.delay_s, round(grant.valid_s, 6)) == (0.0, 3.95)
 
 
+@pytest.mark.parametrize(("step_s", "slack_s"), [(0.001, 0.025), (0.0001, 0.025), (0.00001, 4.0)])
+def test_only_where_the_pace_is_beyond_reach_a_call_may_leave_at_any_moment(
+    step_s: float, slack_s: float
+) -> None:
+    grant = held(block(step_s=step_s)).next(200, NOW)
+    assert grant is not None
+    assert grant.slack_s == pytest.approx(slack_s)
+
+
 @pytest.mark.parametrize("late_s", [0.06, 0.3, 100.0])
 def test_what_is_void_is_handed_to_nobody(late_s: float) -> None:
     assert held(block()).next(200, NOW + late_s) is None

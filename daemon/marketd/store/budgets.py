@@ -70,8 +70,14 @@ class Charger:
         self._observer = observer
         self._takes = Batcher(self._take_batch, at_most=_TAKEN_AT_ONCE)
         self._blocks = Blocks()
+        self._asking_ahead = False
         self._voided = 0
         self._returning: set[asyncio.Task[None]] = set()
+
+    @property
+    def ahead(self) -> bool:
+        """Whether calls are charged that nobody has yet, or are about to be."""
+        return self._asking_ahead or bool(self._blocks.all())
 
     def gate(self, priority: int) -> PgGate:
         """The gate of one fetch."""
@@ -161,9 +167,13 @@ class Charger:
         """Take a block for those priorities that wait, and `ahead` calls more."""
         voided, asked = self._voided, clock.monotonic()
         lowest, highest = min(waiting), max(waiting)
-        row = await self._db.fetchrow(
-            self._sql["take_block"], self._provider, self._account, lowest, highest, len(waiting) + ahead
-        )
+        self._asking_ahead = True
+        try:
+            row = await self._db.fetchrow(
+                self._sql["take_block"], self._provider, self._account, lowest, highest, len(waiting) + ahead
+            )
+        finally:
+            self._asking_ahead = False
         now = clock.monotonic()
         if row is None or not row["calls"]:
             self._blocks.refused(now)

@@ -48,9 +48,16 @@ class JobStore:
         self._sql = queries("jobs")
         self._settles = Settles(db)
 
-    async def claim(self, provider: str, account: str, *, units: int, lease: timedelta) -> list[Unit]:
-        """Take up to `units` units, the most urgent first, each under a fresh lease."""
-        rows = await self._db.fetch(self._sql["claim"], provider, account, units, self._daemon_id, lease)
+    async def claim(
+        self, provider: str, account: str, *, units: int, lease: timedelta, durable: bool = True
+    ) -> list[Unit]:
+        """Take up to `units` units, the most urgent first, each under a fresh lease.
+
+        Not `durable`: their requests are charged only after this has answered, and that makes the claim durable.
+        """
+        rows = await self._db.fetch(
+            self._sql["claim"], provider, account, units, self._daemon_id, lease, durable
+        )
         return units_of(provider, account, rows)
 
     async def extend(self, unit: Unit, *, lease: timedelta) -> None:
