@@ -20,8 +20,9 @@ from aiolimiter import AsyncLimiter
 from pydantic import BaseModel, SecretStr
 
 from marketd import errors, oauth
-from marketd.http_client import Door, ProviderHttp, open_session
+from marketd.http_client import Door, ProviderHttp, Request, open_session
 from marketd.limiter import Grant
+from marketd.provider import Reply
 from marketd.telemetry import Observers
 
 AUDIENCE = "gateway.stockx.com"
@@ -82,6 +83,14 @@ async def login(
     request = oauth.code_request(
         token_url, client_id=client_id, client_secret=client_secret, code=code, redirect_uri=redirect_uri
     )
+    reply = await _sent(request, token_url)
+    token = reply.body.get("refresh_token") if isinstance(reply.body, dict) else None
+    if not isinstance(token, str) or not token:
+        raise errors.BadPayload("the answer holds no refresh_token; was the scope offline_access granted?")
+    oauth.write_private(file, json.dumps({"client_id": client_id, "refresh_token": token}))
+
+
+async def _sent(request: Request, token_url: str) -> Reply:
     async with open_session() as session:
         door = Door(
             provider="login",
@@ -93,11 +102,7 @@ async def login(
             pacer=AsyncLimiter(1, 1),
         )
         http = ProviderHttp(door, gate=_Unmetered(), observer=Observers(), priority=0)
-        reply = await http.send(request)
-    token = reply.body.get("refresh_token") if isinstance(reply.body, dict) else None
-    if not isinstance(token, str) or not token:
-        raise errors.BadPayload("the answer holds no refresh_token; was the scope offline_access granted?")
-    oauth.write_private(file, json.dumps({"client_id": client_id, "refresh_token": token}))
+        return await http.send(request)
 
 
 def code_of(address: str, state: str) -> str:

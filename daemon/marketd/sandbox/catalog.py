@@ -7,45 +7,41 @@ from __future__ import annotations
 
 from marketd.sandbox.charts import run
 from marketd.sandbox.golden import golden
-from marketd.sandbox.product import (
-    FIGURES,
-    GAME_CARDS,
-    SEALED,
-    SPORT_CARDS,
-    Product,
-    Shelf,
-    shoe,
-    slug,
-    stable_uuid,
-)
+from marketd.sandbox.product import Product, shoe, slug, stable_uuid
+from marketd.sandbox.things import things
 
 
 def fixed() -> tuple[Product, ...]:
-    return (*golden(), *_doubles(), *_neighbours(), *_odd_codes(), *_labelled(), *_cards(), *_collectibles())
+    return (*golden(), *_doubles(), *_neighbours(), *_odd_codes(), *_labelled(), *things())
 
 
 def _doubles() -> tuple[Product, ...]:
     """Products that share a style code; every decoy is ranked before the real one."""
-    lost = {"brand": "Nike", "gender": "men", "style": "AJ4219-400", "released": "2018-03-26", "retail": 160}
     return (
-        *(
-            shoe(spec)
-            for spec in (
-                lost
-                | {
-                    "title": "Nike Air Max 1/97 Sean Wotherspoon (All Accessories and Dustbag)",
-                    "url_key": "nike-air-max-1-97-sean-wotherspoon",
-                    "stockx_id": "835848c5-3f95-433c-9f2a-e42aad647cc1",
-                    "alias_id": "sean-wotherspoon-x-air-max-97-1-aj4219-400-"
-                    "571f1838-7346-4d43-85f0-8dde12b778cb",
-                    "sizes": run("4", "13"),
-                    "usd": 640,
-                    "quoted": "9",
-                    "near": ("AJ4219-401",),
-                    "pace": 3,
-                },
-            )
+        shoe(
+            {
+                "title": "Nike Air Max 1/97 Sean Wotherspoon (All Accessories and Dustbag)",
+                "url_key": "nike-air-max-1-97-sean-wotherspoon",
+                "stockx_id": "835848c5-3f95-433c-9f2a-e42aad647cc1",
+                "alias_id": "sean-wotherspoon-x-air-max-97-1-aj4219-400-571f1838-7346-4d43-85f0-8dde12b778cb",
+                "brand": "Nike",
+                "gender": "men",
+                "style": "AJ4219-400",
+                "released": "2018-03-26",
+                "retail": 160,
+                "sizes": run("4", "13"),
+                "usd": 640,
+                "quoted": "9",
+                "near": ("AJ4219-401",),
+                "pace": 3,
+            }
         ),
+        *_decoys(),
+    )
+
+
+def _decoys() -> tuple[Product, ...]:
+    return (
         _decoy(
             "AJ4219-400",
             "Nike Air Max 1/97 Sean Wotherspoon (Extra Lace Set Only)",
@@ -205,109 +201,4 @@ def _labelled() -> tuple[Product, ...]:
                 "usd": 238,
             },
         )
-    )
-
-
-def _cards() -> tuple[Product, ...]:
-    return (
-        _thing(
-            "Auston Matthews 2016 Upper Deck Series 1 Young Guns Rookie #201",
-            "trading cards",
-            SPORT_CARDS,
-            usd=310,
-            sizes=("PSA 10",),
-            url_key="auston-matthews-2016-upper-deck-series-1-young-guns-rookie-201",
-        ),
-        _thing(
-            "Charizard 1999 Pokemon Sandbox Set Holo #4",
-            "trading cards",
-            GAME_CARDS,
-            usd=2200,
-            sizes=("PSA 8", "PSA 9", "PSA 10", "BGS 9.5"),
-        ),
-        _thing(
-            "Pokemon TCG 25th Anniversary Celebrations Ultra Premium Collection Box",
-            "trading cards",
-            SEALED,
-            usd=720,
-            url_key="pokemon-tcg-25th-anniversary-celebrations-ultra-premium-collection-box",
-        ),
-        _thing(
-            "Pokemon TCG Prismatic Evolutions Elite Trainer Box",
-            "trading cards",
-            SEALED,
-            usd=118,
-            single="",
-            url_key="pokemon-tcg-prismatic-evolutions-elite-trainer-box",
-        ),
-        # A name search for the box above finds this one first.
-        _thing(
-            "Pokemon TCG Prismatic Evolutions Elite Trainer Box (Pokemon Center Edition)",
-            "trading cards",
-            None,
-            usd=355,
-            single="",
-            rank=0,
-        ),
-    )
-
-
-def _collectibles() -> tuple[Product, ...]:
-    return (
-        _thing(
-            "Bearbrick Star Wars The Mandalorian 1000% Chrome",
-            "collectibles",
-            FIGURES,
-            usd=610,
-            single="One Size",
-            url_key="bearbrick-star-wars-the-mandalorian-1000-chrome",
-        ),
-        _thing(
-            "Bearbrick Star Wars The Mandalorian 400% Chrome",
-            "collectibles",
-            None,
-            usd=140,
-            single="One Size",
-            rank=0,
-        ),
-        _thing(
-            "Pop Mart Labubu Time to Chill Vinyl Plush Doll",
-            "collectibles",
-            FIGURES,
-            usd=88,
-            single="Single",
-            url_key="pop-mart-labubu-time-to-chill-vinyl-plush-doll",
-        ),
-    )
-
-
-def _thing(
-    title: str,
-    product_type: str,
-    shelf: Shelf | None,
-    *,
-    usd: int,
-    sizes: tuple[str | None, ...] = (None,),
-    single: str | None = None,
-    url_key: str | None = None,
-    rank: int = 1,
-) -> Product:
-    """A card or collectible: no style code, no gender, no size chart."""
-    key = url_key or slug(title)
-    return Product(
-        key=key,
-        title=title,
-        brand=title.split()[0],
-        gender=None,
-        style=None,
-        url_key=key,
-        stockx_id=stable_uuid("stockx", key),
-        product_type=product_type,
-        sizes=sizes,
-        usd=usd,
-        single=single,
-        shelf=shelf,
-        quoted=sizes[-1],
-        rank=rank,
-        pace=2,
     )

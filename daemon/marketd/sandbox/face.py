@@ -80,6 +80,14 @@ class Face(ABC):
     def routes(self) -> Iterable[Route]:
         """Every endpoint; paths begin with `/<name>`."""
 
+    def lost(self) -> Route:
+        """Every other path below the provider's name: not found, in its own words."""
+
+        async def handler(request: web.Request) -> web.Response:
+            return self.error(404)
+
+        return Route("*", f"/{self.name}/{{rest:.*}}", "unknown", handler)
+
     @abstractmethod
     def account(self, request: web.Request) -> str | None:
         """Whose credentials the request carries; None counts as nobody's."""

@@ -91,10 +91,8 @@ class Sandbox:
     def _application(self) -> web.Application:
         application = web.Application(client_max_size=2**20)
         for face in self._faces.values():
-            for route in face.routes():
+            for route in (*face.routes(), face.lost()):
                 application.router.add_route(route.method, route.path, self._served(face, route))
-            lost = Route("*", f"/{face.name}/{{rest:.*}}", "unknown", _not_found(face))
-            application.router.add_route("*", lost.path, self._served(face, lost))
         application.add_routes(Control(self).routes())
         return application
 
@@ -293,10 +291,3 @@ class Sandbox:
         except KeyError:
             known = ", ".join(self._faces)
             raise ValueError(f"unknown provider {provider!r}; known: {known}") from None
-
-
-def _not_found(face: Face) -> Callable[[web.Request], Any]:
-    async def handler(request: web.Request) -> web.Response:
-        return face.error(404)
-
-    return handler

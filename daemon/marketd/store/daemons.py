@@ -66,6 +66,17 @@ class AccountLimits:
             self.first_calls,
         )  # fmt: skip
 
+    def told(self) -> dict[str, Any]:
+        """What the other daemons have to know of it, so that the lower limit holds."""
+        return {
+            "on": self.off_reason is None,
+            "off_reason": self.off_reason,
+            "hour": self.quota_hour,
+            "day": self.quota_day,
+            "pace_s": self.pace_s,
+            "slots": self.concurrency if self.off_reason is None else 0,
+        }
+
 
 class DaemonStore:
     def __init__(self, db: Database, daemon_id: UUID) -> None:
@@ -87,17 +98,6 @@ class DaemonStore:
 
         Of `renewed` lanes refused credentials may be probed once more.
         """
-        quotas = {
-            account.lane: {
-                "on": account.off_reason is None,
-                "off_reason": account.off_reason,
-                "hour": account.quota_hour,
-                "day": account.quota_day,
-                "pace_s": account.pace_s,
-                "slots": account.concurrency if account.off_reason is None else 0,
-            }
-            for account in accounts
-        }
         statements: list[Statement] = [
             (self._sql["put_settings"], (
                 settings.fresh_for, settings.wake_priority, settings.max_attempts, settings.default_size_system,
@@ -105,7 +105,7 @@ class DaemonStore:
             )),
             (self._sql["register"], (
                 self._daemon_id, socket.gethostname(), os.getpid(), __version__, config_hash,
-                json.dumps(quotas), alive_for,
+                json.dumps({account.lane: account.told() for account in accounts}), alive_for,
             )),
             (self._sql["clear_account_users"], ()),
         ]  # fmt: skip
