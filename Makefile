@@ -19,6 +19,9 @@ EXPORT := from marketd.metrics import Metrics; m = Metrics(process=False); m.ini
 PIP_INSTALL := $(PY) -m pip install --disable-pip-version-check --no-input
 SELF := $(PIP_INSTALL) --quiet --no-deps --no-build-isolation --editable .
 
+# Tests start the daemon again and again: without bytecode each start would compile it anew.
+test test-unit soak bench: export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: help demo test test-unit bench soak check fmt lock schema rebuild
 .DEFAULT_GOAL := help
 
@@ -38,6 +41,7 @@ soak: $(VENV)/.installed-dev ## the long forms: fuzzing, random histories, limit
 	MARKETD_FUZZ=10000 MARKETD_SEED=$(SEED) $(PY) -m pytest tests/faults/test_fuzzing.py tests/faults/test_state_machine.py \
 	  tests/faults/test_planted_faults.py -q -s $(ARGS)
 	MARKETD_LONG=1 $(PY) -m pytest tests/faults/test_many_daemons.py tests/integration/test_shares.py \
+	  tests/integration/test_generated_catalog.py \
 	  tests/integration/test_ledger_machine.py -q -s $(ARGS)
 	MARKETD_PLAN_JOBS=1000000 $(PY) -m pytest tests/integration/test_query_plans.py -q $(ARGS)
 	PYTHONPATH=tests $(PY) -m soak storm --seed $(SEED)

@@ -1,5 +1,5 @@
 -- Background refreshing: who watches and views what, how often its price changes, and which calls are worth most.
--- Times in hours and rates per hour inside the formulas; daemon/marketd/planner.py has the same ones with their sources.
+-- Times in hours and rates per hour inside the formulas; tests/planner_model.py has the same ones with their sources.
 --   apps append to market_watches and market_signals; the daemon's pass folds signals into market_units, which only
 --   it and settle write. `p_now` is a parameter throughout, so that a simulated clock can drive the same statements.
 

@@ -1,8 +1,9 @@
-"""Five hundred made-up products through the whole daemon: what is stored is exactly what the provider has."""
+"""Made-up products (500 in the long form) through the whole daemon: what is stored is exactly what the provider has."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import asyncpg
@@ -14,8 +15,8 @@ from marketd.sandbox.product import Product
 
 Connection = asyncpg.Connection
 
-PRODUCTS = 500
-EBAY_PRODUCTS = 50  #: three sizes of each, since every size costs a request there
+PRODUCTS = 500 if os.environ.get("MARKETD_LONG") else 150
+EBAY_PRODUCTS = PRODUCTS // 10  #: three sizes of each, since every size costs a request there
 #: as many requests at once as the daemon may make, and none of them waits for the next
 HASTE = {"pace": {"calls": 1000, "per": "1s"}, "concurrency": 8, "options": {}}
 

@@ -20,10 +20,10 @@ from marketd.cli import main
 from marketd.errors import Transient
 from marketd.models import Quote, Unit
 from marketd.outcome import Failed, Outcome, Priced, Retried
-from marketd.planner import Rate, first_value, gain, value, view_rate
 from marketd.store.jobs import JobStore
 from marketd.store.plan import Dials, PlanStore
 from marketd.store.pool import Database
+from planner_model import Rate, first_value, gain, value, view_rate
 
 Connect = Callable[[], Awaitable["asyncpg.Connection[asyncpg.Record]"]]
 MINUTE = timedelta(minutes=1)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketd.planner import Rate, first_value, gain, share, value, view_rate
+from planner_model import Rate, first_value, gain, share, value, view_rate
 
 TEN_YEARS_H = 87_600.0
 
