@@ -6,7 +6,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
@@ -178,9 +178,10 @@ async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
     inflate = _inflater(response.headers.get("Content-Encoding", "identity"))
     body = bytearray()
     async for chunk in response.content.iter_chunked(_CHUNK):
-        body += _inflated(inflate, chunk, limit + 1 - len(body)) if inflate else chunk
-        if len(body) > limit:
-            raise errors.BadPayload(f"the answer is over {limit} bytes", code="too_large")
+        for piece in _inflated(inflate, chunk) if inflate else (chunk,):
+            body += piece
+            if len(body) > limit:
+                raise errors.BadPayload(f"the answer is over {limit} bytes", code="too_large")
     if inflate and not inflate.eof:
         raise errors.BadPayload("the compressed answer is cut off", code="bad_json")
     return bytes(body)
@@ -195,11 +196,17 @@ def _inflater(encoding: str) -> zlib._Decompress | None:
     raise errors.BadPayload(f"unknown content encoding {_printable(encoding)}", code="content_type")
 
 
-def _inflated(inflate: zlib._Decompress, chunk: bytes, room: int) -> bytes:
-    try:
-        return inflate.decompress(chunk, room)
-    except zlib.error as error:
-        raise errors.BadPayload("the compressed answer is damaged", code="bad_json") from error
+def _inflated(inflate: zlib._Decompress, chunk: bytes) -> Iterator[bytes]:
+    """What the chunk holds, piece by piece: of a bomb nothing is unpacked beyond the piece that is too much."""
+    while True:
+        try:
+            piece = inflate.decompress(chunk, _CHUNK)
+        except zlib.error as error:
+            raise errors.BadPayload("the compressed answer is damaged", code="bad_json") from error
+        yield piece
+        chunk = inflate.unconsumed_tail
+        if not chunk and len(piece) < _CHUNK:
+            return
 
 
 def parse_json(body: bytes) -> Any:
