@@ -32,7 +32,7 @@ demo: $(VENV)/.installed ## everything on this machine, no account needed; ARGS=
 	@$(VENV)/bin/marketd demo $(ARGS)
 
 test: $(VENV)/.installed-dev ## all tests; ARGS are for pytest
-	$(PY) -m pytest -n 4 $(ARGS)
+	$(PY) -m pytest -n 5 --dist worksteal $(ARGS)
 
 test-unit: $(VENV)/.installed-dev ## the tests that need no database
 	$(PY) -m pytest tests/unit $(ARGS)
