@@ -96,7 +96,8 @@ async def test_every_fault_costs_one_attempt_is_told_by_its_class_and_the_next_t
                     request_class == "ok"
                 ), told
                 assert new["job_errors_total", provider, code] == 1, told
-        assert peak - before_all < 64 * 2**20, f"{(peak - before_all) >> 20} MB grew"
+        # Three answers of 200 MB at once, of which 8 are held of each; the stand-in's buffers are in this process, too.
+        assert peak - before_all < 96 * 2**20, f"{(peak - before_all) >> 20} MB grew"
     assert await wrong_prices(db, sandbox) == []
     assert await broken(db) == {}
 

@@ -176,15 +176,16 @@ async def _error_body(response: aiohttp.ClientResponse, secrets: Iterable[str]) 
 async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
     """The decompressed body, never holding more than `limit` bytes of it."""
     inflate = _inflater(response.headers.get("Content-Encoding", "identity"))
-    body = bytearray()
+    pieces, held = [], 0  # a growing buffer would be held twice whenever it moves
     async for chunk in response.content.iter_chunked(_CHUNK):
         for piece in _inflated(inflate, chunk) if inflate else (chunk,):
-            body += piece
-            if len(body) > limit:
+            held += len(piece)
+            if held > limit:
                 raise errors.BadPayload(f"the answer is over {limit} bytes", code="too_large")
+            pieces.append(piece)
     if inflate and not inflate.eof:
         raise errors.BadPayload("the compressed answer is cut off", code="bad_json")
-    return bytes(body)
+    return b"".join(pieces)
 
 
 def _inflater(encoding: str) -> zlib._Decompress | None:
