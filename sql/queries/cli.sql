@@ -90,6 +90,15 @@ select e.*, clock_timestamp() as now
 -- name: retry
 select market_retry($1::text, $2::text, $3::bigint[]) as jobs;
 
+-- name: not_failed
+-- Which of these jobs there is nothing to retry of. status null: there is no such job; superseded: its item's later job counts.
+select x.id, j.status,
+       exists (select from market_jobs l where l.dedupe_key = j.dedupe_key and l.id > j.id and l.status in ('done', 'failed')) as superseded
+  from unnest($1::bigint[]) with ordinality x(id, n) left join market_jobs j on j.id = x.id
+ where j.status is distinct from 'failed'
+    or exists (select from market_jobs l where l.dedupe_key = j.dedupe_key and l.id > j.id and l.status in ('done', 'failed'))
+ order by x.n;
+
 -- name: pause
 select account, state from market_pause($1::text, $2::text);
 

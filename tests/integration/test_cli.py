@@ -171,6 +171,26 @@ async def test_retry_puts_failed_jobs_back_and_says_how_many(run: Run, db: Conne
     assert await db.fetchval("select count(*) from market_jobs where status = 'pending'") == 3
 
 
+async def test_retry_of_a_job_that_did_not_fail_says_so_and_fails(run: Run, db: Connection) -> None:
+    await run("enqueue", "stockx", "A-1", "9")
+    await _fail_all(db)
+    await db.execute(
+        "insert into market_jobs (provider, sku, size, currency, status, outcome, completed_at, dedupe_key, unit_key) "
+        "select provider, sku, size, currency, 'done', 'priced', now(), dedupe_key, unit_key from market_jobs"
+    )
+    await run("enqueue", "stockx", "A-2", "9")
+    await _fail_all(db)
+    await run("enqueue", "stockx", "A-3", "9")
+    older, _, failed, waiting = await db.fetchval("select array_agg(id order by id) from market_jobs")
+    code, out, told = await run("retry", *map(str, (older, failed, waiting, 4711)))
+    assert (code, out) == (1, "1 failed job put back into the queue\n")
+    assert told.splitlines() == [
+        f"marketd: job {older} is left: a later job of the same item has ended since",
+        f"marketd: job {waiting} has not failed: it is pending",
+        "marketd: job 4711 is unknown: finished jobs are pruned after some days",
+    ]
+
+
 async def test_pause_and_resume_hold_a_lane_and_let_it_go(run: Run, db: Connection) -> None:
     code, out, _ = await run("pause", "stockx", "new", "credentials")
     assert (code, out) == (0, "stockx: paused\n1 lane changed\n")

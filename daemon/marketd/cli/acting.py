@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from datetime import timedelta
@@ -47,13 +48,24 @@ def _outlook(row: asyncpg.Record) -> str:
 
 
 def retry(arguments: Namespace) -> int:
-    """Requeue failed jobs; says how many."""
+    """Requeue failed jobs; says how many, and fails when one that was named is not among those that failed."""
+    idle = _ask(arguments, "not_failed", arguments.ids) if arguments.ids else []
     row = _ask(arguments, "retry", arguments.provider, arguments.error, arguments.ids or None)[0]
     if arguments.json:
         print(as_json({"jobs": row["jobs"]}))
     else:
         print(f"{counted(row['jobs'], 'failed job')} put back into the queue")
-    return Exit.OK
+    for job in idle:
+        print(f"marketd: job {job['id']} {_nothing_to_retry(job)}", file=sys.stderr)
+    return Exit.FAILED if idle else Exit.OK
+
+
+def _nothing_to_retry(job: asyncpg.Record) -> str:
+    if job["status"] is None:
+        return "is unknown: finished jobs are pruned after some days"
+    if job["superseded"]:
+        return "is left: a later job of the same item has ended since"
+    return f"has not failed: it is {job['status']}"
 
 
 def pause(arguments: Namespace) -> int:

@@ -155,7 +155,8 @@ RETRY = """
     Put failed jobs back into the queue, and say how many.
 
     Without any argument: all failed jobs, each item once. A job whose item is asked for again already is
-    merged into that request. `marketd jobs --state failed` lists what would be taken.
+    merged into that request. `marketd jobs --state failed` lists what would be taken. A job that is named and has
+    not failed is told, and the command ends with 1.
 
     Examples:
       marketd retry --provider stockx --error unauthorized

@@ -83,9 +83,9 @@ class Wire:
         entry = self._open(face, route, request)
         try:
             response = await self._answer(face, route, request, entry)
-        except ConnectionError:
+        except ConnectionError:  # the client hung up, as it should on an answer without end
             entry.status = 0
-            raise
+            return web.Response(status=500)  # never leaves: the connection is gone
         else:
             gone = request.transport is None or request.transport.is_closing()
             entry.status = 0 if gone else response.status
