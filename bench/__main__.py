@@ -83,6 +83,7 @@ def _samples(
         for name in QUEUES
         if (key, name) != ("c", "procrastinate_")  # a minute to fill, to tell what b tells already
     ]
+    found.append(("a_rows", "floor", partial(scenarios.enqueue, at, "same_rows", into="ours")))
     found.append(("b10", "ours", partial(scenarios.drain, at, "ours", sizes=10)))
     for name in ("floor", "ours"):
         found.append(("d", name, partial(scenarios.fetch, at, name)))

@@ -8,10 +8,14 @@ _NAMES = {"floor": "floor", "pgqueuer_": "pgqueuer", "procrastinate_": "procrast
 _HEAD = "| scenario | figure | floor | pgqueuer | procrastinate | marketd | of floor | of pgqueuer | others, cores |"
 _RULE = "|---|---|---:|---:|---:|---:|---:|---:|---:|"
 
+#: rows that differ from another scenario's in one contender only
+_BASES = {"a_rows": "a", "b10": "b"}
 #: scenario, figure, what it is
 _LINES = (
     ("a", "single_per_s", "enqueue one by one, jobs/s"),
     ("a", "bulk_per_s", "enqueue 10,000 at once with a unique key, jobs/s"),
+    ("a_rows", "single_per_s", "one by one, the floor a bare INSERT of the same rows into marketd's tables"),
+    ("a_rows", "bulk_per_s", "10,000 at once, the floor a bare INSERT of the same rows"),
     ("b", "per_s", "drain, one job a product, jobs/s"),
     ("b10", "per_s", "drain, ten sizes a product, jobs/s"),
     ("c", "per_s", "drain with {others:,} others waiting, jobs/s"),
@@ -34,11 +38,11 @@ def table(bench: Bench) -> str:
     """Markdown; a cell is the median over the rounds, an empty one was not measured."""
     lines = [_HEAD, _RULE]
     for scenario, figure, words in _LINES:
-        base = "b" if scenario == "b10" else scenario
+        base = _BASES.get(scenario, scenario)
         found = {name: bench.median(scenario, name, figure) for name in _NAMES}
-        for peer in ("floor", "pgqueuer_", "procrastinate_"):
-            if found[peer] is None:
-                found[peer] = bench.median(base, peer, figure)
+        for name, own in found.items():
+            if own is None:
+                found[name] = bench.median(base, name, figure)
         if found["ours"] is None:
             continue
         cells = [_cell(found[name]) for name in ("floor", "pgqueuer_", "procrastinate_", "ours")]

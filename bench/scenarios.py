@@ -116,10 +116,11 @@ async def fetch(at: Place, contender: str, *, sizes: int = 1, delay_s: float = 0
     }
 
 
-async def enqueue(at: Place, contender: str) -> Sample:
-    """a: one by one, and in batches of 10,000 with a unique key."""
-    options: dict[str, Any] = {"jobs": 0, "others": 0} | ({"sizes": 1} if contender == "ours" else {})
-    async with at.clone(contender, **options) as dsn:
+async def enqueue(at: Place, contender: str, *, into: str | None = None) -> Sample:
+    """a: one by one, and in batches of 10,000 with a unique key; into the contender's own tables or another's."""
+    tables = into or contender
+    options: dict[str, Any] = {"jobs": 0, "others": 0} | ({"sizes": 1} if tables == "ours" else {})
+    async with at.clone(tables, **options) as dsn:
         bulk = 1 if contender == "procrastinate_" else 2  # it takes seconds for each, and they tell the same
         result = await place.call(contender, "enqueue", dsn=dsn, single=300, bulk=bulk)
     return {"single_per_s": result["single"], "bulk_per_s": result["bulk"]}
