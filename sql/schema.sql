@@ -473,7 +473,7 @@ create table market_skus (
   sku text not null,
   product_id text not null,
   mapped_at timestamp with time zone default clock_timestamp() not null,
-  constraint market_skus_pkey PRIMARY KEY (provider, sku)
+  constraint market_skus_pkey PRIMARY KEY (sku, provider)
 );
 comment on table market_skus is 'Which product a sku was found to be, per provider.';
 CREATE INDEX market_skus_product ON market_skus USING btree (provider, product_id);

@@ -31,7 +31,6 @@ from marketd.reload import Reloader
 from marketd.scheduler import Poller, Scheduler
 from marketd.signals import Stop, handled
 from marketd.store.budgets import Circuits
-from marketd.store.catalog import CatalogStore
 from marketd.store.daemons import DaemonStore
 from marketd.store.jobs import JobStore
 from marketd.store.plan import PlanStore
@@ -128,7 +127,7 @@ class App:
         runs = RunStore(db)
         self._build_observers(runs)
         jobs = JobStore(db, self._daemon_id)
-        stores = Stores(jobs=jobs, catalog=CatalogStore(db), circuits=self._circuits)
+        stores = Stores(jobs=jobs, circuits=self._circuits)
         self._stores = stores
         self._daemons = DaemonStore(db, self._daemon_id)
         self._visits = Visits(
@@ -269,7 +268,7 @@ class App:
         return await self._visits.usage(provider, account)
 
     async def _enrich(self) -> None:
-        await self._stores.catalog.enrich(_ENRICH_AT_MOST)
+        await self._stores.jobs.enrich(_ENRICH_AT_MOST)
 
     async def _last_acts(self) -> None:
         """Release what the lanes could not, write what is remembered, and sign off."""

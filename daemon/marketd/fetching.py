@@ -18,7 +18,6 @@ from marketd.outcome import Outcome, Released, Retried, Snoozed
 from marketd.provider import Ask, Found
 from marketd.retry import RetryPolicy, decide_error, decide_found
 from marketd.store.budgets import Circuits, Report
-from marketd.store.catalog import CatalogStore
 from marketd.store.jobs import JobStore, Settled
 from marketd.telemetry import FetchReport, Observer, RequestReport
 
@@ -64,7 +63,6 @@ class LaneSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stores:
     jobs: JobStore
-    catalog: CatalogStore
     circuits: Circuits
 
 
@@ -147,7 +145,7 @@ class Fetching:
         )
         self._under_way.add(task)
         try:
-            this.found = await self._fetch(unit, this.visit)
+            this.found = await this.visit.fetch(_ask(unit))
         except asyncio.CancelledError:
             # Cut off. Why is known to the lease, if it was lost; else it was the stop, or somebody who awaits this.
             if not this.kept.lost:
@@ -164,18 +162,6 @@ class Fetching:
         finally:
             self.settling -= 1
             self._keeper.let_go(this.kept)
-
-    async def _fetch(self, unit: Unit, visit: Visit) -> Found:
-        known = await self._stores.catalog.known(unit.provider, unit.sku, unit.currency)
-        ask = Ask(
-            sku=unit.sku,
-            sizes=unit.sizes,
-            currency=unit.currency,
-            listing=known.listing,
-            references=known.references,
-            elsewhere=known.elsewhere,
-        )
-        return await visit.fetch(ask)
 
     async def _conclude(self, this: _Fetch) -> None:
         unit, outcomes = this.unit, this.outcomes()
@@ -242,6 +228,17 @@ class Fetching:
             case errors.Unauthorized() if this.settings.credentials != self._in_force().credentials:
                 return _AT_ONCE_S  # a reload replaced them meanwhile: those in force are probed at once
         return None
+
+
+def _ask(unit: Unit) -> Ask:
+    return Ask(
+        sku=unit.sku,
+        sizes=unit.sizes,
+        currency=unit.currency,
+        listing=unit.known.listing,
+        references=unit.known.references,
+        elsewhere=unit.known.elsewhere,
+    )
 
 
 def _kind_of_trouble(error: BaseException | None, unit: Unit, visit: Visit) -> Report | None:

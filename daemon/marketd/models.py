@@ -28,30 +28,6 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unit:
-    """What one fetch serves: claimed jobs of one product under one lease."""
-
-    key: str
-    lease_id: UUID  #: the fence; fresh at every claim
-    claimed_at: datetime
-    provider: str
-    account: str
-    sku: str
-    currency: str
-    jobs: tuple[Job, ...]
-    troubled: bool = False  #: the provider failed before this claim: success is news
-
-    @property
-    def priority(self) -> int:
-        return max(job.priority for job in self.jobs)
-
-    @property
-    def sizes(self) -> tuple[str | None, ...]:
-        """The distinct sizes asked, in the order of the jobs."""
-        return tuple(dict.fromkeys(job.size for job in self.jobs))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Product:
     """A provider's product, as far as the provider itself tells. `id` is the provider's own key."""
 
@@ -86,6 +62,45 @@ class Listing:
 
     product: Product
     variants: tuple[Variant, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What earlier fetches learnt of a sku."""
+
+    listing: Listing | None = None  #: what it was found to be here
+    elsewhere: Listing | None = None  #: what another provider lists under it, preferably one with size charts
+    references: Mapping[str | None, Decimal] = field(
+        default_factory=dict
+    )  #: median asks elsewhere in this currency, by US size
+
+
+NOTHING_KNOWN = Known()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """What one fetch serves: claimed jobs of one product under one lease."""
+
+    key: str
+    lease_id: UUID  #: the fence; fresh at every claim
+    claimed_at: datetime
+    provider: str
+    account: str
+    sku: str
+    currency: str
+    jobs: tuple[Job, ...]
+    known: Known = NOTHING_KNOWN  #: as of the claim
+    troubled: bool = False  #: the provider failed before this claim: success is news
+
+    @property
+    def priority(self) -> int:
+        return max(job.priority for job in self.jobs)
+
+    @property
+    def sizes(self) -> tuple[str | None, ...]:
+        """The distinct sizes asked, in the order of the jobs."""
+        return tuple(dict.fromkeys(job.size for job in self.jobs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -289,7 +289,7 @@ create table market_skus (
   sku text not null,
   product_id text not null,
   mapped_at timestamptz not null default clock_timestamp(),
-  primary key (provider, sku)
+  primary key (sku, provider)             -- in this order for claim, which reads what every provider found
 );
 create index market_skus_product on market_skus (provider, product_id);
 comment on table market_skus is 'Which product a sku was found to be, per provider.';
@@ -322,7 +322,7 @@ create table market_prices (
   updated_at timestamptz not null default clock_timestamp()
 ) with (fillfactor = 80);
 create unique index market_prices_key on market_prices (provider, account, sku, coalesce(size, ''), currency);
--- Serves known: the other providers' prices of an item.
+-- Serves claim: the other providers' prices of an item.
 create index market_prices_sku on market_prices (sku, currency);
 comment on table market_prices is 'The present price of each size. NULL = the provider says there is none.';
 

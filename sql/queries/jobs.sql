@@ -2,6 +2,13 @@
 
 -- name: claim
 -- pending -> running, for at most $3 units, the most urgent first; what became fresh meanwhile is done without a call.
+-- What is known of the claimed skus comes along, in rows of its own (`known` says what, `told` is it as JSON), for those of which
+-- something is known:
+--   listing    the cached product with its variants
+--   elsewhere  what another provider lists under the sku, one with size charts first
+--   asks       the median asks of the other providers by US size ('' = none), in the same currency, not older than a week: of all
+--              sizes, since only a provider's code can tell which US size a `UK 9` is
+-- An `id:` means something else at each provider.
 -- $1 provider  $2 account  $3 units  $4 daemon  $5 lease (interval)
 -- $6 durable: false where every request of these units is charged by a statement that begins after this one has answered. Its
 -- commit then flushes this one, too, before anything leaves; a claim that a crash takes back was never used.
@@ -64,7 +71,7 @@ with settings as (
   returning f.unit_key
 ), leads as materialized (
   -- `is true` keeps the planner from a join that compares each with each
-  select c.id, c.unit_key, c.rescues from chosen c where (c.unit_key in (select l.unit_key from leases l)) is true
+  select c.id, c.unit_key, c.rescues, c.sku, c.currency from chosen c where (c.unit_key in (select l.unit_key from leases l)) is true
 ), mates as (
   select m.id from market_jobs m
    where m.status = 'pending' and m.rescues = 0
@@ -81,10 +88,38 @@ with settings as (
      and j.status = 'pending'
   returning j.unit_key, j.lease_id, j.started_at, j.sku, j.currency, j.id, j.size, j.priority, j.attempt, j.max_attempts, j.rescues,
             j.run_at, j.rank, j.turn
+), listed as materialized (
+  select k.sku, k.provider, k.provider = $1 as own, v.charts, v.variants,
+         to_jsonb(p) || jsonb_build_object('variants', v.listed) as listing
+    from market_skus k join market_products p using (provider, product_id)
+    cross join lateral (
+      select coalesce(jsonb_agg(jsonb_build_object('id', v.variant_id, 'size', v.size, 'chart', v.chart, 'gtins', v.gtins)
+                                order by v.variant_id), '[]') as listed,
+             count(*) as variants, count(*) filter (where v.chart <> '{}') as charts
+        from market_variants v where v.provider = p.provider and v.product_id = p.product_id) v
+   where k.sku = any (array(select c.sku from leads c)) and (k.provider = $1 or k.sku not like 'id:%')
+), asks as (
+  select p.sku, p.currency, coalesce(p.size, '') as size,
+         percentile_cont(0.5) within group (order by p.lowest_ask)::numeric as ask
+    from market_prices p
+   where p.sku = any (array(select c.sku from leads c)) and p.currency = any (array(select c.currency from leads c))
+     and p.provider <> $1 and p.lowest_ask is not null and p.sku not like 'id:%'
+     and p.observed_at > clock_timestamp() - interval '7 days'
+   group by 1, 2, 3
 )
-select c.unit_key, c.lease_id, c.started_at, (select troubled from lane), c.sku, c.currency,
+select null::text as known, null::jsonb as told, c.sku, c.currency, c.unit_key, c.lease_id, c.started_at,
+       (select troubled from lane) as troubled,
        c.id, c.size, c.priority, c.attempt, c.max_attempts, c.rescues, c.run_at
-  from claimed c order by c.priority desc, c.rank desc, c.turn, c.run_at, c.id;
+  from (select * from claimed order by priority desc, rank desc, turn, run_at, id) c
+union all
+select case when k.own then 'listing' else 'elsewhere' end, k.listing, k.sku, null, null, null, null, null,
+       null, null, null, null, null, null, null
+  from (select distinct on (b.sku, b.own) b.* from listed b where b.own or b.variants > 0
+         order by b.sku, b.own, b.charts desc, b.provider) k
+union all
+select 'asks', jsonb_object_agg(a.size, a.ask), a.sku, a.currency, null, null, null, null,
+       null, null, null, null, null, null, null
+  from asks a group by a.sku, a.currency;
 
 -- name: extend
 -- Keeps the leases of all fetches under way alive, in one statement. A unit that is not returned has lost its lease, and its

@@ -51,7 +51,7 @@ class JobStore:
     async def claim(
         self, provider: str, account: str, *, units: int, lease: timedelta, durable: bool = True
     ) -> list[Unit]:
-        """Take up to `units` units, the most urgent first, each under a fresh lease.
+        """Take up to `units` units, the most urgent first, each under a fresh lease and with what is known of its sku.
 
         Not `durable`: their requests are charged only after this has answered, and that makes the claim durable.
         """
@@ -115,6 +115,11 @@ class JobStore:
         return [
             Rescued(job_id=r["id"], provider=r["provider"], poisoned=r["status"] == "failed") for r in rows
         ]
+
+    async def enrich(self, at_most: int) -> int:
+        """Queue fetches that bring an image for products without one. Returns how many."""
+        queued: int = await self._db.fetchval("select market_enrich(null, $1)", at_most)
+        return queued
 
     async def reopen(self) -> int:
         """Reopen jobs for requests that were committed too late to be served. Returns how many."""

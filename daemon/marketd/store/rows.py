@@ -11,18 +11,24 @@ from uuid import UUID
 
 import asyncpg
 
-from marketd.models import Job, JobId, Listing, Quote, Unit
+from marketd.models import NOTHING_KNOWN, Job, JobId, Known, Listing, Product, Quote, Unit, Variant
 from marketd.outcome import Failed, Outcome, Priced, Released, Retried, Snoozed
+
+_Told: TypeAlias = dict[tuple[str, str, str | None], str]  #: by (what, sku, currency): JSON
 
 
 def units_of(provider: str, account: str, rows: Sequence[asyncpg.Record]) -> list[Unit]:
     """The units of a claim, whose rows come with the most urgent job first; so do the units."""
     jobs: dict[str, list[Job]] = {}
-    heads: list[tuple[str, UUID, datetime, bool, str, str]] = []
-    for key, lease_id, claimed_at, troubled, sku, currency, *job in map(tuple, rows):
+    heads: list[tuple[str, str, str, UUID, datetime, bool]] = []
+    told: _Told = {}
+    for known, text, sku, currency, key, lease_id, claimed_at, troubled, *job in map(tuple, rows):
+        if known is not None:
+            told[known, sku, currency] = text
+            continue
         if key not in jobs:
             jobs[key] = []
-            heads.append((key, lease_id, claimed_at, troubled, sku, currency))
+            heads.append((key, sku, currency, lease_id, claimed_at, troubled))
         jobs[key].append(_job(*job))
     return [
         Unit(
@@ -35,9 +41,39 @@ def units_of(provider: str, account: str, rows: Sequence[asyncpg.Record]) -> lis
             sku=sku,
             currency=currency,
             jobs=tuple(jobs[key]),
+            known=_known(told, sku, currency) if told else NOTHING_KNOWN,
         )
-        for key, lease_id, claimed_at, troubled, sku, currency in heads
+        for key, sku, currency, lease_id, claimed_at, troubled in heads
     ]
+
+
+def _known(told: _Told, sku: str, currency: str) -> Known:
+    return Known(
+        listing=_listing(told.get(("listing", sku, None))),
+        elsewhere=_listing(told.get(("elsewhere", sku, None))),
+        references=_asks(told.get(("asks", sku, currency))),
+    )
+
+
+def _asks(told: str | None) -> dict[str | None, Decimal]:
+    if told is None:
+        return {}
+    asks: dict[str, Any] = json.loads(told, parse_float=Decimal, parse_int=Decimal)
+    return {size or None: ask for size, ask in asks.items()}
+
+
+def _listing(told: str | None) -> Listing | None:
+    if told is None:
+        return None
+    row: dict[str, Any] = json.loads(told)
+    words = ("style_code", "name", "brand", "category", "gender", "image_url", "url", "details")
+    return Listing(
+        product=Product(id=row["product_id"], **{word: row[word] for word in words}),
+        variants=tuple(
+            Variant(id=v["id"], size=v["size"], chart=v["chart"], gtins=tuple(v["gtins"]))
+            for v in row["variants"]
+        ),
+    )
 
 
 def _job(
