@@ -71,7 +71,7 @@ def seeded(postgres_server: str, template_database: str) -> Iterator[str]:
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         runner.run(run(postgres_server, f"create database {name} template {template_database}"))
         try:
-            runner.run(run(dsn, _SEED, "analyze"))
+            runner.run(run(dsn, _SEED, "vacuum analyze"))
             yield dsn
         finally:
             runner.run(run(postgres_server, f"drop database {name} with (force)"))
@@ -245,6 +245,30 @@ async def test_the_look_up_of_enqueue_walks_the_index_of_open_jobs(full: Connect
     assert look_up.format("w.dedupe_key") in body
     statement = f"select j.id from market_jobs j where {look_up.format('$1')}"
     assert await _scans(full, statement, "stockx|default|AA77-1|GBP|6") == {"market_jobs_open": 1}
+
+
+@pytest.mark.parametrize("wake_priority", [100, 150, 250])
+async def test_counting_for_gauges_leaves_what_waits_in_its_index(
+    full: Connection, wake_priority: int
+) -> None:
+    await full.execute("update market_settings set wake_priority = $1", wake_priority)
+    scans = await _scans(full, queries("jobs")["gauges"])
+    assert set(scans) == {"market_jobs_ready", "market_jobs_leases", "market_jobs_due"}
+    counted = await full.fetch(queries("jobs")["gauges"])
+    there = await full.fetch("select provider, status, band, jobs, oldest_ready_s from market_queue_status")
+    assert {tuple(row)[:4] for row in counted} == {tuple(row)[:4] for row in there}
+    oldest = {(row["status"], row["band"]): row["oldest_ready_s"] for row in there}
+    for row in counted:
+        assert row["oldest_ready_s"] == pytest.approx(oldest[row["status"], row["band"]], abs=30)
+
+
+async def test_targets_are_estimated_from_a_limited_number_of_pages(full: Connection) -> None:
+    statement = queries("runs")["target_states"]
+    [row] = await full.fetch(statement)
+    there = await full.fetchval("select count(*) from market_targets")
+    assert tuple(row)[:2] == ("stockx", "never")
+    assert row["targets"] == pytest.approx(there, rel=0.1)
+    assert await _pages(full, statement) < 2500
 
 
 async def test_looking_for_the_next_chance_reads_one_end_of_the_queue(full: Connection) -> None:

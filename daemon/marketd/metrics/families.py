@@ -73,7 +73,11 @@ class Families:
         )
         self._fetch = self._histogram("fetch_seconds", "One fetch, all its requests", _CALL_S)
         self._settle = self._histogram("settle_seconds", "Writing one fetch down", _SETTLE_S)
-        self._targets = self._gauge("targets", "Targets by state", state=TARGET_STATES)
+        self._targets = self._gauge(
+            "targets",
+            "Targets by state; from some 50,000 on estimated from a part of them",
+            state=TARGET_STATES,
+        )
         self._price_age = self._gauge(
             "price_age_seconds", "Age of stored prices at a percentile", percentile=AGE_PERCENTILES
         )
