@@ -1229,7 +1229,7 @@ begin
   ), per_unit as (
     select t.unit_key, min(t.provider) as provider, min(t.account) as account, min(t.sku) as sku, min(t.currency) as currency,
            min(t.size) as size,
-           coalesce(sum(exp(greatest(-600, -greatest(0, date_part('epoch', p_now - t.at)) / 3600 / d.memory_h)))
+           coalesce(sum(exp(greatest(-60, -greatest(0, date_part('epoch', p_now - t.at)) / 3600 / d.memory_h)))
              filter (where t.kind = 'view' and not exists (
                select from market_signals e where e.kind = 'view' and e.dedupe_key = t.dedupe_key and e.user_id = t.user_id
                   and case when e.folded_at is null then e.signal_id < t.signal_id and e.at > t.at - interval '10 minutes'
@@ -1249,8 +1249,9 @@ begin
       from known k left join market_rates r using (provider, account, sku) order by k.unit_key
     on conflict (unit_key) do update set
       sizes = excluded.sizes, views_at = p_now,
-      views = m.views * exp(greatest(-600, -greatest(0, date_part('epoch', p_now - m.views_at)) / 3600
-                / (select memory_h from market_planner))) + excluded.views
+      -- What only fades ends as 0, or its next fading would underflow.
+      views = greatest(0, m.views * exp(greatest(-60, -greatest(0, date_part('epoch', p_now - m.views_at)) / 3600
+                / (select memory_h from market_planner))) + excluded.views - 1e-12)
   )
   select count(*) into n from taken;
   delete from market_signals where folded_at < p_now - interval '30 minutes';
@@ -1591,8 +1592,9 @@ AS $function$
     waiting = excluded.waiting, inserted = excluded.inserted, units = excluded.units, view_rate = excluded.view_rate,
     fresh_rate = excluded.fresh_rate, priced_rate = excluded.priced_rate, aged_rate = excluded.aged_rate,
     typical_view_rate = coalesce(p_typical, x.typical_view_rate),
-    marginal_gain = 0.9 * x.marginal_gain + 0.1 * excluded.marginal_gain,
-    marginal_value = 0.9 * x.marginal_value + 0.1 * excluded.marginal_value,
+    -- What only fades ends as 0, not as a number too small to compute with.
+    marginal_gain = greatest(0, 0.9 * x.marginal_gain + 0.1 * excluded.marginal_gain - 1e-12),
+    marginal_value = greatest(0, 0.9 * x.marginal_value + 0.1 * excluded.marginal_value - 1e-12),
     search_from = excluded.search_from, took_ms = excluded.took_ms
 $function$;
 revoke execute on function market__note_plan(text,text,double precision,integer,integer,market__candidate,market__candidate[],integer,double precision,double precision,timestamp with time zone) from public;
@@ -1973,6 +1975,7 @@ begin
   get diagnostics n = row_count;
   return n > 0;
 exception when lock_not_available then
+  perform set_config('lock_timeout', '1ms', true);   -- who holds one may hold hundreds, and a pass waits once
   return false;
 end $function$;
 revoke execute on function market__plan_unit(text,double precision,timestamp with time zone) from public;

@@ -269,7 +269,7 @@ begin
   ), per_unit as (
     select t.unit_key, min(t.provider) as provider, min(t.account) as account, min(t.sku) as sku, min(t.currency) as currency,
            min(t.size) as size,
-           coalesce(sum(exp(greatest(-600, -greatest(0, date_part('epoch', p_now - t.at)) / 3600 / d.memory_h)))
+           coalesce(sum(exp(greatest(-60, -greatest(0, date_part('epoch', p_now - t.at)) / 3600 / d.memory_h)))
              filter (where t.kind = 'view' and not exists (
                select from market_signals e where e.kind = 'view' and e.dedupe_key = t.dedupe_key and e.user_id = t.user_id
                   and case when e.folded_at is null then e.signal_id < t.signal_id and e.at > t.at - interval '10 minutes'
@@ -289,8 +289,9 @@ begin
       from known k left join market_rates r using (provider, account, sku) order by k.unit_key
     on conflict (unit_key) do update set
       sizes = excluded.sizes, views_at = p_now,
-      views = m.views * exp(greatest(-600, -greatest(0, date_part('epoch', p_now - m.views_at)) / 3600
-                / (select memory_h from market_planner))) + excluded.views
+      -- What only fades ends as 0, or its next fading would underflow.
+      views = greatest(0, m.views * exp(greatest(-60, -greatest(0, date_part('epoch', p_now - m.views_at)) / 3600
+                / (select memory_h from market_planner))) + excluded.views - 1e-12)
   )
   select count(*) into n from taken;
   delete from market_signals where folded_at < p_now - interval '30 minutes';

@@ -130,6 +130,7 @@ begin
   get diagnostics n = row_count;
   return n > 0;
 exception when lock_not_available then
+  perform set_config('lock_timeout', '1ms', true);   -- who holds one may hold hundreds, and a pass waits once
   return false;
 end $$;
 
@@ -222,8 +223,9 @@ returns void language sql as $$
     waiting = excluded.waiting, inserted = excluded.inserted, units = excluded.units, view_rate = excluded.view_rate,
     fresh_rate = excluded.fresh_rate, priced_rate = excluded.priced_rate, aged_rate = excluded.aged_rate,
     typical_view_rate = coalesce(p_typical, x.typical_view_rate),
-    marginal_gain = 0.9 * x.marginal_gain + 0.1 * excluded.marginal_gain,
-    marginal_value = 0.9 * x.marginal_value + 0.1 * excluded.marginal_value,
+    -- What only fades ends as 0, not as a number too small to compute with.
+    marginal_gain = greatest(0, 0.9 * x.marginal_gain + 0.1 * excluded.marginal_gain - 1e-12),
+    marginal_value = greatest(0, 0.9 * x.marginal_value + 0.1 * excluded.marginal_value - 1e-12),
     search_from = excluded.search_from, took_ms = excluded.took_ms
 $$;
 

@@ -14,6 +14,7 @@ import pytest
 
 from marketd import errors
 from marketd.store.budgets import Charger
+from marketd.store.sqlfile import queries
 from provider_kit import Notes
 from queue_kit import Connect, Connection, Row, daemon, enqueue, limits, now, opened, settings, value
 
@@ -436,6 +437,13 @@ async def test_reserve_auto_keeps_what_on_demand_work_is_expected_to_need(db: Co
     await limits(db, quota_hour=100, reserve=None, on_demand_per_h=36)
     assert (await shares(db, 0))["background_left"] == 100 - 36 - 6
     assert (await shares(db, 0.75))["background_left"] == 100 - 9 - 3
+
+
+async def test_demand_that_only_fades_ends_as_none(db: Connection) -> None:
+    """After half a year it would be a number so small that the last seconds of each hour could not compute with it."""
+    await limits(db, quota_hour=100, reserve=None, on_demand_per_h=1e-300)
+    await db.execute(queries("runs")["learn_demand"], 60.0)
+    assert await value(db, "select max(on_demand_per_h) from market_providers") == 0
 
 
 async def test_background_min_is_kept_from_urgent_work_only_while_background_waits(db: Connection) -> None:

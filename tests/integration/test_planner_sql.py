@@ -311,6 +311,22 @@ async def test_an_app_that_idles_in_a_transaction_stalls_neither_fold_nor_plan(c
     assert await _plan(db, MID_HOUR, interval_s=300) == ["A-1", "B-1"]
 
 
+async def test_an_app_that_holds_many_of_the_best_delays_the_plan_by_one_wait_and_not_by_one_each(
+    connect: Connect,
+) -> None:
+    db, app = await connect(), await connect()
+    skus = [f"A-{n}" for n in range(40)]
+    for sku in skus:
+        await _watched(db, sku, MID_HOUR, age=20 * HOUR)
+    await _watched(db, "B-1", MID_HOUR, age=HOUR)
+    idle = app.transaction()
+    await idle.start()
+    await app.fetch("select * from market_enqueue_many($1)", json.dumps([_item(sku) for sku in skus]))
+    await db.execute("set statement_timeout = '5s'")
+    assert await _plan(db, MID_HOUR, interval_s=3000) == ["B-1"]
+    await idle.rollback()
+
+
 # --- learning -----------------------------------------------------------------------------------------------------
 
 
@@ -625,6 +641,26 @@ async def test_prices_that_are_not_there_have_no_age_and_are_seen_by_nobody(db: 
     row = await db.fetchrow("select * from market_freshness")
     assert row["view_age_s"] == pytest.approx(3600)
     assert row["freshness"] == pytest.approx(Rate().still(1) / 2)
+
+
+async def test_a_marginal_call_that_was_worth_something_long_ago_fades_to_nothing(db: Any) -> None:
+    """Not to a number so small that the next division by the rate of views would fail."""
+    await _watched(db, "A-1", MID_HOUR, age=HOUR)
+    await _plan(db, MID_HOUR, interval_s=600)
+    await db.execute("update market_plans set marginal_gain = 1e-300, marginal_value = 1e-300")
+    await _plan(db, MID_HOUR + MINUTE, interval_s=600)
+    assert tuple(await db.fetchrow("select marginal_gain, marginal_value from market_plans")) == (0, 0)
+
+
+async def test_views_of_long_ago_fade_to_nothing_however_short_the_memory(db: Any) -> None:
+    await db.execute("update market_planner set memory_h = 1")
+    await _watched(db, "A-1", MID_HOUR, age=HOUR)
+    await db.execute("update market_units set views = 1, views_at = $1", MID_HOUR)
+    for user, later in (("ann", 400 * HOUR), ("bob", 800 * HOUR)):
+        await _call(db, "market_watch", [_item("A-1")], user)
+        await db.fetchval("select market__fold($1)", MID_HOUR + later)
+    assert await db.fetchval("select views from market_units") == 0
+    assert await _plan(db, MID_HOUR + 1600 * HOUR, interval_s=600) == ["A-1"]
 
 
 async def test_a_wrong_guess_of_where_to_search_costs_a_scan_and_changes_nothing(db: Any) -> None:

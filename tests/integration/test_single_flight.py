@@ -62,3 +62,17 @@ async def test_each_wish_for_a_pass_is_answered_by_one(daemons: list[RunStore], 
         runs = await asyncio.gather(*(daemon.begin("notify", TICK, asked=True) for daemon in daemons))
         assert sum(run is not None for run in runs) == 1
     assert await daemons[2].begin("notify", TICK, asked=True) is None
+
+
+async def test_a_clock_that_was_set_back_does_not_stop_the_passes(
+    daemons: list[RunStore], db: Connection
+) -> None:
+    before = await daemons[0].begin("timer", TICK)
+    assert before is not None
+    ahead = "clock_timestamp() + interval '1 day'"
+    await db.execute(f"update market_settings set run_started_at = {ahead}")
+    await db.execute(f"insert into market_job_runs (trigger, started_at) values ('timer', {ahead})")
+    run = await daemons[1].begin("timer", TICK)
+    assert run is not None
+    assert run.previous_at == before.started_at
+    assert await daemons[2].begin("timer", TICK) is None
