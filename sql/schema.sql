@@ -930,13 +930,13 @@ AS $function$
 $function$;
 revoke execute on function market__candidates(text,text,integer,double precision,timestamp with time zone) from public;
 
-CREATE OR REPLACE FUNCTION market__charge(p market_providers, s market_settings, p_priority integer, p_meter text, p_after text, p_now timestamp with time zone, p_daemon uuid DEFAULT NULL::uuid, OUT granted boolean, OUT reason text, OUT until timestamp with time zone, OUT wait_s double precision, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone)
+CREATE OR REPLACE FUNCTION market__charge(p market_providers, s market_settings, p_priority integer, p_meter text, p_after text, p_now timestamp with time zone, p_daemon uuid DEFAULT NULL::uuid, OUT granted boolean, OUT reason text, OUT until timestamp with time zone, OUT wait_s double precision, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone, OUT step_s double precision)
  RETURNS record
  LANGUAGE plpgsql
 AS $function$
 declare
   v record; w record; h record; kind text; limited int; urgent boolean := p_priority >= s.wake_priority; kinds text[];
-  guard double precision := market__guard(s); interval_s double precision; edge_s double precision := 0; grant_no bigint;
+  guard double precision := market__guard(s); edge_s double precision := 0; grant_no bigint;
   tokens double precision;
 begin
   granted := false;
@@ -947,8 +947,8 @@ begin
   kinds := case when p_meter = 'calls' then array['hour', 'day'] else array[p_meter] end;
   if p_meter = 'calls' then
     select x.reason, x.until into reason, until from market__verdict(p, s, urgent, p_now, p_after) x;
-    interval_s := market__pace(p);
-    delay_s := market__ahead_s(p, interval_s, p_now);
+    step_s := market__pace(p);
+    delay_s := market__ahead_s(p, step_s, p_now);
   else
     -- A report on a spent day goes to another place, and may tell that the day is over earlier.
     select x.reason, x.until into reason, until from market__closed(p, p_now, p_after) x
@@ -1006,7 +1006,7 @@ begin
       returning grant_id into grant_no;
       receipt := concat_ws(';', receipt, 'grant=' || grant_no);
     end if;
-    update market_providers m set next_request_at = market__charge.granted_at + make_interval(secs => interval_s)
+    update market_providers m set next_request_at = market__charge.granted_at + make_interval(secs => step_s)
      where m.provider = p.provider and m.account = p.account;
   end if;
   -- One probe over all daemons, be it a token that is asked for first; given up when its daemon dies, or when nothing is
@@ -2735,11 +2735,11 @@ begin
 end $function$;
 revoke execute on function market_give_back_block(text,integer) from public;
 
-CREATE OR REPLACE FUNCTION market_move(p_provider text, p_account text, p_receipt text, p_missed timestamp with time zone, OUT reason text, OUT until timestamp with time zone, OUT wait_s double precision, OUT moment timestamp with time zone, OUT delay_s double precision)
+CREATE OR REPLACE FUNCTION market_move(p_provider text, p_account text, p_receipt text, p_missed timestamp with time zone, OUT reason text, OUT until timestamp with time zone, OUT wait_s double precision, OUT moment timestamp with time zone, OUT delay_s double precision, OUT step_s double precision)
  RETURNS record
  LANGUAGE plpgsql
 AS $function$
-declare p market_providers; interval_s double precision; now_at timestamptz;
+declare p market_providers; now_at timestamptz;
 begin
   select * into p from market_providers where provider = p_provider and account = p_account for no key update;
   now_at := clock_timestamp();
@@ -2747,9 +2747,9 @@ begin
   if reason is not null then
     return;
   end if;
-  interval_s := market__pace(p);
-  if p.next_request_at > p_missed + make_interval(secs => interval_s) then
-    delay_s := market__ahead_s(p, interval_s, now_at);
+  step_s := market__pace(p);
+  if p.next_request_at > p_missed + make_interval(secs => step_s) then
+    delay_s := market__ahead_s(p, step_s, now_at);
   else
     delay_s := 0;
   end if;
@@ -2758,7 +2758,7 @@ begin
     return;
   end if;
   moment := now_at + make_interval(secs => delay_s);
-  update market_providers m set next_request_at = moment + make_interval(secs => interval_s)
+  update market_providers m set next_request_at = moment + make_interval(secs => step_s)
    where m.provider = p_provider and m.account = p_account;
 end $function$;
 revoke execute on function market_move(text,text,text,timestamp with time zone) from public;
@@ -3046,7 +3046,7 @@ begin
 end $function$;
 revoke execute on function market_run_now() from public;
 
-CREATE OR REPLACE FUNCTION market_take(p_provider text, p_account text, p_priority integer, p_meter text DEFAULT 'calls'::text, p_after text DEFAULT NULL::text, p_daemon uuid DEFAULT NULL::uuid, OUT granted boolean, OUT reason text, OUT until timestamp with time zone, OUT wait_s double precision, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone)
+CREATE OR REPLACE FUNCTION market_take(p_provider text, p_account text, p_priority integer, p_meter text DEFAULT 'calls'::text, p_after text DEFAULT NULL::text, p_daemon uuid DEFAULT NULL::uuid, OUT granted boolean, OUT reason text, OUT until timestamp with time zone, OUT wait_s double precision, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone, OUT step_s double precision)
  RETURNS record
  LANGUAGE plpgsql
 AS $function$
@@ -3054,7 +3054,7 @@ declare p market_providers; s market_settings;
 begin
   select * into s from market_settings;
   select * into p from market_providers where provider = p_provider and account = p_account for no key update;
-  select c.* into granted, reason, until, wait_s, granted_at, delay_s, valid_s, receipt, cost_window
+  select c.* into granted, reason, until, wait_s, granted_at, delay_s, valid_s, receipt, cost_window, step_s
     from market__charge(p, s, p_priority, p_meter, p_after, clock_timestamp(), p_daemon) c;
 end $function$;
 revoke execute on function market_take(text,text,integer,text,text,uuid) from public;

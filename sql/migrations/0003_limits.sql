@@ -263,18 +263,18 @@ end $$;
 
 -- Charges one request: all windows and the pace, or nothing. One caller at a time per provider account (row lock), so
 -- each sees what the one before it took. A granted request leaves after delay_s (hardly any) and before valid_s are
--- over. wait_s: not now, but so soon that asking again then is better than giving the fetch up. So nothing is charged
--- that has long to wait, and who dies or is paused while waiting has spent nothing.
+-- over; step_s is the spacing that it was charged at. wait_s: not now, but so soon that asking again then is better than giving
+-- the fetch up. So nothing is charged that has long to wait, and who dies or is paused while waiting has spent nothing.
 create function market_take(p_provider text, p_account text, p_priority int, p_meter text default 'calls',
   p_after text default null, p_daemon uuid default null, out granted boolean, out reason text, out until timestamptz, out wait_s double precision,
   out granted_at timestamptz, out delay_s double precision, out valid_s double precision, out receipt text,
-  out cost_window timestamptz)
+  out cost_window timestamptz, out step_s double precision)
 language plpgsql as $$
 declare p market_providers; s market_settings;
 begin
   select * into s from market_settings;
   select * into p from market_providers where provider = p_provider and account = p_account for no key update;
-  select c.* into granted, reason, until, wait_s, granted_at, delay_s, valid_s, receipt, cost_window
+  select c.* into granted, reason, until, wait_s, granted_at, delay_s, valid_s, receipt, cost_window, step_s
     from market__charge(p, s, p_priority, p_meter, p_after, clock_timestamp(), p_daemon) c;
 end $$;
 
@@ -282,11 +282,11 @@ end $$;
 create function market__charge(p market_providers, s market_settings, p_priority int, p_meter text, p_after text,
   p_now timestamptz, p_daemon uuid default null, out granted boolean, out reason text, out until timestamptz, out wait_s double precision,
   out granted_at timestamptz, out delay_s double precision, out valid_s double precision, out receipt text,
-  out cost_window timestamptz)
+  out cost_window timestamptz, out step_s double precision)
 language plpgsql as $$
 declare
   v record; w record; h record; kind text; limited int; urgent boolean := p_priority >= s.wake_priority; kinds text[];
-  guard double precision := market__guard(s); interval_s double precision; edge_s double precision := 0; grant_no bigint;
+  guard double precision := market__guard(s); edge_s double precision := 0; grant_no bigint;
   tokens double precision;
 begin
   granted := false;
@@ -297,8 +297,8 @@ begin
   kinds := case when p_meter = 'calls' then array['hour', 'day'] else array[p_meter] end;
   if p_meter = 'calls' then
     select x.reason, x.until into reason, until from market__verdict(p, s, urgent, p_now, p_after) x;
-    interval_s := market__pace(p);
-    delay_s := market__ahead_s(p, interval_s, p_now);
+    step_s := market__pace(p);
+    delay_s := market__ahead_s(p, step_s, p_now);
   else
     -- A report on a spent day goes to another place, and may tell that the day is over earlier.
     select x.reason, x.until into reason, until from market__closed(p, p_now, p_after) x
@@ -356,7 +356,7 @@ begin
       returning grant_id into grant_no;
       receipt := concat_ws(';', receipt, 'grant=' || grant_no);
     end if;
-    update market_providers m set next_request_at = market__charge.granted_at + make_interval(secs => interval_s)
+    update market_providers m set next_request_at = market__charge.granted_at + make_interval(secs => step_s)
      where m.provider = p.provider and m.account = p.account;
   end if;
   -- One probe over all daemons, be it a token that is asked for first; given up when its daemon dies, or when nothing is
@@ -374,11 +374,12 @@ end $$;
 
 -- A granted request missed its moment, its connection or its process having taken long: another one, at the same price. If
 -- nobody was granted one since, the present moment will do; else a place of its own behind the others. wait_s: not yet,
--- ask again then. reason not null: the lane was closed meanwhile.
+-- ask again then, or step_s later for each who was told so before. reason not null: the lane was closed meanwhile.
 create function market_move(p_provider text, p_account text, p_receipt text, p_missed timestamptz, out reason text,
-  out until timestamptz, out wait_s double precision, out moment timestamptz, out delay_s double precision)
+  out until timestamptz, out wait_s double precision, out moment timestamptz, out delay_s double precision,
+  out step_s double precision)
 language plpgsql as $$
-declare p market_providers; interval_s double precision; now_at timestamptz;
+declare p market_providers; now_at timestamptz;
 begin
   select * into p from market_providers where provider = p_provider and account = p_account for no key update;
   now_at := clock_timestamp();
@@ -386,9 +387,9 @@ begin
   if reason is not null then
     return;
   end if;
-  interval_s := market__pace(p);
-  if p.next_request_at > p_missed + make_interval(secs => interval_s) then
-    delay_s := market__ahead_s(p, interval_s, now_at);
+  step_s := market__pace(p);
+  if p.next_request_at > p_missed + make_interval(secs => step_s) then
+    delay_s := market__ahead_s(p, step_s, now_at);
   else
     delay_s := 0;
   end if;
@@ -397,7 +398,7 @@ begin
     return;
   end if;
   moment := now_at + make_interval(secs => delay_s);
-  update market_providers m set next_request_at = moment + make_interval(secs => interval_s)
+  update market_providers m set next_request_at = moment + make_interval(secs => step_s)
    where m.provider = p_provider and m.account = p_account;
 end $$;
 

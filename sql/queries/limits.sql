@@ -4,8 +4,9 @@
 -- Charges the requests of several fetches that are to leave now, one after the other as if each had come alone; what they
 -- share is the round trip, the row lock and the flush of the log. A function of its own snapshot sees the charges before it.
 -- $1 provider  $2 account  $3 priorities  $4 meters  $5 receipts of the calls before, in fetches that
--- have begun  $6 daemon
-select t.* from unnest($3::int[], $4::text[], $5::text[]) with ordinality x(priority, meter, after, n)
+-- have begun  $6 daemon. after_s: how long after the statement came here each was granted
+select t.*, date_part('epoch', t.granted_at - statement_timestamp()) - t.delay_s as after_s
+  from unnest($3::int[], $4::text[], $5::text[]) with ordinality x(priority, meter, after, n)
   cross join lateral (select * from market_take($1, $2, x.priority, x.meter, x.after, $6)) t;
 
 -- name: take_block
@@ -17,8 +18,11 @@ select * from market_take_block($1, $2, $3, $4, $5);
 select market_give_back_block($1, $2);
 
 -- name: move
--- $1 provider  $2 account  $3 receipt  $4 the moment that was missed
-select * from market_move($1, $2, $3, $4);
+-- Other moments for several requests that missed theirs, one after the other as in `take`.
+-- $1 provider  $2 account  $3 receipts  $4 the moments that were missed
+select m.*, date_part('epoch', m.moment - statement_timestamp()) - m.delay_s as after_s
+  from unnest($3::text[], $4::timestamptz[]) with ordinality x(receipt, missed, n)
+  cross join lateral (select * from market_move($1, $2, x.receipt, x.missed)) m;
 
 -- name: give_back
 select market_give_back($1);

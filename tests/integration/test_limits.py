@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from marketd import errors
+from marketd import clock, errors
 from marketd.store.budgets import Charger
 from marketd.store.sqlfile import queries
 from provider_kit import Notes
@@ -405,6 +405,52 @@ async def test_a_request_that_missed_its_moment_does_not_leave_a_lane_that_was_c
         await report(db, "throttled", 30)
         with pytest.raises(errors.NotGranted, match="cooldown"):
             await gate.move(missed, 5)
+
+
+async def test_many_that_missed_their_moments_share_a_statement_and_each_comes_again_when_one_is_free(
+    db: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await limits(db, pace_s=0.02)
+    asked: list[int] = []
+    async with opened(database) as pool:
+        charger = Charger(pool, "stockx", "default", Notes())
+        gates = [charger.gate(200) for _ in range(12)]
+        missed = [await gate.take("x") for gate in gates]
+        fetch = pool.fetch
+
+        async def counting(sql: str, *args: Any, **more: Any) -> Any:
+            asked.append(len(args[2]))
+            return await fetch(sql, *args, **more)
+
+        monkeypatch.setattr(pool, "fetch", counting)
+        moved = await asyncio.gather(
+            *(gate.move(grant, 5) for gate, grant in zip(gates, missed, strict=True))
+        )
+    assert asked[0] == 12
+    # Had each of them come again at every moment that was free for one of them, there were some 70.
+    assert sum(asked) <= 36, asked
+    times = sorted(grant.granted_at for grant in moved if grant is not None)
+    assert len(times) == 12
+    assert all(b - a >= timedelta(seconds=0.022) for a, b in pairwise(times)), times
+    assert await used(db) == 12
+
+
+async def test_waiting_for_ones_turn_to_be_charged_is_not_being_late(
+    connect: Connect, db: Connection, database: str
+) -> None:
+    other = await connect()
+    async with opened(database) as pool:
+        gate = Charger(pool, "stockx", "default", Notes()).gate(200)
+        held = other.transaction()
+        await held.start()
+        await other.execute("select from market_providers where provider = 'stockx' for update")
+        began = clock.monotonic()
+        taking = asyncio.create_task(gate.take("x"))
+        await asyncio.wait({taking}, timeout=0.5)
+        await held.rollback()
+        grant = await taking
+    assert clock.monotonic() - began >= 0.5
+    assert grant.age_s < 0.4
 
 
 async def test_a_clock_that_was_set_back_or_a_quicker_pace_does_not_stop_the_lane(db: Connection) -> None:

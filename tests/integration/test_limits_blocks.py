@@ -166,6 +166,16 @@ async def leave(charger: Charger, priority: int, count: int) -> list[tuple[float
     return left
 
 
+@pytest.mark.parametrize(("pace_s", "at_any_moment"), [(0.0001, False), (0.00001, True), (0.0, True)])
+async def test_where_the_pace_is_beyond_reach_a_call_that_was_charged_alone_has_no_moment_to_miss(
+    db: Connection, database: str, pace_s: float, at_any_moment: bool
+) -> None:
+    await db.execute("update market_providers set pace_s = $1 where provider = 'stockx'", pace_s)
+    async with charging(database) as charger:
+        grant = await charger.gate(URGENT).take("x")
+    assert grant.slack_s == (grant.valid_s if at_any_moment else 0.0)
+
+
 async def test_under_load_few_statements_serve_many_and_the_books_are_right_to_the_call(
     db: Connection, database: str
 ) -> None:

@@ -9,14 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from marketd.limiter import Grant
+from marketd.limiter import Grant, slack_s
 
 _LOOK_BACK_S = 0.1  #: demand is what was asked for in so long
 _AHEAD_S = 0.04  #: a block is for so long; it is void a little later
 #: Handed out late and leaving late, a call may be a tenth of a second behind its turn together.
 _SLACK_S = 0.025
-#: At 20,000 a second the 64 connections of each of a dozen processes are less than what the spacing leaves over.
-_ANY_MOMENT_STEP_S = 5e-5
 _FEWEST = 8  #: below that many the charges one by one cost little
 _REFUSED_S = 1.0  #: a limit that is near stays so for a while
 
@@ -52,7 +50,7 @@ class Block:
             granted_at=self.granted_at + timedelta(seconds=after_s),
             delay_s=max(0.0, self.due + after_s - now),
             valid_s=self.valid_until - now,
-            slack_s=_SLACK_S if self.step_s > _ANY_MOMENT_STEP_S else self.valid_until - now,
+            slack_s=slack_s(self.step_s, self.valid_until - now, usual_s=_SLACK_S),
             receipt=self.receipt,
             cost_window=self.cost_window,
         )

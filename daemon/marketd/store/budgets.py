@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-import asyncpg
-
 from marketd import clock
-from marketd.errors import DatabaseUnavailable, NotGranted
+from marketd.errors import DatabaseUnavailable
 from marketd.limiter import Grant
+from marketd.store import grants
 from marketd.store.batching import Batcher
 from marketd.store.blocks import Block, Blocks
 from marketd.store.pool import Database
@@ -23,7 +22,7 @@ from marketd.telemetry import Observer
 Report = Literal["ok", "throttled", "unauthorized", "errors"]
 
 _PROBE = ";probe="  #: in the receipt of a request that tries out whether a closed lane works again
-_TAKEN_AT_ONCE = 64  #: they hold the account's row for a fraction of a millisecond each
+_AT_ONCE = 64  #: they hold the account's row for a fraction of a millisecond each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +43,6 @@ class _Charge:
     after: str | None
 
 
-class _NotYet(Exception):
-    """Nothing is charged; asking again after `wait_s` is better than giving the fetch up."""
-
-    def __init__(self, wait_s: float) -> None:
-        super().__init__(wait_s)
-        self.wait_s = wait_s
-
-
 class Charger:
     """Charges the requests of one provider account.
 
@@ -68,7 +59,8 @@ class Charger:
         self._provider = provider
         self._account = account
         self._observer = observer
-        self._takes = Batcher(self._take_batch, at_most=_TAKEN_AT_ONCE)
+        self._takes = Batcher(self._take_batch, at_most=_AT_ONCE)
+        self._moves = Batcher(self._move_batch, at_most=_AT_ONCE)
         self._blocks = Blocks()
         self._asking_ahead = False
         self._voided = 0
@@ -93,7 +85,7 @@ class Charger:
         while True:
             try:
                 return await self._takes(charge)
-            except _NotYet as not_yet:
+            except grants.NotYet as not_yet:
                 wait_s = not_yet.wait_s
             await asyncio.sleep(wait_s)
 
@@ -104,19 +96,13 @@ class Charger:
         """
         until = clock.monotonic() + within_s
         while True:
-            asked = clock.monotonic()
-            row = await self._db.fetchrow(
-                self._sql["move"], self._provider, self._account, grant.receipt, grant.granted_at
-            )
-            assert row is not None
-            if row["reason"] is not None:
-                raise NotGranted(row["reason"], row["until"])
-            now = clock.monotonic()
-            if row["wait_s"] is None:
-                return replace(grant, granted_at=row["moment"], delay_s=row["delay_s"], age_s=now - asked)
-            if now + row["wait_s"] >= until:
+            try:
+                return await self._moves(grant)
+            except grants.NotYet as not_yet:
+                wait_s = not_yet.wait_s
+            if clock.monotonic() + wait_s >= until:
                 return None
-            await asyncio.sleep(row["wait_s"])
+            await asyncio.sleep(wait_s)
 
     async def give_back(self, grant: Grant) -> None:
         """Return the charge of a request that provably never left. Raises DatabaseUnavailable."""
@@ -161,7 +147,19 @@ class Charger:
             self._daemon_id,
         )
         spent_s = clock.monotonic() - asked
-        return [_grant(row, spent_s) for row in rows]
+        return [grants.charged(row, spent_s) for row in rows]
+
+    async def _move_batch(self, missed: Sequence[Grant]) -> list[Grant | Exception]:
+        asked = clock.monotonic()
+        rows = await self._db.fetch(
+            self._sql["move"],
+            self._provider,
+            self._account,
+            [grant.receipt for grant in missed],
+            [grant.granted_at for grant in missed],
+        )
+        spent_s = clock.monotonic() - asked
+        return grants.moved(missed, rows, spent_s)
 
     async def _charge_ahead(self, waiting: Sequence[int], ahead: int) -> None:
         """Take a block for those priorities that wait, and `ahead` calls more."""
@@ -178,7 +176,7 @@ class Charger:
         if row is None or not row["calls"]:
             self._blocks.refused(now)
             return
-        block = _block(row, asked, now)
+        block = grants.block(row, asked, now)
         self._blocks.hold(block)
         if voided != self._voided:  # it was charged before
             self._give_up(block)
@@ -199,37 +197,6 @@ class Charger:
         except DatabaseUnavailable as error:
             # They stay charged, which breaks no limit.
             self._observer.event("give_back_failed", provider=self._provider, error=str(error))
-
-
-def _block(row: asyncpg.Record, asked: float, answered: float) -> Block:
-    """It was charged between the two: nothing may leave too early by it, nor too late."""
-    return Block(
-        calls=row["calls"],
-        urgent=row["urgent"],
-        wake_priority=row["wake_priority"],
-        granted_at=row["granted_at"],
-        step_s=row["step_s"],
-        due=answered + row["delay_s"],
-        void_at=asked + row["hold_s"],
-        valid_until=asked + row["valid_s"],
-        receipt=row["receipt"],
-        cost_window=row["cost_window"],
-    )
-
-
-def _grant(row: asyncpg.Record, spent_s: float) -> Grant | Exception:
-    """`spent_s`: how long ago it may have been granted: a batch answers together, and perhaps late."""
-    if not row["granted"]:
-        wait_s = row["wait_s"]
-        return NotGranted(row["reason"], row["until"]) if wait_s is None else _NotYet(wait_s)
-    return Grant(
-        granted_at=row["granted_at"],
-        delay_s=row["delay_s"],
-        valid_s=row["valid_s"] - spent_s,
-        receipt=row["receipt"],
-        age_s=spent_s,
-        cost_window=row["cost_window"],
-    )
 
 
 class PgGate:
