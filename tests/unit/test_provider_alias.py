@@ -213,6 +213,11 @@ async def test_a_row_that_lacks_amounts_or_contradicts_another_refuses_its_size_
     assert [quote.size for quote in found.quotes] == ["11"]
 
 
+async def test_where_no_row_can_be_read_all_sizes_are_no_answer() -> None:
+    http = Scripted(search=hits(item()), availabilities={"variants": [row(10, availability={})]})
+    assert isinstance((await fetch(http, None)).answers[None], errors.BadPayload)
+
+
 async def test_a_name_in_another_script_does_not_fit_a_nameless_item() -> None:
     with pytest.raises(errors.NotListed):
         await fetch(Scripted(search=hits(item(name=None))), sku="name:ポケモン")
@@ -248,6 +253,8 @@ async def test_two_items_of_one_code_are_left_to_a_person() -> None:
     with pytest.raises(errors.Unmatched, match="id:item-2") as tied:
         await fetch(Scripted(search=twins))
     assert tied.value.error_code == "ambiguous_product"
+    with pytest.raises(errors.Unmatched):
+        await fetch(Scripted(search=hits(item(), {"sku": "DD1391-100"})))
 
 
 async def test_region_and_consignment_are_sent_when_set_and_kept_with_the_price() -> None:

@@ -129,6 +129,8 @@ async def test_without_a_chart_the_makers_own_table_tells_the_us_size() -> None:
         ("UK 9", shoe("men", "10", brand="Unheard Of"), "size_system"),
         ("UK 13", shoe("men", "10", us10="UK 9"), "size_system"),
         ("XL", shoe("men", "10"), "size_system"),
+        ("XL", shoe("men", "XL"), "size_system"),
+        ("UK 9", shoe("men", "UK 9"), "size_system"),
         ("10", shoe("women", "10W"), "size_system"),
     ],
 )

@@ -172,7 +172,7 @@ def _answer(
 ) -> str | errors.ProviderError | None:
     """The size that settles the wish; None (all sizes) where none was named."""
     if wanted is None and any(variant.size for variant in listing.variants):
-        return None
+        return None if market.quotes else next(iter(market.refused.values()))
     product = listing.product
     try:
         size = sizes.match(wanted, listing.variants, brand=product.brand, gender=product.gender).size
@@ -207,7 +207,7 @@ async def _find(sku: str, http: Http) -> Listing:
     if not found:
         raise errors.NotListed(f"Alias lists no {sku}")
     if len(found) > 1:
-        named = "; ".join(f"id:{item['catalog_id']}" for item in found[:4])
+        named = "; ".join(f"id:{item.get('catalog_id')}" for item in found[:4])
         raise errors.Unmatched(f"{sku} fits {len(found)} items, ask for one by id: {named}")
     return reading.listing(found[0])
 

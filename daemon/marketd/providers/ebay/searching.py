@@ -35,13 +35,16 @@ def us_size(ask: Ask, size: str | None) -> str | None:
             code="size_system",
         )
     try:
-        return sizes.match(size, chart.variants, brand=chart.product.brand, gender=chart.product.gender).size
+        told = sizes.match(size, chart.variants, brand=chart.product.brand, gender=chart.product.gender).size
     except errors.Unmatched as error:
         # That another provider does not trade a US size says nothing about eBay; a size of the wrong group does.
         if parsed.system == "us" and error.error_code != "size_system":
             return size
         code = "ambiguous_size" if error.error_code == "ambiguous_size" else "size_system"
         raise errors.Unmatched(f"by another provider's chart: {error}", code=code) from error
+    if told and sizes.Size.parse(told).system not in ("us", "grade"):
+        raise errors.Unmatched(f"eBay cannot be asked for {told}, as another provider has it", code="size_system")
+    return told
 
 
 def wanted(ask: Ask, size: str | None, options: Options) -> Wanted:
