@@ -256,6 +256,12 @@ async def test_what_is_left_of_a_box_is_never_the_box(title: str) -> None:
     assert quote_of(found, None).lowest_ask == 50
 
 
+async def test_a_name_is_the_same_with_and_without_its_accents() -> None:
+    rows = results(listing("50.00", "Pokemon Elite Trainer Box sealed", leafCategoryIds=["261044"]))
+    found = await fetch(Scripted(search=rows), None, "name:POKÉMON elite trainer box")
+    assert quote_of(found, None).lowest_ask == 50
+
+
 async def test_a_product_is_asked_for_by_its_id_without_words() -> None:
     http = Scripted(search=results(listing()))
     await fetch(http, "10", "id:12345")
@@ -298,6 +304,16 @@ async def test_a_price_that_is_no_price_is_a_bad_payload() -> None:
         ("dunk us10 eu44", [("10", None)]),
         ("dunk 7.5w us", [("7.5", "W")]),
         ("dunk eu 42 2/3", []),
+        ("dunk men 10,5", [("10.5", "")]),
+        ("dunk us 10,5 eu 44,5", [("10.5", None)]),
+        ("dunk 10,5 us", [("10.5", None)]),
+        ("dunk 10,5m", [("10.5", "")]),
+        ("dunk men 4,5", []),
+        ("dunk 4,5 us", []),
+        ("dunk us 10-5", []),
+        ("dunk size 10-1/2", [("10.5", None)]),
+        ("dunk size 10 au", []),
+        ("dunk mx 8 us 10", [("10", None)]),
         ("toddler 9c", [("9", "C")]),
         ("air max 97 in box", []),
         ("dunk low 10 w/ box", []),
@@ -329,6 +345,8 @@ def test_sizes_are_read_from_titles_as_sellers_write_them(
         ("Nike Dunk DD1391-100 US 9 UK 10", False),
         ("Nike Dunk DD1391-100 10 US / 9 UK", True),
         ("Nike Dunk DD1391-100 9 US / 10 UK", False),
+        ("Nike Dunk DD1391-100 Men 10,5", False),
+        ("Nike Dunk DD1391-100 US 8-W9.5", False),
         ("Nike Dunk DD1391-100 Size 10-13", False),
         ("Nike Dunk DD1391-100 Sizes 8 to 13", False),
         ("Nike Dunk DD1391-100 Men's 7-12 US", False),

@@ -43,7 +43,9 @@ def us_size(ask: Ask, size: str | None) -> str | None:
         code = "ambiguous_size" if error.error_code == "ambiguous_size" else "size_system"
         raise errors.Unmatched(f"by another provider's chart: {error}", code=code) from error
     if told and sizes.Size.parse(told).system not in ("us", "grade"):
-        raise errors.Unmatched(f"eBay cannot be asked for {told}, as another provider has it", code="size_system")
+        raise errors.Unmatched(
+            f"eBay cannot be asked for {told}, as another provider has it", code="size_system"
+        )
     return told
 
 
@@ -67,7 +69,7 @@ def wanted(ask: Ask, size: str | None, options: Options) -> Wanted:
         foreign=frozenset(other for other in _shelves(options).values() if other and other != shelf),
         code=code,
         twins=(ask.elsewhere.product.style_code or "") if code and ask.elsewhere else "",
-        words=tuple(re.findall(r"[^\W_]+", rest)) if kind == "name" else (),
+        words=tuple(skus.words(rest)) if kind == "name" else (),
         number=parsed.text.rstrip("WYC") if parsed and shoe else "",
         group=parsed.group if parsed else "",
         grade=parsed.text if parsed and not shoe else "",

@@ -29,23 +29,24 @@ _CODE = re.compile(
     r"(?<![a-z0-9])([a-z]{2}[0-9]{4}[ -]?[0-9]{3}|[0-9]{6}[ -][0-9]{3}|[0-9]{4}[a-z][0-9]{3}[ -][0-9]{3}"
     r"|(?!(?:fw|ss|fa|sp|su|ho|wi|aw|ah)20)[a-z]{2}[0-9]{4})(?![a-z0-9])"
 )
-_SYSTEM = r"(?:us|uk|eur?|cm|jp|kr)"
+_OTHER = r"(?:uk|eur?|cm|jp|kr|aus?|mx)"
+_SYSTEM = rf"(?:us|{_OTHER})"
+#: `10,5` as Europeans write it; but `4,5` may be two sizes, and what stays with its comma is never read.
+_DECIMAL_COMMA = re.compile(r"(?<![0-9.,])([6-9]|[1-9][0-9]),5(?![0-9,])")
 _SIZE = r"[0-9]{1,3}(?:\.[0-9]{1,2})?"
 _GAP = r"[\s/|,()-]*"
 #: `10 US / 9 UK`: systems after their numbers, told from `US 10 UK 9` by what ends the run.
 _POSTFIX = re.compile(
-    rf"(?P<before>\b{_SYSTEM}\b[\s:.]*)?(?<![\w.])(?P<run>(?:{_SIZE}[mwyc]?[\s(]{{0,2}}{_SYSTEM}\b{_GAP})+)"
+    rf"(?P<before>\b{_SYSTEM}\b[\s:.]*)?(?<![\w.])(?<![0-9][,'-])(?P<run>(?:{_SIZE}[mwyc]?[\s(]{{0,2}}{_SYSTEM}\b{_GAP})+)"
     rf"(?!{_GAP}{_SIZE}[mwyc]?\b)"
 )
 _PAIR = re.compile(rf"({_SIZE}[mwyc]?)[\s(]{{0,2}}({_SYSTEM})\b")
-_FOREIGN = re.compile(
-    rf"\b(?:uk|eur?|cm|jp|kr)(?![a-z])[\s:.]*(?:(?:size|sz)[\s:.]*)?{_SIZE}(?:\s[12]/3)?(?!\w)"
-)
+_FOREIGN = re.compile(rf"\b{_OTHER}(?![a-z])[\s:.]*(?:(?:size|sz)[\s:.]*)?{_SIZE}(?:\s[12]/3)?(?!\w)")
 _WHO = r"\b(?:wo)?men'?s?'?\b|\bwmns\b|\bm\b|\bw\b"
 _KEY = r"\b(?:sizes?|sz|us)(?![a-z])[:.]?"
 _STATED = re.compile(
     rf"(?P<who>{_WHO})?\s*(?P<key>{_KEY})?\s*(?P<in>(?:us\b)?\s*(?:{_WHO})?)\s*"
-    r"(?P<n>[0-9]{1,2}(?:\.[05])?)(?P<suffix>[ywcm])?(?![\w.]*[0-9])(?![a-z])"
+    r"(?<![0-9])(?<![0-9][.,'-])(?P<n>[0-9]{1,2}(?:\.[05])?)(?P<suffix>[ywcm])?(?![\w.]*[0-9]|[,'-][0-9]|[a-z])"
 )
 _RANGE = re.compile(
     rf"(?:{_KEY}|{_WHO})\s*(?P<low>{_SIZE})(?P<suffix>[mwyc]?)\s?(?:-|\u2013|\u2014|~|to|thru|through)\s?"
@@ -98,7 +99,7 @@ def names(title: str, wanted: Wanted) -> bool:
         return False
     if wanted.code and not _holds_code(low, wanted.code):
         return False
-    if not set(wanted.words) <= set(re.findall(r"[^\W_]+", low)):
+    if not set(wanted.words) <= set(skus.words(low)):
         return False
     grades = {f"{grader.upper()} {grade}" for grader, grade in _GRADE.findall(low)}
     if grades != ({wanted.grade} if wanted.grade else set()):
@@ -136,7 +137,8 @@ def sizes_stated(title: str) -> bool:
 
 
 def _plain(title: str) -> str:
-    return " ".join(re.sub(r"\s?(1/2\b|½)", ".5", title.lower().replace("\u2019", "'")).split())
+    halves = re.sub(r"[\s-]?(1/2\b|½)", ".5", title.lower().replace("\u2019", "'"))
+    return " ".join(_DECIMAL_COMMA.sub(r"\1.5", halves).split())
 
 
 def _rest(low: str, wanted: Wanted) -> str:
@@ -185,8 +187,8 @@ class _Statement:
 
 
 def stated(title: str) -> Sequence[tuple[str, str | None]]:
-    """US sizes that a lower-case title states, each with its group if told: `women's size 7.5` is (7.5, W)."""
-    return [(one.number, one.group) for one in _statements(_american(title))]
+    """US sizes that a title states, each with its group if told: `Women's size 7.5` is (7.5, W)."""
+    return [(one.number, one.group) for one in _statements(_american(_plain(title)))]
 
 
 def _american(title: str) -> str:
