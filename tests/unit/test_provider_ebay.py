@@ -38,6 +38,18 @@ async def test_no_listing_is_an_answer_too() -> None:
     assert quote.basis["listings"] == 0
 
 
+async def test_a_page_of_other_things_with_more_to_come_does_not_say_that_there_are_no_asks() -> None:
+    others = results(listing(title="Nike Dunk DD1391-100 Size 9", leafCategoryIds=["1"])) | {
+        "next": "https://api.ebay.com/page2"
+    }
+    with_youth = Scripted(search=others)  # no category, so titles alone tell the size
+    refusal = (await fetch(with_youth, "5Y")).answers["5Y"]
+    assert isinstance(refusal, errors.Unmatched)
+    assert refusal.error_code == "ambiguous_product"
+    narrowed = Scripted(search=Each((results(), others)))
+    assert quote_of(await fetch(narrowed), "10").lowest_ask is None
+
+
 async def test_the_search_is_narrow_sorted_and_from_where_it_is_delivered() -> None:
     http = Scripted(search=results(listing()))
     references = {"7.5W": Decimal(200), "7.5": Decimal(900)}
@@ -269,6 +281,16 @@ async def test_a_product_is_asked_for_by_its_id_without_words() -> None:
     assert "q" not in http.asked[0][2]
     with pytest.raises(errors.NotListed):
         await fetch(Scripted(), "10", "id:abc")
+
+
+@pytest.mark.parametrize("doubt", [{"epid": "6"}, {"warnings": [{"errorId": 12022}]}])
+async def test_a_product_id_that_ebay_may_have_ignored_must_be_told_by_the_listing(
+    doubt: dict[str, Any],
+) -> None:
+    rows = results(listing("80.00"), listing("90.00", epid="12345"))
+    assert quote_of(await fetch(Scripted(search=rows), "10", "id:12345"), "10").lowest_ask == 80
+    rows = results(listing("70.00", **doubt), listing("80.00"), listing("90.00", epid="12345")) | doubt
+    assert quote_of(await fetch(Scripted(search=rows), "10", "id:12345"), "10").lowest_ask == 90
 
 
 async def test_the_product_has_the_title_and_the_picture_but_nothing_of_the_seller() -> None:

@@ -126,14 +126,18 @@ class EBay:
         reply = await http.get(
             SEARCH, searching.live(ask.sku, wanted, aspect, options), endpoint="search", headers=headers
         )
-        found = reading.offers(reply.body, wanted)
+        found, whole = reading.offers(reply.body, wanted), not reading.is_cut_off(reply.body)
         if not found and aspect and options.search_titles:
             wanted, quality = searching.by_title(wish), "low"
             params = searching.live(ask.sku, wanted, {}, options)
             reply = await http.get(SEARCH, params, endpoint="search", headers=headers)
-            found = reading.offers(reply.body, wanted)
+            found, whole = reading.offers(reply.body, wanted), whole or not reading.is_cut_off(reply.body)
         if misfit := reading.misfit(reply.body, wanted, found):
             raise misfit
+        if not found and not whole:
+            raise errors.Unmatched(
+                "none of the cheapest listings is it for certain, and eBay has more of them"
+            )
         found, band = reading.sane(found, wanted, options.band)
         basis = {"quality": quality, "band": band}
         quote, best = self._cheapest(size, ask.currency, found, basis, reply.granted_at)

@@ -52,15 +52,29 @@ def _listings(body: Any) -> list[dict[str, Any]]:
 
 
 def warned(body: Mapping[str, Any], rows: list[dict[str, Any]], wanted: Wanted) -> Wanted:
-    """The same; with nothing but titles to vouch for the size where eBay warns, or ignored the aspect silently."""
-    doubtful = bool(body.get("warnings")) or _ignores_size(rows, wanted)
+    """The same; with nothing but listings to vouch for size and product where eBay warns, or ignored one silently."""
+    warns = bool(body.get("warnings"))
+    if wanted.epid and (warns or any(_is_of_another(row, wanted) for row in rows)):
+        wanted = replace(wanted, epid_told=True)
+    doubtful = warns or _ignores_size(rows, wanted)
     return replace(wanted, stated=bool(wanted.number)) if doubtful else wanted
+
+
+def _is_of_another(row: Mapping[str, Any], wanted: Wanted) -> bool:
+    """Whether a listing is of another product than the one whose id was asked for, by its own telling."""
+    told = row.get("epid") or ("" if wanted.epid_told else wanted.epid)
+    return bool(wanted.epid) and str(told) != wanted.epid
 
 
 def _ignores_size(rows: list[dict[str, Any]], wanted: Wanted) -> bool:
     """Whether more titles state another size than the wanted one: an aspect that works lets few of those through."""
     told = [row for row in rows if _is_thing(row, wanted) and tells_size(_title(row), wanted)]
     return bool(wanted.number) and 2 * sum(fits(_title(row), wanted) for row in told) < len(told)
+
+
+def is_cut_off(body: Any) -> bool:
+    """Whether there are more listings than the answer holds."""
+    return isinstance(body, dict) and bool(body.get("next"))
 
 
 def misfit(body: Any, wanted: Wanted, found: list[Offer]) -> errors.Unmatched | None:
@@ -123,6 +137,7 @@ def _is_thing(row: Mapping[str, Any], wanted: Wanted) -> bool:
         and not row.get("itemGroupType")
         and not row.get("itemGroupHref")
         and row.get("listingMarketplaceId", wanted.marketplace) == wanted.marketplace
+        and not _is_of_another(row, wanted)
         and names(_title(row), wanted)
     )
 

@@ -82,6 +82,8 @@ class Wanted:
     code: str = ""  #: style codes joined by /, empty for what is found by name
     twins: str = ""  #: further codes of the same product, joined by /, which may stand in the title too
     words: tuple[str, ...] = ()  #: all must stand in the title
+    epid: str = ""  #: eBay's own product id, empty for what is found by words
+    epid_told: bool = False  #: the listing must tell it, for the search does not vouch for it
     number: str = ""  #: of a shoe size: 7.5
     group: str = ""  #: of a shoe size: empty (men), W, Y, C
     grade: str = ""  #: PSA 10
