@@ -721,24 +721,47 @@ create view stockx_market_prices (
   updated_at timestamp with time zone
 );
 
-CREATE OR REPLACE FUNCTION market__absorb(w market__wish, OUT job_id bigint, OUT result text)
+CREATE OR REPLACE FUNCTION market__absorb(w market__wish, p_is_view boolean, p_now timestamp with time zone, OUT job_id bigint, OUT result text, OUT urgent boolean, OUT known boolean, OUT max_attempts integer, OUT status text, OUT run_at timestamp with time zone, OUT retry_at timestamp with time zone, OUT overridden_at timestamp with time zone)
  RETURNS record
  LANGUAGE plpgsql
 AS $function$
-declare seen timestamptz; fresh_for interval;
+declare fresh boolean; looks_past boolean;
 begin
-  select j.id, s.fresh_for into job_id, fresh_for from market_settings s left join market_jobs j
-      on j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred');
-  if job_id is not null then
+  loop
+    with viewed as (   -- as market__count_views has it for many, but with a plan that is kept
+      insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id, at)
+      select 'view', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, ''), p_now
+        from market_settings s
+       where p_is_view and w.priority < s.wake_priority
+         and not exists (select from market_signals g where g.kind = 'view' and g.dedupe_key = w.dedupe_key
+                            and g.user_id = coalesce(w.user_id, '') and g.at > p_now - interval '10 minutes')
+    )
+    select j.id, w.priority >= s.wake_priority, t.dedupe_key is not null, s.max_attempts, case when t.retry_at > p_now then t.retry_at end,
+           coalesce(t.overridden_at < p_now - s.fresh_for, true),
+           greatest(t.observed_at, p.observed_at) > p_now - s.fresh_for   -- as market__observed_at has it
+      into job_id, urgent, known, max_attempts, retry_at, looks_past, fresh
+      from market_settings s
+      left join market_jobs j on j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred')
+      left join market_targets t on t.dedupe_key = w.dedupe_key
+      left join market_prices p on p.provider = w.provider and p.account = w.account and p.sku = w.sku
+           and coalesce(p.size, '') = coalesce(t.price_size, w.size, '') and p.currency = w.currency;
+    exit when job_id is null;
     result := market__merge(w, job_id);
+    if result is not null then
+      return;
+    end if;   -- else it has ended meanwhile
+  end loop;
+  if fresh then
+    result := 'fresh';
   end if;
-  if result is null then
-    job_id := null;
-    seen := market__observed_at(w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key);
-    result := case when seen > clock_timestamp() - fresh_for then 'fresh' end;
+  if retry_at is not null and urgent and looks_past then
+    retry_at := null;
+    overridden_at := p_now;
   end if;
+  run_at := greatest(w.not_before, retry_at, p_now);
+  status := case when run_at > p_now then 'deferred' else 'pending' end;
 end $function$;
-revoke execute on function market__absorb(market__wish) from public;
+revoke execute on function market__absorb(market__wish,boolean,timestamp with time zone) from public;
 
 CREATE OR REPLACE FUNCTION market__ahead(j market_jobs, l market__lane, p_count_to integer, OUT jobs integer, OUT urgent_calls integer, OUT other_calls integer)
  RETURNS record
@@ -1131,24 +1154,6 @@ AS $function$
   returning dedupe_key
 $function$;
 revoke execute on function market__count_views(market__wish[],timestamp with time zone) from public;
-
-CREATE OR REPLACE FUNCTION market__due(p_priority integer, p_not_before timestamp with time zone, t_retry_at timestamp with time zone, t_overridden_at timestamp with time zone, s market_settings, p_now timestamp with time zone, OUT status text, OUT run_at timestamp with time zone, OUT retry_at timestamp with time zone, OUT overridden_at timestamp with time zone)
- RETURNS record
- LANGUAGE plpgsql
- IMMUTABLE
-AS $function$
-begin
-  if t_retry_at > p_now then
-    if p_priority >= s.wake_priority and (t_overridden_at is null or t_overridden_at < p_now - s.fresh_for) then
-      overridden_at := p_now;
-    else
-      retry_at := t_retry_at;
-    end if;
-  end if;
-  run_at := greatest(p_not_before, retry_at, p_now);
-  status := case when run_at > p_now then 'deferred' else 'pending' end;
-end $function$;
-revoke execute on function market__due(integer,timestamp with time zone,timestamp with time zone,timestamp with time zone,market_settings,timestamp with time zone) from public;
 
 CREATE OR REPLACE FUNCTION market__due_at(p_views_per_h double precision, p_a double precision, p_b double precision, p_kappa double precision, p_fetched_at timestamp with time zone, p_edge double precision, p_now timestamp with time zone)
  RETURNS timestamp with time zone
@@ -1576,6 +1581,22 @@ begin
 end $function$;
 revoke execute on function market__merge(market__wish,bigint) from public;
 
+CREATE OR REPLACE FUNCTION market__next_turn(p_provider text, p_account text, p_priority integer, p_user_id text)
+ RETURNS TABLE(turn bigint)
+ LANGUAGE sql
+ STABLE
+AS $function$   -- such a function becomes a part of the statement that asks
+  select greatest(0,
+    (select j.turn from market_jobs j
+      where j.provider = p_provider and j.account = p_account and j.status = 'pending'
+        and j.priority = p_priority and j.rank = 0 order by j.turn limit 1),
+    (select j.turn + 1 from market_jobs j
+      where j.provider = p_provider and j.account = p_account and j.status = 'pending'
+        and j.priority = p_priority and coalesce(j.user_id, '') = coalesce(p_user_id, '')
+      order by j.turn desc limit 1))
+$function$;
+revoke execute on function market__next_turn(text,text,integer,text) from public;
+
 CREATE OR REPLACE FUNCTION market__note_plan(p_provider text, p_account text, p_share double precision, p_waiting integer, p_inserted integer, p_edge market__candidate, p_found market__candidate[], p_wanted integer, p_typical double precision, p_took_ms double precision, p_now timestamp with time zone)
  RETURNS void
  LANGUAGE sql
@@ -1653,41 +1674,38 @@ CREATE OR REPLACE FUNCTION market__open(w market__wish, p_is_view boolean DEFAUL
  RETURNS record
  LANGUAGE plpgsql
 AS $function$
-declare a record; d record; t record; s market_settings; now_at timestamptz := clock_timestamp();
+declare a record; now_at timestamptz := clock_timestamp();
 begin
-  select * into s from market_settings;
-  if p_is_view and w.priority < s.wake_priority then
-    perform market__view_by_asking(w, now_at);
-  end if;
   loop
-    a := market__absorb(w);
+    a := market__absorb(w, p_is_view, now_at);
     job_id := a.job_id;
     result := a.result;
     if result is not null then
       return;
     end if;
-    select x.retry_at, x.overridden_at into t from market_targets x where x.dedupe_key = w.dedupe_key;
-    if not found then
-      insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
-      values (w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key) on conflict do nothing;
-    end if;
-    d := market__due(w.priority, w.not_before, t.retry_at, t.overridden_at, s, now_at);
+    -- The job comes before its target, as in all other ways of asking, so that who asks for the same waits in a line: what a
+    -- statement reads of its own INSERTs runs first.
     with opened as (
       insert into market_jobs (provider, account, sku, size, currency, priority, status, not_before, retry_at, run_at,
         overridden_at, max_attempts, turn, user_id, dedupe_key, unit_key)
-      values (w.provider, w.account, w.sku, w.size, w.currency, w.priority, d.status, w.not_before, d.retry_at, d.run_at,
-        d.overridden_at, s.max_attempts, market__turn(w.provider, w.account, w.priority, w.user_id), w.user_id, w.dedupe_key, w.unit_key)
+      select w.provider, w.account, w.sku, w.size, w.currency, w.priority, a.status, w.not_before, a.retry_at, a.run_at,
+             a.overridden_at, a.max_attempts, n.turn, w.user_id, w.dedupe_key, w.unit_key
+        from market__next_turn(w.provider, w.account, w.priority, w.user_id) n
       on conflict (dedupe_key) where market_jobs.status in ('pending', 'running', 'deferred') do nothing returning id
+    ), target as (
+      insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
+      select w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key where not a.known
+      on conflict do nothing
     )
     insert into market_job_requests as r (job_id, user_id, priority, opened) select o.id, w.user_id, w.priority, true from opened o
     returning r.job_id into job_id;
     exit when found;   -- else somebody opened one for the same target meanwhile
   end loop;
   result := 'queued';
-  status := d.status;
-  run_at := d.run_at;
-  cooling := d.retry_at >= d.run_at;
-  if d.status = 'pending' and w.priority >= s.wake_priority then
+  status := a.status;
+  run_at := a.run_at;
+  cooling := a.retry_at >= a.run_at;
+  if a.status = 'pending' and a.urgent then
     perform pg_notify('market_jobs', w.provider);
   end if;
 end $function$;
@@ -1797,19 +1815,15 @@ CREATE OR REPLACE FUNCTION market__plain_insert()
  SET enable_seqscan TO 'off'
  SET jit TO 'off'
 AS $function$
-declare w market__wish; a record; d record; t record; s market_settings; now_at timestamptz := clock_timestamp();
+declare w market__wish; a record; now_at timestamptz := clock_timestamp();
 begin
   w := market__wish(new.provider, new.sku, new.size, new.currency, new.priority, new.not_before,
                     market__identity(new.user_id), nullif(new.account, 'default'));
   if w.problem is not null then
     raise exception 'market_jobs: %', w.problem using errcode = '22023';
   end if;
-  select * into s from market_settings;
-  if w.priority < s.wake_priority then
-    perform market__view_by_asking(w, now_at);
-  end if;
   loop
-    a := market__absorb(w);
+    a := market__absorb(w, true, now_at);
     if a.result in ('merged', 'raised') then
       return null;
     end if;
@@ -1839,7 +1853,7 @@ begin
   new.error_code := null;
   new.error_message := null;
   new.outcome := null;
-  new.max_attempts := s.max_attempts;
+  new.max_attempts := a.max_attempts;
   if a.result = 'fresh' then
     new.status := 'done';
     new.outcome := 'fresh';
@@ -1847,17 +1861,17 @@ begin
     new.completed_at := now_at;
     return new;
   end if;
-  insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
-  values (w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key) on conflict do nothing;
-  select x.retry_at, x.overridden_at into t from market_targets x where x.dedupe_key = w.dedupe_key;
-  d := market__due(w.priority, w.not_before, t.retry_at, t.overridden_at, s, now_at);
-  new.run_at := d.run_at;
-  new.retry_at := d.retry_at;
-  new.overridden_at := d.overridden_at;
-  new.status := d.status;
+  if not a.known then
+    insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
+    values (w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key) on conflict do nothing;
+  end if;
+  new.run_at := a.run_at;
+  new.retry_at := a.retry_at;
+  new.overridden_at := a.overridden_at;
+  new.status := a.status;
   new.turn := market__turn(w.provider, w.account, w.priority, w.user_id);
   insert into market_job_requests (job_id, user_id, priority, opened) values (new.id, w.user_id, w.priority, true);
-  if d.status = 'pending' and w.priority >= s.wake_priority then
+  if a.status = 'pending' and a.urgent then
     perform pg_notify('market_jobs', w.provider);
   end if;
   return new;
@@ -2217,16 +2231,8 @@ CREATE OR REPLACE FUNCTION market__turn(p_provider text, p_account text, p_prior
  LANGUAGE plpgsql
  STABLE
 AS $function$
-declare head bigint; own bigint;
 begin
-  select j.turn into head from market_jobs j
-   where j.provider = p_provider and j.account = p_account and j.status = 'pending'
-     and j.priority = p_priority and j.rank = 0 order by j.turn limit 1;
-  select j.turn + 1 into own from market_jobs j
-   where j.provider = p_provider and j.account = p_account and j.status = 'pending'
-     and j.priority = p_priority and coalesce(j.user_id, '') = coalesce(p_user_id, '')
-   order by j.turn desc limit 1;
-  return greatest(head, own, 0);
+  return (select n.turn from market__next_turn(p_provider, p_account, p_priority, p_user_id) n);
 end $function$;
 revoke execute on function market__turn(text,text,integer,text) from public;
 
@@ -2333,18 +2339,6 @@ begin
   end if;
 end $function$;
 revoke execute on function market__verdict(market_providers,market_settings,boolean,timestamp with time zone,text) from public;
-
-CREATE OR REPLACE FUNCTION market__view_by_asking(w market__wish, p_now timestamp with time zone)
- RETURNS void
- LANGUAGE plpgsql
-AS $function$
-begin
-  insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id, at)
-  select 'view', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, ''), p_now
-   where not exists (select from market_signals g where g.kind = 'view' and g.dedupe_key = w.dedupe_key
-                      and g.user_id = coalesce(w.user_id, '') and g.at > p_now - interval '10 minutes');
-end $function$;
-revoke execute on function market__view_by_asking(market__wish,timestamp with time zone) from public;
 
 CREATE OR REPLACE FUNCTION market__wait(p_job_id bigint, INOUT lane market__lane, p_count_to integer DEFAULT 200, OUT state text, OUT waiting_for text, OUT until timestamp with time zone, OUT eta timestamp with time zone, OUT detail text)
  RETURNS record
@@ -2476,20 +2470,25 @@ begin
   w.sku := a.sku;
   w.size := b.size;
   w.currency := market__upper(btrim(coalesce(p_currency, p.currency)));
-  w.problem := case
-    when a.problem is not null then a.problem
-    when b.problem is not null then b.problem
-    when w.priority not between 0 and 1000 then format('priority %s is not between 0 and 1000', w.priority)
-    when w.currency !~ '^[A-Z]{3}$' then format('currency %s is not a three-letter code', quote_literal(left(p_currency, 40)))
-    when p.currencies <> '{}' and w.currency <> all (p.currencies)
-      then format('currency %s is not offered by %s (it has %s)', w.currency, w.provider, array_to_string(p.currencies, ' '))
-    when length(w.user_id) > 200 then 'user_id is longer than 200 characters'
-    when w.not_before is not null and not isfinite(w.not_before) then 'not_before is not a time'
-    -- Postgres knows years that apps' languages do not: whoever reads such a row there would fail.
-    when w.not_before not between timestamptz '0001-01-02 00:00 UTC' and timestamptz '9999-12-30 00:00 UTC'
-      then 'not_before is not between the years 1 and 9999'
-  end;
-  if w.problem is null then   -- what is refused has no key, or it would pass for the item of the same key without a size
+  -- Branches, not one expression: what is never reached costs nothing.
+  if a.problem is not null then
+    w.problem := a.problem;
+  elsif b.problem is not null then
+    w.problem := b.problem;
+  elsif w.priority not between 0 and 1000 then
+    w.problem := format('priority %s is not between 0 and 1000', w.priority);
+  elsif w.currency !~ '^[A-Z]{3}$' then
+    w.problem := format('currency %s is not a three-letter code', quote_literal(left(p_currency, 40)));
+  elsif p.currencies <> '{}' and w.currency <> all (p.currencies) then
+    w.problem := format('currency %s is not offered by %s (it has %s)', w.currency, w.provider, array_to_string(p.currencies, ' '));
+  elsif length(w.user_id) > 200 then
+    w.problem := 'user_id is longer than 200 characters';
+  elsif not isfinite(w.not_before) then
+    w.problem := 'not_before is not a time';
+  -- Postgres knows years that apps' languages do not: whoever reads such a row there would fail.
+  elsif w.not_before not between timestamptz '0001-01-02 00:00 UTC' and timestamptz '9999-12-30 00:00 UTC' then
+    w.problem := 'not_before is not between the years 1 and 9999';
+  else   -- what is refused has no key, or it would pass for the item of the same key without a size
     w.unit_key := concat_ws('|', w.provider, w.account, w.sku, w.currency, case when not p.all_sizes then coalesce(w.size, '') end);
     w.dedupe_key := concat_ws('|', w.provider, w.account, w.sku, w.currency, coalesce(w.size, ''));
   end if;

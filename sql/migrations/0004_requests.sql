@@ -35,20 +35,25 @@ begin
   w.sku := a.sku;
   w.size := b.size;
   w.currency := market__upper(btrim(coalesce(p_currency, p.currency)));
-  w.problem := case
-    when a.problem is not null then a.problem
-    when b.problem is not null then b.problem
-    when w.priority not between 0 and 1000 then format('priority %s is not between 0 and 1000', w.priority)
-    when w.currency !~ '^[A-Z]{3}$' then format('currency %s is not a three-letter code', quote_literal(left(p_currency, 40)))
-    when p.currencies <> '{}' and w.currency <> all (p.currencies)
-      then format('currency %s is not offered by %s (it has %s)', w.currency, w.provider, array_to_string(p.currencies, ' '))
-    when length(w.user_id) > 200 then 'user_id is longer than 200 characters'
-    when w.not_before is not null and not isfinite(w.not_before) then 'not_before is not a time'
-    -- Postgres knows years that apps' languages do not: whoever reads such a row there would fail.
-    when w.not_before not between timestamptz '0001-01-02 00:00 UTC' and timestamptz '9999-12-30 00:00 UTC'
-      then 'not_before is not between the years 1 and 9999'
-  end;
-  if w.problem is null then   -- what is refused has no key, or it would pass for the item of the same key without a size
+  -- Branches, not one expression: what is never reached costs nothing.
+  if a.problem is not null then
+    w.problem := a.problem;
+  elsif b.problem is not null then
+    w.problem := b.problem;
+  elsif w.priority not between 0 and 1000 then
+    w.problem := format('priority %s is not between 0 and 1000', w.priority);
+  elsif w.currency !~ '^[A-Z]{3}$' then
+    w.problem := format('currency %s is not a three-letter code', quote_literal(left(p_currency, 40)));
+  elsif p.currencies <> '{}' and w.currency <> all (p.currencies) then
+    w.problem := format('currency %s is not offered by %s (it has %s)', w.currency, w.provider, array_to_string(p.currencies, ' '));
+  elsif length(w.user_id) > 200 then
+    w.problem := 'user_id is longer than 200 characters';
+  elsif not isfinite(w.not_before) then
+    w.problem := 'not_before is not a time';
+  -- Postgres knows years that apps' languages do not: whoever reads such a row there would fail.
+  elsif w.not_before not between timestamptz '0001-01-02 00:00 UTC' and timestamptz '9999-12-30 00:00 UTC' then
+    w.problem := 'not_before is not between the years 1 and 9999';
+  else   -- what is refused has no key, or it would pass for the item of the same key without a size
     w.unit_key := concat_ws('|', w.provider, w.account, w.sku, w.currency, case when not p.all_sizes then coalesce(w.size, '') end);
     w.dedupe_key := concat_ws('|', w.provider, w.account, w.sku, w.currency, coalesce(w.size, ''));
   end if;
@@ -70,18 +75,21 @@ end $$;
 
 -- Start tag of start-time fair queueing (Goyal, Vin, Cheng, SIGCOMM 1996), with a job as the unit of service: a user's
 -- jobs stand one turn apart, and who comes new starts at the head's turn. Ordering by it is round-robin by user.
+create function market__next_turn(p_provider text, p_account text, p_priority int, p_user_id text)
+returns table (turn bigint) language sql stable as $$   -- such a function becomes a part of the statement that asks
+  select greatest(0,
+    (select j.turn from market_jobs j
+      where j.provider = p_provider and j.account = p_account and j.status = 'pending'
+        and j.priority = p_priority and j.rank = 0 order by j.turn limit 1),
+    (select j.turn + 1 from market_jobs j
+      where j.provider = p_provider and j.account = p_account and j.status = 'pending'
+        and j.priority = p_priority and coalesce(j.user_id, '') = coalesce(p_user_id, '')
+      order by j.turn desc limit 1))
+$$;
 create function market__turn(p_provider text, p_account text, p_priority int, p_user_id text) returns bigint
 language plpgsql stable as $$
-declare head bigint; own bigint;
 begin
-  select j.turn into head from market_jobs j
-   where j.provider = p_provider and j.account = p_account and j.status = 'pending'
-     and j.priority = p_priority and j.rank = 0 order by j.turn limit 1;
-  select j.turn + 1 into own from market_jobs j
-   where j.provider = p_provider and j.account = p_account and j.status = 'pending'
-     and j.priority = p_priority and coalesce(j.user_id, '') = coalesce(p_user_id, '')
-   order by j.turn desc limit 1;
-  return greatest(head, own, 0);
+  return (select n.turn from market__next_turn(p_provider, p_account, p_priority, p_user_id) n);
 end $$;
 
 -- Adds a wish to an open job. null: the job is not open any more. A row that somebody else holds at this moment is left
@@ -173,91 +181,88 @@ begin
   return stub is not null;
 end $$;
 
--- Everything but the new row itself. result: merged, raised, fresh, or null: the caller inserts. It may find that somebody
--- was quicker; then it asks again.
-create function market__absorb(w market__wish, out job_id bigint, out result text)
+-- Everything but the new rows themselves. result: merged, raised, fresh, or null: the caller inserts, unless it finds that
+-- somebody was quicker; then it asks again. For a new job it tells when that may run: not before its own time, nor before the
+-- target's cool-down ends, which only an urgent wish looks past, and at most once in fresh_for.
+-- p_is_view: asking in the background is what old apps do when they show a price; it counts as a view, once per user, target
+-- and ten minutes.
+create function market__absorb(w market__wish, p_is_view boolean, p_now timestamptz, out job_id bigint, out result text,
+  out urgent boolean, out known boolean, out max_attempts int, out status text, out run_at timestamptz, out retry_at timestamptz,
+  out overridden_at timestamptz)
 language plpgsql as $$
-declare seen timestamptz; fresh_for interval;
+declare fresh boolean; looks_past boolean;
 begin
-  select j.id, s.fresh_for into job_id, fresh_for from market_settings s left join market_jobs j
-      on j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred');
-  if job_id is not null then
+  loop
+    with viewed as (   -- as market__count_views has it for many, but with a plan that is kept
+      insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id, at)
+      select 'view', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, ''), p_now
+        from market_settings s
+       where p_is_view and w.priority < s.wake_priority
+         and not exists (select from market_signals g where g.kind = 'view' and g.dedupe_key = w.dedupe_key
+                            and g.user_id = coalesce(w.user_id, '') and g.at > p_now - interval '10 minutes')
+    )
+    select j.id, w.priority >= s.wake_priority, t.dedupe_key is not null, s.max_attempts, case when t.retry_at > p_now then t.retry_at end,
+           coalesce(t.overridden_at < p_now - s.fresh_for, true),
+           greatest(t.observed_at, p.observed_at) > p_now - s.fresh_for   -- as market__observed_at has it
+      into job_id, urgent, known, max_attempts, retry_at, looks_past, fresh
+      from market_settings s
+      left join market_jobs j on j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred')
+      left join market_targets t on t.dedupe_key = w.dedupe_key
+      left join market_prices p on p.provider = w.provider and p.account = w.account and p.sku = w.sku
+           and coalesce(p.size, '') = coalesce(t.price_size, w.size, '') and p.currency = w.currency;
+    exit when job_id is null;
     result := market__merge(w, job_id);
+    if result is not null then
+      return;
+    end if;   -- else it has ended meanwhile
+  end loop;
+  if fresh then
+    result := 'fresh';
   end if;
-  if result is null then
-    job_id := null;
-    seen := market__observed_at(w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key);
-    result := case when seen > clock_timestamp() - fresh_for then 'fresh' end;
+  if retry_at is not null and urgent and looks_past then
+    retry_at := null;
+    overridden_at := p_now;
   end if;
-end $$;
-
--- When a new job of this wish may run: not before its own time, nor before the target's cool-down ends, which only an
--- urgent wish looks past, and at most once in fresh_for.
-create function market__due(p_priority int, p_not_before timestamptz, t_retry_at timestamptz, t_overridden_at timestamptz,
-  s market_settings, p_now timestamptz, out status text, out run_at timestamptz, out retry_at timestamptz, out overridden_at timestamptz)
-language plpgsql immutable as $$
-begin
-  if t_retry_at > p_now then
-    if p_priority >= s.wake_priority and (t_overridden_at is null or t_overridden_at < p_now - s.fresh_for) then
-      overridden_at := p_now;
-    else
-      retry_at := t_retry_at;
-    end if;
-  end if;
-  run_at := greatest(p_not_before, retry_at, p_now);
+  run_at := greatest(w.not_before, retry_at, p_now);
   status := case when run_at > p_now then 'deferred' else 'pending' end;
-end $$;
-
--- Asking in the background is what old apps do when they show a price: a view, which counts once per user, target and ten
--- minutes. As market__count_views has it for many, but with a plan that is kept.
-create function market__view_by_asking(w market__wish, p_now timestamptz) returns void
-language plpgsql as $$
-begin
-  insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id, at)
-  select 'view', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, ''), p_now
-   where not exists (select from market_signals g where g.kind = 'view' and g.dedupe_key = w.dedupe_key
-                      and g.user_id = coalesce(w.user_id, '') and g.at > p_now - interval '10 minutes');
 end $$;
 
 -- One wish: merged into an open job, answered by a fresh price, or a new job.
 create function market__open(w market__wish, p_is_view boolean default true,
                              out job_id bigint, out result text, out status text, out run_at timestamptz, out cooling boolean)
 language plpgsql as $$
-declare a record; d record; t record; s market_settings; now_at timestamptz := clock_timestamp();
+declare a record; now_at timestamptz := clock_timestamp();
 begin
-  select * into s from market_settings;
-  if p_is_view and w.priority < s.wake_priority then
-    perform market__view_by_asking(w, now_at);
-  end if;
   loop
-    a := market__absorb(w);
+    a := market__absorb(w, p_is_view, now_at);
     job_id := a.job_id;
     result := a.result;
     if result is not null then
       return;
     end if;
-    select x.retry_at, x.overridden_at into t from market_targets x where x.dedupe_key = w.dedupe_key;
-    if not found then
-      insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
-      values (w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key) on conflict do nothing;
-    end if;
-    d := market__due(w.priority, w.not_before, t.retry_at, t.overridden_at, s, now_at);
+    -- The job comes before its target, as in all other ways of asking, so that who asks for the same waits in a line: what a
+    -- statement reads of its own INSERTs runs first.
     with opened as (
       insert into market_jobs (provider, account, sku, size, currency, priority, status, not_before, retry_at, run_at,
         overridden_at, max_attempts, turn, user_id, dedupe_key, unit_key)
-      values (w.provider, w.account, w.sku, w.size, w.currency, w.priority, d.status, w.not_before, d.retry_at, d.run_at,
-        d.overridden_at, s.max_attempts, market__turn(w.provider, w.account, w.priority, w.user_id), w.user_id, w.dedupe_key, w.unit_key)
+      select w.provider, w.account, w.sku, w.size, w.currency, w.priority, a.status, w.not_before, a.retry_at, a.run_at,
+             a.overridden_at, a.max_attempts, n.turn, w.user_id, w.dedupe_key, w.unit_key
+        from market__next_turn(w.provider, w.account, w.priority, w.user_id) n
       on conflict (dedupe_key) where market_jobs.status in ('pending', 'running', 'deferred') do nothing returning id
+    ), target as (
+      insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
+      select w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key where not a.known
+      on conflict do nothing
     )
     insert into market_job_requests as r (job_id, user_id, priority, opened) select o.id, w.user_id, w.priority, true from opened o
     returning r.job_id into job_id;
     exit when found;   -- else somebody opened one for the same target meanwhile
   end loop;
   result := 'queued';
-  status := d.status;
-  run_at := d.run_at;
-  cooling := d.retry_at >= d.run_at;
-  if d.status = 'pending' and w.priority >= s.wake_priority then
+  status := a.status;
+  run_at := a.run_at;
+  cooling := a.retry_at >= a.run_at;
+  if a.status = 'pending' and a.urgent then
     perform pg_notify('market_jobs', w.provider);
   end if;
 end $$;
@@ -552,19 +557,15 @@ end $$;
 create function market__plain_insert() returns trigger
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
-declare w market__wish; a record; d record; t record; s market_settings; now_at timestamptz := clock_timestamp();
+declare w market__wish; a record; now_at timestamptz := clock_timestamp();
 begin
   w := market__wish(new.provider, new.sku, new.size, new.currency, new.priority, new.not_before,
                     market__identity(new.user_id), nullif(new.account, 'default'));
   if w.problem is not null then
     raise exception 'market_jobs: %', w.problem using errcode = '22023';
   end if;
-  select * into s from market_settings;
-  if w.priority < s.wake_priority then
-    perform market__view_by_asking(w, now_at);
-  end if;
   loop
-    a := market__absorb(w);
+    a := market__absorb(w, true, now_at);
     if a.result in ('merged', 'raised') then
       return null;
     end if;
@@ -594,7 +595,7 @@ begin
   new.error_code := null;
   new.error_message := null;
   new.outcome := null;
-  new.max_attempts := s.max_attempts;
+  new.max_attempts := a.max_attempts;
   if a.result = 'fresh' then
     new.status := 'done';
     new.outcome := 'fresh';
@@ -602,17 +603,17 @@ begin
     new.completed_at := now_at;
     return new;
   end if;
-  insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
-  values (w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key) on conflict do nothing;
-  select x.retry_at, x.overridden_at into t from market_targets x where x.dedupe_key = w.dedupe_key;
-  d := market__due(w.priority, w.not_before, t.retry_at, t.overridden_at, s, now_at);
-  new.run_at := d.run_at;
-  new.retry_at := d.retry_at;
-  new.overridden_at := d.overridden_at;
-  new.status := d.status;
+  if not a.known then
+    insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
+    values (w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key) on conflict do nothing;
+  end if;
+  new.run_at := a.run_at;
+  new.retry_at := a.retry_at;
+  new.overridden_at := a.overridden_at;
+  new.status := a.status;
   new.turn := market__turn(w.provider, w.account, w.priority, w.user_id);
   insert into market_job_requests (job_id, user_id, priority, opened) values (new.id, w.user_id, w.priority, true);
-  if d.status = 'pending' and w.priority >= s.wake_priority then
+  if a.status = 'pending' and a.urgent then
     perform pg_notify('market_jobs', w.provider);
   end if;
   return new;
