@@ -56,11 +56,12 @@ class Agreement:
     async def compare(self, config: Config) -> None:
         """Tell of other live daemons with other settings, once for each set of them; they come and go.
 
-        What the last to come has written stays in force only as long as somebody lives who is configured so.
+        What the last to come has written stays in force only as long as somebody lives who is configured so; and whom a
+        restored database does not know signs on again.
         """
         ours = config.digest(shared=True)
         try:
-            if await self._daemons.is_orphaned(ours):
+            if await self._daemons.is_lost(ours):
                 await self.write(config, wiring.accounts_of(config, self._kinds), renewed=())
             others = await self._daemons.differing(ours)
         except errors.DatabaseUnavailable:

@@ -41,11 +41,17 @@ with told as (
 select daemon_id, host, pid, config_hash from market_daemons
  where alive_until > clock_timestamp() and daemon_id <> $1 and config_hash <> $2;
 
--- name: is_orphaned
--- Whether the configuration that was written last is that of no live daemon. $1 our hash
-select s.config_hash is distinct from $1 and not exists (
+-- name: is_lost
+-- Whether what we wrote is lost: the configuration that was written last is another one, of no live daemon; or our own row
+-- has gone (a restore, a failover, a day out of reach), and we count as dead. $1 daemon  $2 our hash
+select s.config_hash is distinct from $2 and not exists (
          select from market_daemons d where d.alive_until > clock_timestamp() and d.config_hash = s.config_hash)
+       or not exists (select from market_daemons d where d.daemon_id = $1)
   from market_settings s;
+
+-- name: know_zones
+-- Raises for a zone that this server does not know (its list may be older than ours), else each charge would.
+select clock_timestamp() at time zone x.zone from unnest($1::text[]) x(zone);
 
 -- name: put_settings
 update market_settings set fresh_for = $1, wake_priority = $2, max_attempts = $3, default_size_system = $4,

@@ -99,6 +99,7 @@ class DaemonStore:
         Of `renewed` lanes refused credentials may be probed once more.
         """
         statements: list[Statement] = [
+            (self._sql["know_zones"], ([account.day_zone for account in accounts],)),
             (self._sql["put_settings"], (
                 settings.fresh_for, settings.wake_priority, settings.max_attempts, settings.default_size_system,
                 settings.hour_s, settings.day_s, json.dumps(dict(settings.fallback_images)), config_hash,
@@ -137,9 +138,9 @@ class DaemonStore:
         """Whether the configuration that was written last is this one."""
         return bool(await self._db.fetchval(self._sql["is_in_force"], config_hash))
 
-    async def is_orphaned(self, config_hash: str) -> bool:
-        """Whether the configuration that was written last is another one than this, of a daemon that has gone."""
-        return bool(await self._db.fetchval(self._sql["is_orphaned"], config_hash))
+    async def is_lost(self, config_hash: str) -> bool:
+        """Whether `apply` is due once more: what is in force is of a daemon that has gone, or our own row has gone."""
+        return bool(await self._db.fetchval(self._sql["is_lost"], self._daemon_id, config_hash))
 
     async def unregister(self) -> None:
         """Say that this daemon is gone."""
