@@ -21,6 +21,7 @@ from marketd.store.sqlfile import Migration, migrations
 
 _LOCK = 0x6D61726B657464  # "marketd"
 _PATIENCE_S = 120.0
+_LOCK_TIMEOUT = "set local lock_timeout = '5s'"  #: apps queue up behind whoever waits for a table
 _LEDGER = """
 create table if not exists market_schema (
   version int primary key,
@@ -50,7 +51,7 @@ async def migrate(dsn: str, *, plan: bool = False) -> list[int]:
     try:
         async with connection.transaction():
             await _lock(connection)
-            await connection.execute("set local lock_timeout = '5s'")
+            await connection.execute(_LOCK_TIMEOUT)
             pending = _pending(await _applied(connection))
             if not plan:
                 await _apply(connection, pending)
@@ -90,6 +91,7 @@ async def apply_roles(dsn: str) -> None:
     connection = await asyncpg.connect(dsn, timeout=15, command_timeout=_PATIENCE_S)
     try:
         async with connection.transaction():
+            await connection.execute(_LOCK_TIMEOUT)
             await connection.execute(text)
     finally:
         await connection.close(timeout=5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,6 +15,7 @@ import pytest
 
 from faults.kit import QUICK_JOBS, Connection, ask, ended, load
 from harness import configured, running, until
+from marketd import migrate
 from marketd.migrate import apply_roles
 from marketd.sandbox import Sandbox
 from marketd.store.sqlfile import queries
@@ -156,6 +158,17 @@ async def test_the_roles_may_be_applied_again_and_again(db: Connection, database
     for _ in range(3):
         await apply_roles(database)
     assert await db.fetchval("select count(*) from pg_policy where polrelid = 'market_jobs'::regclass") == 4
+
+
+async def test_applying_the_roles_gives_way_to_an_app_that_idles_in_a_transaction(
+    db: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row security wants the whole table, and while it waits for that every other app waits behind it."""
+    monkeypatch.setattr(migrate, "_LOCK_TIMEOUT", "set local lock_timeout = '50ms'")
+    async with db.transaction():
+        await db.fetch("select * from market_jobs")
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await asyncio.wait_for(apply_roles(database), 10)
 
 
 async def test_a_producer_sees_its_own_jobs_and_those_that_it_joined_and_no_others(

@@ -73,12 +73,12 @@ async def _migrate(dsn: str, *, plan: bool, roles: bool) -> list[int]:
         ) from error
     except asyncpg.LockNotAvailableError as error:
         raise DatabaseUnavailable(
-            "another transaction holds a table that has to change (see pg_locks); nothing was changed, try again"
+            "another transaction holds a table that has to change (see pg_locks); nothing is half done, try again"
         ) from error
     except asyncpg.InsufficientPrivilegeError as error:
         raise CommandError(f"Postgres does not allow it ({error}): migrate as the schema's owner") from error
     except asyncpg.PostgresError as error:
-        raise CommandError(f"nothing was changed; Postgres refused ({error.sqlstate}): {error}") from error
+        raise CommandError(f"nothing is half done; Postgres refused ({error.sqlstate}): {error}") from error
 
 
 def check_config(arguments: Namespace) -> int:
