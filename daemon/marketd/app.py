@@ -141,7 +141,13 @@ class App:
             timing, runs, jobs, self._observer, chores=(self._enrich, self._plans.plan)
         )
         self._listener = hearing.listener(
-            self._listen_dsn, self._lanes, self._poller, self._scheduler, self.metrics, self._observer
+            self._listen_dsn,
+            self._lanes,
+            self._poller,
+            self._scheduler,
+            self._gauges,
+            self.metrics,
+            self._observer,
         )
         self._health = Health(self._lanes, self._poller, self._scheduler, self._listener)
 

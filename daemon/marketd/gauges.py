@@ -73,15 +73,16 @@ class Gauges:
 
     def request_done(self, report: RequestReport) -> None:
         if report.status_class in _TELLING:
-            self._hurry()
+            self.hurry()
 
     def fetch_done(self, report: FetchReport) -> None: ...
 
     def event(self, name: str, **fields: object) -> None:
         if name == "config_reloaded":
-            self._hurry()
+            self.hurry()
 
-    def _hurry(self) -> None:
+    def hurry(self) -> None:
+        """Refresh soon: something has changed that people look at."""
         # Not at once: what follows from it has to be written first. And not again and again.
         self._due = min(self._due, max(clock.monotonic() + _LAG_EVERY_S, self._read_at + _SOON_S))
 

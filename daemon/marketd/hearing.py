@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from marketd.gauges import Gauges
 from marketd.lanes import Lanes
 from marketd.metrics import Metrics
 from marketd.scheduler import Poller, Scheduler
@@ -12,7 +13,13 @@ _SHOWN = 40  #: characters of a payload that nobody understands
 
 
 def listener(
-    dsn: str, lanes: Lanes, poller: Poller, scheduler: Scheduler, metrics: Metrics, observer: Observer
+    dsn: str,
+    lanes: Lanes,
+    poller: Poller,
+    scheduler: Scheduler,
+    gauges: Gauges,
+    metrics: Metrics,
+    observer: Observer,
 ) -> Listener:
     """Listens at `dsn`: `run` means a pass now, empty all lanes, a provider's name its lanes; others are counted."""
 
@@ -22,7 +29,9 @@ def listener(
             lanes.wake_all()
         elif (provider := lanes.heard(payload)) is not None:
             metrics.heard(provider)
-        elif payload:
+        elif not payload:
+            gauges.hurry()  # an operator has paused a lane, or resumed one
+        else:
             observer.event("notification_ignored", payload=payload[:_SHOWN])
 
     def on_connect() -> None:

@@ -100,7 +100,8 @@ select x.id, j.status,
  order by x.n;
 
 -- name: pause
-select account, state from market_pause($1::text, $2::text);
+-- The empty notification: daemons tell of their lanes' states at once.
+select p.account, p.state from market_pause($1::text, $2::text) p, pg_notify('market_jobs', '') told;
 
 -- name: resume
-select account, state from market_resume($1::text);
+select r.account, r.state from market_resume($1::text) r, pg_notify('market_jobs', '') told;

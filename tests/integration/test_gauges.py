@@ -13,6 +13,7 @@ import pytest
 from harness import configured, running, until
 from marketd.app import App
 from marketd.sandbox import Sandbox
+from marketd.store.sqlfile import queries
 
 QUICK = {"poll": "200ms", "interval": "300ms"}
 
@@ -79,6 +80,19 @@ async def test_trouble_with_a_provider_shows_long_before_the_next_regular_look(
         await _reaches(app, 1, "lane_state", provider="stockx", state="ready")
         await db.execute("select market_enqueue('stockx', 'DD1391-100', '10', 200)")
         await _reaches(app, 1, "lane_state", provider="stockx", state="cooldown")
+
+
+async def test_an_operators_pause_shows_long_before_the_next_regular_look(
+    db: asyncpg.Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    rare = {"poll": "200ms", "interval": "1h"}
+    async with running(configured(database, sandbox, tmp_path, scheduler=rare)) as app:
+        await _reaches(app, 1, "listener_connected")
+        await _reaches(app, 1, "lane_state", provider="stockx", state="ready")
+        await db.fetch(queries("cli")["pause"], "stockx", "a test")
+        await _reaches(app, 1, "lane_state", provider="stockx", state="paused")
+        await db.fetch(queries("cli")["resume"], "stockx")
+        await _reaches(app, 1, "lane_state", provider="stockx", state="ready")
 
 
 async def test_what_apps_ask_for_is_counted_by_what_became_of_it(
