@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg
 
 from bench.contenders import bench_provider, frame
-from marketd import config, wiring
+from marketd import config, process, wiring
 from marketd.app import App
 from marketd.migrate import migrate
 from marketd.signals import Stop
@@ -99,7 +99,8 @@ def _configuration(options: Mapping[str, Any], state_dir: str) -> config.Config:
 
 @asynccontextmanager
 async def _daemon(options: Mapping[str, Any]) -> AsyncIterator[float]:
-    """A running daemon; gives the time at which it was ready."""
+    """A running daemon, as `process.run` has it; gives the time at which it was ready."""
+    process.collect_seldom()
     with tempfile.TemporaryDirectory() as state_dir:
         app, stop, ready = App(_configuration(options, state_dir)), Stop(), asyncio.Event()
         serving = asyncio.create_task(app.serve(stop, on_ready=ready.set))
