@@ -17,9 +17,22 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from marketd.outcome import Priced
+from marketd.store.jobs import JobStore
 from marketd.store.rows import column
 from marketd.store.sqlfile import queries
-from queue_kit import Connection, daemon, enqueue, hold_background_back, plenty
+from queue_kit import (
+    Connection,
+    claim,
+    daemon,
+    enqueue,
+    enqueue_many,
+    hold_background_back,
+    item,
+    opened,
+    plenty,
+    quote,
+)
 
 JOBS = int(os.environ.get("MARKETD_PLAN_JOBS", "50000"))
 
@@ -319,3 +332,28 @@ async def test_a_bulk_enqueue_into_empty_tables_walks_none_of_them(db: Connectio
     await transaction.rollback()
     assert {row["result"] for row in answers} == {"queued"}
     assert not walked
+
+
+async def test_the_kept_plans_of_claim_and_settle_do_for_more_than_a_new_database_holds(
+    database: str, db: Connection
+) -> None:
+    # Postgres keeps a plan from the sixth call on; until the first ANALYZE it has to do for whatever comes.
+    await plenty(db)
+    async with opened(database, size=1) as pool:
+        jobs = JobStore(pool, uuid4())
+        for n, items in enumerate([1] * 7 + [300]):
+            await enqueue_many(db, [item(f"AA{n}-{i}") for i in range(100, 100 + items)])
+            units = await claim(jobs, items)
+            assert len(units) == items
+            await asyncio.gather(
+                *(jobs.settle(unit, [(unit.jobs[0], Priced(size="10"))], [quote()]) for unit in units)
+            )
+        kept = await pool.fetch("select statement from pg_prepared_statements where generic_plans > 0")
+        await pool.fetch("select pg_stat_force_next_flush()")
+    for name in ("claim", "settle"):
+        assert queries("jobs")[name] in {row["statement"] for row in kept}
+    walked = await db.fetch(
+        "select relname, seq_tup_read from pg_stat_user_tables where seq_tup_read > 300 * 10"
+        " and relname <> 'market_settings'"
+    )
+    assert [tuple(row) for row in walked] == []

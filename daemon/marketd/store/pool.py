@@ -37,6 +37,7 @@ GONE = (
 _TRIES = 5
 _CONNECT_S = 5.0
 _CLOSE_S = 1.0
+_LONGEST_STATEMENT = 65_536  #: what is longer is not kept prepared, but parsed and planned at each call
 _SLACK_S = 0.5  #: a server that is still there has ended the statement by itself before we give it up
 
 
@@ -82,6 +83,7 @@ class Database:
                 max_inactive_connection_lifetime=60,
                 connection_class=_Connection,
                 statement_cache_size=0 if self._pooled else 200,
+                max_cacheable_statement_size=_LONGEST_STATEMENT,
                 server_settings=None if self._pooled else self._session(),
             )
         except (*GONE, asyncpg.PostgresError) as error:
