@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Protocol
 
 from marketd import clock, errors
 from marketd.store.jobs import JobStore, LaneState
@@ -104,6 +105,14 @@ class Poller:
         return min(_SWEEP_AT_MOST_S, self.timing.lease.total_seconds() / 4)
 
 
+class Chore(Protocol):
+    """A part of a pass; its name is told when it fails."""
+
+    __name__: str
+
+    def __call__(self) -> Awaitable[None]: ...
+
+
 class Scheduler:
     """One pass per interval over all daemons: planning, pruning, learning, and the audit row."""
 
@@ -113,7 +122,7 @@ class Scheduler:
         runs: RunStore,
         jobs: JobStore,
         observer: Observer,
-        chores: Sequence[Callable[[], Awaitable[None]]] = (),
+        chores: Sequence[Chore] = (),
     ) -> None:
         self.timing = timing
         self._runs = runs
@@ -175,10 +184,23 @@ class Scheduler:
         return True
 
     async def _chores_of(self, run: Run) -> None:
-        since = min(_DEMAND_CAP_S, max(1.0, (run.started_at - run.previous_at).total_seconds()))
-        await self._runs.learn_demand(since)
-        for chore in self._chores:
-            await chore()
+        """All of them, also those after one that failed: a statement that outlasts its time shall starve no other."""
+
+        async def learn_demand() -> None:
+            since = min(_DEMAND_CAP_S, max(1.0, (run.started_at - run.previous_at).total_seconds()))
+            await self._runs.learn_demand(since)
+
+        chores: Sequence[Chore] = (learn_demand, *self._chores, self._prune)
+        failed = []
+        for chore in chores:
+            try:
+                await chore()
+            except errors.DatabaseUnavailable as error:
+                failed.append(f"{chore.__name__.strip('_')}: {error}")
+        if failed:
+            raise errors.DatabaseUnavailable("; ".join(failed))
+
+    async def _prune(self) -> None:
         await self._runs.prune(
             jobs=self.timing.keep_finished,
             history=self.timing.keep_history,

@@ -17,7 +17,7 @@ import asyncpg
 import pytest
 
 from marketd.cli import main
-from marketd.errors import Transient
+from marketd.errors import DatabaseUnavailable, Transient
 from marketd.models import Quote, Unit
 from marketd.outcome import Failed, Outcome, Priced, Retried
 from marketd.store.jobs import JobStore
@@ -701,6 +701,25 @@ async def test_the_store_writes_the_dials_and_plans_every_account(db: Any, datab
         await pool.close()
     assert await db.fetchval("select memory_h from market_planner") == 336
     assert sorted(await _planned(db)) == ["A-1", "E-1"]
+
+
+async def test_an_account_whose_plan_fails_starves_no_other(db: Any, database: str) -> None:
+    now = await db.fetchval("select clock_timestamp()")
+    for provider in ("alias", "stockx"):
+        await _watched(db, "A-1", now, age=20 * HOUR, provider=provider)
+    await db.execute("""
+        create function late() returns trigger language plpgsql as
+        $$ begin raise exception 'canceling statement due to statement timeout' using errcode = '57014'; end $$;
+        create trigger late before insert on market_plans for each row when (new.provider = 'alias')
+          execute function late()""")
+    pool = Database(database, size=2, timeout_s=10)
+    await pool.open()
+    try:
+        with pytest.raises(DatabaseUnavailable, match=r"alias/default: .*statement timeout"):
+            await PlanStore(pool, lambda: HOUR).plan()
+    finally:
+        await pool.close()
+    assert await db.fetchval("select array_agg(provider) from market_plans") == ["stockx"]
 
 
 async def test_a_pass_takes_up_all_views_however_many_came_since_the_last(db: Any, database: str) -> None:

@@ -6,14 +6,22 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 
+from marketd import errors
+from marketd.scheduler import Scheduler, Timing
+from marketd.store.jobs import JobStore
 from marketd.store.pool import Database
 from marketd.store.runs import RunStore
+from provider_kit import Notes
 from queue_kit import Connect, Connection, opened, until, value, waits_for_lock
 
 TICK = timedelta(minutes=1)
+TIMING = Timing(
+    interval=TICK, poll=TICK, lease=TICK, keep_finished=TICK, keep_history=TICK, keep_requests=TICK
+)
 
 
 @pytest.fixture
@@ -76,3 +84,23 @@ async def test_a_clock_that_was_set_back_does_not_stop_the_passes(
     assert run is not None
     assert run.previous_at == before.started_at
     assert await daemons[2].begin("timer", TICK) is None
+
+
+async def test_a_chore_that_fails_starves_no_other_and_is_named(database: str, db: Connection) -> None:
+    done: list[str] = []
+
+    async def first() -> None:
+        raise errors.DatabaseUnavailable("canceling statement due to statement timeout")
+
+    async def second() -> None:
+        done.append("second")
+
+    await db.execute("insert into market_job_runs (started_at) values (now() - interval '31 days')")
+    async with opened(database) as pool:
+        jobs = JobStore(pool, uuid4())
+        scheduler = Scheduler(TIMING, RunStore(pool), jobs, Notes(), chores=(first, second))
+        with pytest.raises(errors.DatabaseUnavailable, match="first: canceling statement"):
+            await scheduler.one_pass("timer")
+    assert done == ["second"]
+    [run] = await db.fetch("select error from market_job_runs")  # the old one was pruned
+    assert "first: canceling statement" in run["error"]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
+from marketd.errors import DatabaseUnavailable
 from marketd.store.pool import Database, Statement
 from marketd.store.sqlfile import queries
 
@@ -48,7 +49,7 @@ class PlanStore:
         return self._sql["put_dials"], dials.row()
 
     async def plan(self) -> None:
-        """One pass over all accounts. Raises DatabaseUnavailable; what was planned until then stays.
+        """One pass over all accounts. Raises DatabaseUnavailable for those that failed; what was planned stays.
 
         Two daemons cannot plan the same account at once: each account's statement takes an advisory lock, or nothing.
         """
@@ -56,6 +57,11 @@ class PlanStore:
             [row] = await self._db.fetch(self._sql["fold"])
             if row["more"] is False:
                 break
-        for account in await self._db.fetch(self._sql["accounts"]):
-            seconds = self._interval().total_seconds()
-            await self._db.fetch(self._sql["plan"], account["provider"], account["account"], seconds)
+        failed = []
+        for provider, account in await self._db.fetch(self._sql["accounts"]):
+            try:
+                await self._db.fetch(self._sql["plan"], provider, account, self._interval().total_seconds())
+            except DatabaseUnavailable as error:
+                failed.append(f"{provider}/{account}: {error}")
+        if failed:
+            raise DatabaseUnavailable("; ".join(failed))
