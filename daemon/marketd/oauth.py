@@ -172,7 +172,7 @@ class MintedToken:
         """Bearer header of a token that is not about to expire, and the extra headers."""
         async with self._minting:
             if not self._usable(self._token):
-                self._token = self._kept() or self._token
+                self._token = self._latest()
             if not self._usable(self._token):
                 self._token = await self._mint(send)
             assert self._token is not None
@@ -186,6 +186,11 @@ class MintedToken:
 
     def _usable(self, token: Token | None) -> bool:
         return token is not None and token.good() and token.access_token != self._distrusted
+
+    def _latest(self) -> Token | None:
+        """What is kept, which another process may have minted; but ours where it is newer and could not be written."""
+        kept, own = self._kept(), self._token
+        return kept if kept and (own is None or kept.expires_at > own.expires_at) else own
 
     async def _mint(self, send: Send) -> Token:
         rotated = self._token.refresh_token if self._token else None

@@ -439,6 +439,23 @@ async def test_no_message_shows_what_we_sent_to_prove_who_we_are(bench: Bench) -
     )
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ok(f'{{"message": "{"x" * 190} {SECRET}"}}'.encode(), status="400 Bad"),
+        ok(f'{{"message": "{"x" * 190} {SECRET}"}}'.replace("-", "\\u002D").encode(), status="400 Bad"),
+        ok(b"", status=f"400 {'x' * 190} {SECRET}"),
+    ],
+)
+async def test_a_secret_is_masked_however_it_is_spelled_and_wherever_the_message_is_cut(
+    bench: Bench, answer: bytes
+) -> None:
+    bench.wire.answer = lambda _: answer
+    told = str(await bench.failure())
+    assert told.startswith("HTTP 400: xxx")
+    assert "very" not in told
+
+
 async def test_a_message_is_short_and_printable(bench: Bench) -> None:
     bench.wire.answer = lambda _: ok(
         json.dumps({"message": "a\x00\n" + "b" * 999}).encode(), status="400 Bad"

@@ -72,6 +72,10 @@ def write(file: Path, text: str) -> None:
     file.write_text(text)
 
 
+def no_space(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return oauth.token_file(tmp_path / "state", "stockx", "default")
@@ -197,6 +201,19 @@ async def test_a_file_that_cannot_be_written_is_told_and_the_token_still_works(
     assert bearer(await source.headers(Endpoint(token("t1")))) == "t1"
     assert "cannot be written" in caplog.text
     assert "t1" not in caplog.text
+
+
+async def test_a_rotated_refresh_token_that_could_not_be_written_is_used_all_the_same(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = Endpoint(token("t1", expires_in=1), token("t2", refresh_token="rotated"), token("t3"))
+    source = MintedToken(REFRESH, file)
+    source.refused(await source.headers(endpoint))
+    with monkeypatch.context() as full:
+        full.setattr(oauth.os, "replace", no_space)
+        source.refused(await source.headers(endpoint))
+    await source.headers(endpoint)
+    assert (endpoint.asked[-1].form or {})["refresh_token"] == "rotated"
 
 
 @pytest.mark.parametrize(

@@ -88,10 +88,16 @@ async def error_of(
     secrets = tuple(secrets)
     body = await _error_body(response, secrets)
     own = classify(response.status, response.headers, body) if classify else None
-    error = own or _usual(response.status, _said(body, response), response.headers)
-    for secret in secrets:
-        error.args = tuple(str(arg).replace(secret, "***") for arg in error.args)
+    said = provider_message(body) or _printable(_masked(response.reason or "no message", secrets))
+    error = own or _usual(response.status, said, response.headers)
+    error.args = tuple(_masked(str(arg), secrets) for arg in error.args)
     return error
+
+
+def _masked(text: str, secrets: Iterable[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text
 
 
 def _usual(status: int, said: str, headers: Mapping[str, str]) -> errors.ProviderError:
@@ -111,10 +117,6 @@ def _usual(status: int, said: str, headers: Mapping[str, str]) -> errors.Provide
             return errors.Rejected(message, http_status=status)
     # A redirect is never followed (it would carry the credentials along); it is taken for a passing trouble.
     return errors.Transient(message, http_status=status)
-
-
-def _said(body: Any, response: aiohttp.ClientResponse) -> str:
-    return provider_message(body) or _printable(response.reason or "no message")
 
 
 def provider_message(body: Any) -> str:
@@ -165,11 +167,13 @@ def _http_date(text: str) -> datetime | None:
 async def _error_body(response: aiohttp.ClientResponse, secrets: Iterable[str]) -> Any:
     """The error's JSON, or None: the status alone decides when its body is broken, late or not JSON."""
     try:
-        body = await _body(response, ERROR_BYTES)
-        for secret in secrets:  # before anything is cut to length, or a half of one would stay
-            body = body.replace(secret.encode(), b"***")
-        return parse_json(body)
-    except (errors.BadPayload, aiohttp.ClientError, TimeoutError):
+        body = parse_json(await _body(response, ERROR_BYTES))
+        # Masked before anything is cut to length, or a half of one would stay; in one spelling: `/` may come as `\/`.
+        plain = json.dumps(body, ensure_ascii=False, default=str)
+        return json.loads(
+            _masked(plain, (json.dumps(secret, ensure_ascii=False)[1:-1] for secret in secrets))
+        )
+    except (errors.BadPayload, aiohttp.ClientError, TimeoutError, RecursionError):
         return None
 
 
