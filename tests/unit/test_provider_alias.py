@@ -218,6 +218,14 @@ async def test_where_no_row_can_be_read_all_sizes_are_no_answer() -> None:
     assert isinstance((await fetch(http, None)).answers[None], errors.BadPayload)
 
 
+async def test_a_shops_price_that_cannot_be_read_does_not_refuse_the_item() -> None:
+    odd = item(retail_price_cents="")
+    found = await fetch(Scripted(search=hits(odd), availabilities={"variants": [row(10)]}))
+    assert quote_of(found, "10").lowest_ask == Decimal(97)
+    assert found.listing is not None
+    assert "retail_price" not in found.listing.product.details
+
+
 async def test_a_name_in_another_script_does_not_fit_a_nameless_item() -> None:
     with pytest.raises(errors.NotListed):
         await fetch(Scripted(search=hits(item(name=None))), sku="name:ポケモン")
@@ -307,7 +315,9 @@ async def test_prices_stand_when_their_sales_cannot_be_had(trouble: Any) -> None
 
 
 def test_a_grpc_code_says_more_than_an_odd_status() -> None:
-    assert isinstance(Alias.classify(402, {}, {"code": 14}), errors.Transient)
+    for status, code in ((402, 14), (409, 10), (499, 1)):
+        assert isinstance(Alias.classify(status, {}, {"code": code}), errors.Transient)
+    assert Alias.classify(409, {}, {"code": 6}) is None
     assert isinstance(Alias.classify(400, {}, {"code": 8}), errors.Throttled)
     assert Alias.classify(404, {}, {"code": 5}) is None
     assert Alias.classify(500, {}, "text") is None

@@ -315,6 +315,18 @@ async def test_a_bare_number_is_of_the_system_that_the_variants_own_chart_names(
         assert isinstance(refusal, errors.Unmatched)
 
 
+@pytest.mark.parametrize("system", ["jp", "au", "us c"])
+async def test_a_bare_number_of_a_system_that_is_not_known_is_no_us_size(system: str) -> None:
+    row = variant("9")
+    row["sizeChart"]["defaultConversion"] = {"size": "9", "type": system}
+    http = Scripted(
+        search=hits(product()), variants=[row, variant("10")], market_data=[market("9"), market("10")]
+    )
+    found = await fetch(http, "DD1391-100", "9", "10")
+    assert isinstance(found.answers["9"], errors.Unmatched)
+    assert [quote.size for quote in found.quotes] == ["10"]
+
+
 async def test_two_rows_of_one_variant_that_differ_are_no_price() -> None:
     http = Scripted(
         search=hits(product()), variants=[variant("10")], market_data=[market("10"), market("10", "55")]

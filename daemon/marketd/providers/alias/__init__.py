@@ -74,7 +74,7 @@ class Alias:
         code = body.get("code") if isinstance(body, dict) else None
         if status == 404 and code != 5:  # NOT_FOUND; without it, it is not Alias that answered
             return errors.no_such_path("Alias' API")
-        if code in (4, 14) and status < 500:  # DEADLINE_EXCEEDED, UNAVAILABLE
+        if code in (1, 4, 10, 14) and status < 500:  # CANCELLED, DEADLINE_EXCEEDED, ABORTED, UNAVAILABLE
             return errors.Transient(f"HTTP {status}, code {code}", http_status=status)
         if code == 8 and status != 429:  # RESOURCE_EXHAUSTED
             return errors.Throttled(f"HTTP {status}, code {code}", http_status=status)

@@ -58,11 +58,10 @@ def listing(item: Any) -> Listing:
         case {"catalog_id": str(catalog_id), **rest} if ID.fullmatch(catalog_id):
             category = _text(rest, "product_type") or _text(rest, "product_category_v2")
             gender = (_text(rest, "gender") or "").lower() or None
-            retail = _cents(rest.get("retail_price_cents"))
             details = {
                 "colorway": _text(rest, "colorway"),
                 "release_date": (_text(rest, "release_date") or "")[:10] or None,
-                "retail_price": None if retail is None else str(retail),
+                "retail_price": _retail(rest.get("retail_price_cents")),
             }
             product = Product(
                 id=catalog_id,
@@ -232,6 +231,15 @@ def _cents(value: Any) -> Decimal | None:
     if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) > _ABSURD_CENTS:
         raise errors.BadPayload(f"{str(value)[:40]!r} is not a price in cents")
     return Decimal(text) / 100 or None
+
+
+def _retail(value: Any) -> str | None:
+    """The shop's price, which is only shown: one that cannot be read does not refuse the item."""
+    try:
+        price = _cents(value)
+    except errors.BadPayload:
+        return None
+    return None if price is None else str(price)
 
 
 def sold(price: Quote, body: Any, at: datetime) -> Quote:

@@ -118,12 +118,15 @@ def _variant(body: Any, *, alone: bool) -> Variant | None:
 
 
 def _told(value: str, chart: Any) -> str:
-    """A bare number in the system that the variant's own chart names as its default; any other text as it is."""
+    """A bare number in the system that the variant's own chart names as its default; any other text as it is.
+
+    A number of a system that is not known here gets a text that is no size, for it is not one of the US.
+    """
     default = chart.get("defaultConversion") if isinstance(chart, dict) else None
-    system = str(default.get("type")).lower() if isinstance(default, dict) else ""
-    if not re.fullmatch(r"[0-9.]+", value):
+    system = (_text(default.get("type")) or "us").lower() if isinstance(default, dict) else "us"
+    if system in ("us", "us m") or not re.fullmatch(r"[0-9.]+", value):
         return value
-    return f"{value}W" if system == "us w" else f"{system} {value}" if system in sizes.SYSTEMS else value
+    return f"{value}W" if system == "us w" else f"{system} {value}"
 
 
 def _chart(body: Any) -> dict[str, str]:
