@@ -300,8 +300,7 @@ create table market_prices (
   constraint market_prices_lowest_ask_check CHECK (lowest_ask > 0::numeric)
 ) with (fillfactor=80);
 comment on table market_prices is 'The present price of each size. NULL = the provider says there is none.';
-CREATE UNIQUE INDEX market_prices_key ON market_prices USING btree (provider, account, sku, COALESCE(size, ''::text), currency);
-CREATE INDEX market_prices_sku ON market_prices USING btree (sku, currency);
+CREATE UNIQUE INDEX market_prices_key ON market_prices USING btree (sku, currency, provider, account, COALESCE(size, ''::text));
 
 create table market_products (
   provider text not null,

@@ -321,9 +321,8 @@ create table market_prices (
   changed_at timestamptz not null,
   updated_at timestamptz not null default clock_timestamp()
 ) with (fillfactor = 80);
-create unique index market_prices_key on market_prices (provider, account, sku, coalesce(size, ''), currency);
--- Serves claim: the other providers' prices of an item.
-create index market_prices_sku on market_prices (sku, currency);
+-- In this order it also serves claim, which reads what other providers ask for an item.
+create unique index market_prices_key on market_prices (sku, currency, provider, account, coalesce(size, ''));
 comment on table market_prices is 'The present price of each size. NULL = the provider says there is none.';
 
 create table market_price_history (
