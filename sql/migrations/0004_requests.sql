@@ -339,11 +339,11 @@ begin
            -- the first place is looked up once for all of a queue
            max(case when d.place = 1 then market__turn(d.provider, d.account, d.priority, p_user_id) end)
              over (partition by d.provider, d.account, d.priority) + d.place - 1 as turn
-      from placed d
+      from placed d order by d.dedupe_key
   ), targets as (
     insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
     select n.provider, n.account, (n.w).sku, (n.w).size, (n.w).currency, n.dedupe_key, (n.w).unit_key
-      from new n where n.known is null order by n.dedupe_key
+      from new n where n.known is null
   ), jobs as (
     insert into market_jobs (id, provider, account, sku, size, currency, priority, status, not_before, retry_at, run_at,
       overridden_at, max_attempts, turn, user_id, dedupe_key, unit_key)
@@ -352,7 +352,7 @@ begin
            case when n.run_at > p_now then 'deferred' else 'pending' end, (n.w).not_before,
            case when n.looks_past is null and n.retry_at > p_now then n.retry_at end, n.run_at,
            n.looks_past, s.max_attempts, n.turn, p_user_id, n.dedupe_key, (n.w).unit_key
-      from new n order by n.dedupe_key
+      from new n
   ), requests as (
     insert into market_job_requests (job_id, user_id, priority, opened) select n.id, p_user_id, n.priority, true from new n
   ), views as (
@@ -428,8 +428,8 @@ begin
            case when a.result = 'refused' then '22023' end, (a.w).problem
       from unnest(asked) a
       left join lateral (select 'running' as waiting_for, now_at as eta from market_fetches m
-                          where m.unit_key = (a.w).unit_key and m.lease_expires_at > now_at limit 1) f
-             on rest is not null and a.status = 'pending' and waits[a.ord] is null;   -- in the array's order, which is the items'
+                          where rest is not null and a.status = 'pending' and waits[a.ord] is null
+                            and m.unit_key = (a.w).unit_key and m.lease_expires_at > now_at limit 1) f on true;   -- in the array's order: the items'
 end $$;
 
 create function market__check_items(items jsonb, p_caller text) returns void
@@ -473,7 +473,7 @@ begin
                p_priority, null, nullif(p_user_id, ''), null)::market__wish end
       from read r left join ways w
         on w.provider = r.provider and r.short and jsonb_typeof(r.item -> 'sku') = 'string'
-           and r.sku ~ '^[A-Z0-9][A-Z0-9._+-]{0,63}$'
+           and r.sku ~ '^[A-Z0-9][A-Z0-9._+-]*$' and length(r.sku) <= 64   -- {0,63} in the pattern takes seven times as long
            and coalesce(jsonb_typeof(r.item -> 'size') in ('string', 'number', 'null') and (r.size is null or r.size ~ '^([1-9]|1[0-9]|2[01])(\.5)?$'), true);
 end $$;
 
