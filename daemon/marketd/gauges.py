@@ -112,6 +112,7 @@ class Gauges:
     async def refresh(self) -> None:
         """Read once and set all. Raises DatabaseUnavailable."""
         figures = await self._runs.gauges()
+        figures["budgets"] = _spendable(figures["budgets"])
         for name, values in _by_gauge(figures).items():
             self._metrics.replace(name, values)
         states = _lane_states(figures["lanes"])
@@ -135,6 +136,12 @@ def _lane_states(lanes: Rows) -> dict[str, str]:
     for row in lanes:
         found[row["provider"]] = max(found.get(row["provider"], "off"), row["state"], key=_STATES.index)
     return found
+
+
+def _spendable(budgets: Rows) -> list[Mapping[str, Any]]:
+    """Without accounts that are off, whose calls nobody can spend; where all of a provider's are, they stay."""
+    on = {row["provider"] for row in budgets if row["lane_state"] != "off"}
+    return [row for row in budgets if row["lane_state"] != "off" or row["provider"] not in on]
 
 
 def _summary(figures: Mapping[str, Rows], states: Mapping[str, str]) -> str:

@@ -82,6 +82,18 @@ async def test_trouble_with_a_provider_shows_long_before_the_next_regular_look(
         await _reaches(app, 1, "lane_state", provider="stockx", state="cooldown")
 
 
+async def test_calls_of_an_account_that_is_off_are_no_calls_left(
+    db: asyncpg.Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """An account that was taken out of the file keeps its row; its quota must not hide that no call is left."""
+    await db.execute(
+        "insert into market_providers (provider, account, quota_hour) values ('stockx', 'shop2', 50)"
+    )
+    async with running(configured(database, sandbox, tmp_path, scheduler=QUICK)) as app:
+        await _reaches(app, 1, "lane_state", provider="stockx", state="ready")
+        await _reaches(app, 100_000, "budget_quota", provider="stockx", window="hour")
+
+
 async def test_an_operators_pause_shows_long_before_the_next_regular_look(
     db: asyncpg.Connection, database: str, sandbox: Sandbox, tmp_path: Path
 ) -> None:
