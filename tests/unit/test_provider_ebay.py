@@ -46,8 +46,29 @@ async def test_a_page_of_other_things_with_more_to_come_does_not_say_that_there_
     refusal = (await fetch(with_youth, "5Y")).answers["5Y"]
     assert isinstance(refusal, errors.Unmatched)
     assert refusal.error_code == "ambiguous_product"
-    narrowed = Scripted(search=Each((results(), others)))
+    narrowed = Scripted(search=Each((results(), others)))  # the size aspect has answered it
     assert quote_of(await fetch(narrowed), "10").lowest_ask is None
+
+
+@pytest.mark.parametrize(
+    ("title", "certain"),
+    [
+        ("Nike Dunk DD1391-100", False),
+        ("Nike Dunk DD1391-100 UK 9", False),
+        ("Nike Dunk DD1391-100 Size 9", True),
+        ("Nike Dunk DD1391-100 Men's 9", True),
+        ("Laces for DD1391-100", True),
+    ],
+)
+async def test_where_only_titles_tell_sizes_a_silent_one_leaves_open_whether_there_are_asks(
+    title: str, certain: bool
+) -> None:
+    rows = results(listing(title=title, listingMarketplaceId="EBAY_GB", leafCategoryIds=["1"]))
+    options = {"marketplace": "EBAY_GB", "size_aspect": "UK Shoe Size"}
+    found = await fetch(Scripted(search=rows), options=options, currency="GBP")
+    answer = found.answers["10"]
+    assert answer == "10" if certain else isinstance(answer, errors.Unmatched)
+    assert all(quote.lowest_ask is None for quote in found.quotes)
 
 
 async def test_the_search_is_narrow_sorted_and_from_where_it_is_delivered() -> None:

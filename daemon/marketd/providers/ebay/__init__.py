@@ -126,17 +126,20 @@ class EBay:
         reply = await http.get(
             SEARCH, searching.live(ask.sku, wanted, aspect, options), endpoint="search", headers=headers
         )
-        found, whole = reading.offers(reply.body, wanted), not reading.is_cut_off(reply.body)
+        found, sure = reading.offers(reply.body, wanted), reading.is_conclusive(reply.body, wanted)
         if not found and aspect and options.search_titles:
             wanted, quality = searching.by_title(wish), "low"
             params = searching.live(ask.sku, wanted, {}, options)
             reply = await http.get(SEARCH, params, endpoint="search", headers=headers)
-            found, whole = reading.offers(reply.body, wanted), whole or not reading.is_cut_off(reply.body)
+            found, sure = (
+                reading.offers(reply.body, wanted),
+                sure or reading.is_conclusive(reply.body, wanted),
+            )
         if misfit := reading.misfit(reply.body, wanted, found):
             raise misfit
-        if not found and not whole:
+        if not found and not sure:
             raise errors.Unmatched(
-                "none of the cheapest listings is it for certain, and eBay has more of them"
+                "no listing is it for certain, but eBay has more of them, or some that do not tell their US size"
             )
         found, band = reading.sane(found, wanted, options.band)
         basis = {"quality": quality, "band": band}

@@ -16,7 +16,7 @@ from typing import Any
 from marketd import errors
 from marketd.provider import Usage
 from marketd.providers.ebay.options import Band
-from marketd.providers.ebay.titles import Wanted, fits, names, tells_size, tells_whose
+from marketd.providers.ebay.titles import Wanted, fits, is_silent, names, tells_size, tells_whose
 
 NEW, GRADED, UNGRADED = "1000", "2750", "4000"
 CARD_CATEGORIES = frozenset(("183050", "183454", "261328"))  #: single cards: non-sport, card games, sport
@@ -72,9 +72,15 @@ def _ignores_size(rows: list[dict[str, Any]], wanted: Wanted) -> bool:
     return bool(wanted.number) and 2 * sum(fits(_title(row), wanted) for row in told) < len(told)
 
 
-def is_cut_off(body: Any) -> bool:
-    """Whether there are more listings than the answer holds."""
-    return isinstance(body, dict) and bool(body.get("next"))
+def is_conclusive(body: Any, wanted: Wanted) -> bool:
+    """Whether an answer without any right listing means that there is none.
+
+    Not if more follow, or if titles have to tell the size and one that names the thing tells none.
+    """
+    silent = wanted.stated and any(
+        _is_thing(row, wanted) and is_silent(_title(row), wanted) for row in _listings(body)
+    )
+    return not body.get("next") and not silent
 
 
 def misfit(body: Any, wanted: Wanted, found: list[Offer]) -> errors.Unmatched | None:

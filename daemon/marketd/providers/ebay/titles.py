@@ -127,6 +127,11 @@ def tells_size(title: str, wanted: Wanted) -> bool:
     return len(title) <= _LONGEST and sizes_stated(_rest(_plain(title), wanted))
 
 
+def is_silent(title: str, wanted: Wanted) -> bool:
+    """Whether a title, which `names` the thing, holds no number that could be its US size."""
+    return not any(_statements(_american(_rest(_plain(title), wanted))))
+
+
 def tells_whose(title: str, wanted: Wanted) -> bool:
     """Whether a title states the wanted size and whose it is: `Men's 10`, `7.5W`, `5Y`."""
     said = _statements(_american(_rest(_plain(title[:_LONGEST]), wanted)))
