@@ -40,6 +40,7 @@ from marketd.telemetry import Observer, Observers
 from marketd.visits import Visits
 
 _ENRICH_AT_MOST = 5  #: products a pass; they wait behind all other background work
+_STOP_WITHIN_S = 15.0  #: after the grace period, before systemd may lose patience
 _LAST_ACTS_S = 1.5  #: for releasing and unregistering at the end, also when Postgres hangs
 
 
@@ -236,6 +237,7 @@ class App:
                     self._announce(on_ready)
                     await stop.wait()
                     systemd.stopping("draining")
+                    systemd.extend_timeout(self.grace_s() + _STOP_WITHIN_S)
                     self._health.draining = True
                 for service in services:
                     service.cancel()

@@ -58,6 +58,7 @@ async def test_it_says_ready_serves_and_stops_with_exit_code_0(
         process.signal(signal.SIGTERM)
         assert await process.ended() == 0
         assert "STOPPING=1" in await process.told("STOPPING=1")
+        await process.told("EXTEND_TIMEOUT_USEC=17000000")  # shutdown_grace, and 15 s
     assert process.stderr == ""
     assert await db.fetchval("select count(*) from market_daemons where alive_until > clock_timestamp()") == 0
 
