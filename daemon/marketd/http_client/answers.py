@@ -181,7 +181,8 @@ async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
     """The decompressed body, never holding more than `limit` bytes of it."""
     inflate = _inflater(response.headers.get("Content-Encoding", "identity"))
     pieces, held = [], 0  # a growing buffer would be held twice whenever it moves
-    async for chunk in response.content.iter_chunked(_CHUNK):
+    while not response.content.at_eof():  # a short answer is often all there by now: one look is enough
+        chunk = await response.content.read(_CHUNK)
         for piece in _inflated(inflate, chunk) if inflate else (chunk,):
             held += len(piece)
             if held > limit:
@@ -214,15 +215,6 @@ def _inflated(inflate: zlib._Decompress, chunk: bytes) -> Iterator[bytes]:
             return
 
 
-def parse_json(body: bytes) -> Any:
-    """Strict JSON in UTF-8, fractions as Decimal. Raises BadPayload for NaN, infinities and overflow too."""
-    try:
-        return json.loads(body.decode("utf-8"), parse_float=_finite, parse_constant=_refuse)
-    except (ValueError, ArithmeticError, RecursionError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
-        raise errors.BadPayload(f"the answer is not JSON: {reason}", code="bad_json") from None
-
-
 def _finite(text: str) -> Decimal:
     if not math.isfinite(float(text)):
         raise ValueError("a number out of range")
@@ -231,3 +223,16 @@ def _finite(text: str) -> Decimal:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
+
+
+#: json.loads would make one for each answer
+_STRICT = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse)
+
+
+def parse_json(body: bytes) -> Any:
+    """Strict JSON in UTF-8, fractions as Decimal. Raises BadPayload for NaN, infinities and overflow too."""
+    try:
+        return _STRICT.decode(body.decode("utf-8"))
+    except (ValueError, ArithmeticError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
+        raise errors.BadPayload(f"the answer is not JSON: {reason}", code="bad_json") from None

@@ -178,7 +178,8 @@ class ProviderHttp:
             grant = await self._gate.take(request.endpoint, meter=request.meter)
             arrived = monotonic()
             try:
-                await asyncio.sleep(grant.delay_s)
+                if grant.delay_s > 0:
+                    await asyncio.sleep(grant.delay_s)
             except asyncio.CancelledError as error:
                 given_back = await self._give_back(grant)
                 self._report(request, grant, monotonic(), [], error, given_back)
