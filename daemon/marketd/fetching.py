@@ -21,6 +21,7 @@ from marketd.store.budgets import Circuits, Report
 from marketd.store.jobs import JobStore, Settled
 from marketd.telemetry import FetchReport, Observer, RequestReport
 
+_FOR_LATER = (Retried, Snoozed)
 _AT_ONCE_S = 0.001  #: a cool-down that is over as soon as it is told
 
 
@@ -96,7 +97,7 @@ class _Fetch:
             requests=self.visit.requests,
             quotes=len(self.found.quotes) if self.found else 0,
             changed=settled.changed if settled else 0,
-            wait_s=max((self.unit.claimed_at - job.due_at).total_seconds() for job in self.unit.jobs),
+            wait_s=(self.unit.claimed_at - min([job.due_at for job in self.unit.jobs])).total_seconds(),
             fetch_s=self.ended - self.began,
             settle_s=clock.monotonic() - self.ended,
             lease_lost=settled is None,
@@ -176,7 +177,7 @@ class Fetching:
             # The lease will expire and any daemon takes the jobs up again: late, not lost.
             self._observer.event("settle_given_up", unit=unit.key, error=str(trouble))
         self._observer.fetch_done(this.report(outcomes, settled))
-        if any(isinstance(outcome, Retried | Snoozed) for _, outcome in outcomes):
+        if any(isinstance(outcome, _FOR_LATER) for _, outcome in outcomes):
             self._on_deferred()
 
     async def _settle(self, this: _Fetch, outcomes: Sequence[tuple[Job, Outcome]]) -> Settled:

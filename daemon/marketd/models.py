@@ -89,18 +89,18 @@ class Unit:
     account: str
     sku: str
     currency: str
-    jobs: tuple[Job, ...]
+    jobs: tuple[Job, ...]  #: the most urgent first
     known: Known = NOTHING_KNOWN  #: as of the claim
     troubled: bool = False  #: the provider failed before this claim: success is news
 
     @property
     def priority(self) -> int:
-        return max(job.priority for job in self.jobs)
+        return self.jobs[0].priority
 
     @property
     def sizes(self) -> tuple[str | None, ...]:
         """The distinct sizes asked, in the order of the jobs."""
-        return tuple(dict.fromkeys(job.size for job in self.jobs))
+        return tuple(dict.fromkeys([job.size for job in self.jobs]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import platform
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, TypeVar
 
@@ -113,10 +112,12 @@ class Metrics(Families):
             self._lease_lost.labels(provider).inc()
             return
         self._of(self._settle, provider).observe(report.settle_s)
-        self._of(self._looked, provider, "changed").inc(report.changed)
-        self._of(self._looked, provider, "same").inc(max(0, report.quotes - report.changed))
-        for word, count in Counter(outcome_word(outcome) for _, outcome in report.outcomes).items():
-            self._of(self._finished, provider, word).inc(count)
+        for word, count in (("changed", report.changed), ("same", report.quotes - report.changed)):
+            if count > 0:
+                self._of(self._looked, provider, word).inc(count)
+        words = [outcome_word(outcome) for _, outcome in report.outcomes]
+        for word in set(words):
+            self._of(self._finished, provider, word).inc(words.count(word))
         for _, outcome in report.outcomes:
             if (code := error_word(outcome)) is not None:
                 self._errors.labels(provider, code).inc()
