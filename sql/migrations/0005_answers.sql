@@ -81,7 +81,9 @@ create function market__ahead(j market_jobs, l market__lane, p_count_to int, out
 language plpgsql stable as $$
 declare h market_jobs; units text[]; skus text[]; urgent boolean[];
 begin
-  select * into h from market_jobs m where m.unit_key = j.unit_key and m.status = 'pending'
+  -- A range of one key in its own order: no other index has that, even where the statement was planned with an empty queue.
+  select * into h from (select m.* from market_jobs m where m.unit_key >= j.unit_key and m.unit_key <= j.unit_key
+                           and m.status = 'pending' order by m.unit_key offset 0) m
    order by m.priority desc, m.rank desc, m.turn, m.run_at, m.id limit 1;
   if not found then
     h := j;

@@ -334,6 +334,18 @@ async def test_a_bulk_enqueue_into_empty_tables_walks_none_of_them(db: Connectio
     assert not walked
 
 
+async def test_an_answer_that_was_planned_with_an_empty_queue_walks_no_long_one(db: Connection) -> None:
+    read = "select idx_tup_fetch from pg_stat_xact_user_tables where relname = 'market_jobs'"
+    await db.execute("analyze")
+    await daemon(db)
+    await enqueue(db, "AA0-99")
+    await enqueue_many(db, [item(f"AA{n}-100") for n in range(2000)])
+    async with db.transaction():
+        before = await db.fetchval(read)
+        assert (await enqueue(db, "AA0-101"))["eta"] is None  # more than 200 are ahead
+        assert 200 < await db.fetchval(read) - before < 500
+
+
 async def test_the_kept_plans_of_claim_and_settle_do_for_more_than_a_new_database_holds(
     database: str, db: Connection
 ) -> None:
