@@ -19,6 +19,7 @@ from marketd import database, errors, hearing, http_client, logs, migrate, provi
 from marketd.admin import Admin
 from marketd.agreement import Agreement
 from marketd.config import Config
+from marketd.enrichment import Enrichment
 from marketd.fetching import LaneSettings, Stores
 from marketd.gauges import Gauges
 from marketd.health import Health
@@ -39,7 +40,6 @@ from marketd.store.runs import RunStore
 from marketd.telemetry import Observer, Observers
 from marketd.visits import Visits
 
-_ENRICH_AT_MOST = 5  #: products a pass; they wait behind all other background work
 _STOP_WITHIN_S = 15.0  #: after the grace period, before systemd may lose patience
 _LAST_ACTS_S = 1.5  #: for releasing and unregistering at the end, also when Postgres hangs
 
@@ -139,7 +139,7 @@ class App:
         self._plans = PlanStore(db, lambda: self._scheduler.timing.interval)
         self._agreement = Agreement(self._daemons, self._plans, self._kinds, self.metrics, self._observer)
         self._scheduler = Scheduler(
-            timing, runs, jobs, self._observer, chores=(self._enrich, self._plans.plan)
+            timing, runs, jobs, self._observer, chores=(Enrichment(jobs).enrich, self._plans.plan)
         )
         self._listener = hearing.listener(
             self._listen_dsn,
@@ -274,9 +274,6 @@ class App:
 
     async def _usage(self, provider: str, account: str) -> Usage | None:
         return await self._visits.usage(provider, account)
-
-    async def _enrich(self) -> None:
-        await self._stores.jobs.enrich(_ENRICH_AT_MOST)
 
     async def _last_acts(self) -> None:
         """Release what the lanes could not, write what is remembered, and sign off."""

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from importlib.resources import files
 from pathlib import Path
+from uuid import uuid4
 from xml.etree import ElementTree
 
 import asyncpg
 import pytest
 
 from harness import configured, running, until
+from marketd import clock
+from marketd.enrichment import Enrichment
 from marketd.sandbox import Sandbox
+from marketd.store.jobs import JobStore
+from queue_kit import opened
 
 Connection = asyncpg.Connection
 PANDA = "DD1391-100"
@@ -55,6 +60,33 @@ async def test_the_scheduler_brings_an_image_for_what_only_stockx_knows(
     assert [(job["provider"], job["priority"]) for job in jobs] == [("alias", 50)]
     assert sandbox.count("alias") == 2
     assert sandbox.count("ebay") == 0, "one image is enough"
+
+
+async def test_looking_for_images_takes_a_hundredth_of_the_time_at_most(
+    db: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(clock, "monotonic", lambda: now)
+
+    class Slow(JobStore):
+        async def enrich(self, at_most: int) -> int:
+            nonlocal now
+            now += 3
+            return await super().enrich(at_most)
+
+    looked = []
+    async with opened(database) as pool:
+        enrichment = Enrichment(Slow(pool, uuid4()))
+        for minute in range(11):
+            now = max(now, 60.0 * minute)
+            sku = f"A-{minute}"
+            await db.execute(
+                "insert into market_skus (provider, sku, product_id) values ('stockx', $1, $1)", sku
+            )
+            await enrichment.enrich()
+            if await db.fetchval("select exists (select from market_jobs where sku = $1)", sku):
+                looked.append(minute)
+    assert looked == [0, 5, 10]
 
 
 async def test_enriching_by_hand_tells_how_many_and_asks_nobody_twice(
