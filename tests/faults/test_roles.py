@@ -319,6 +319,7 @@ async def test_an_operator_does_all_that_the_command_line_does(db: Connection, l
         "why_job": (job,),
         "why_item": ("stockx", "AA1-1", "10", None),
         "enqueue": ("stockx", "BB1-1", "10", 200, "ann", None, None, None),
+        "not_failed": ([job],),
         "retry": (None, None, None),
         "pause": ("stockx", "to see"),
         "resume": ("stockx",),
