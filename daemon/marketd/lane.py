@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ class Lane:
         self._freed = asyncio.Event()  #: a slot may be free
         self._running: set[asyncio.Task[None]] = set()
         self._backlog = False  #: the last claim filled every free slot
-        self._drained_by: float | None = None  #: when the grace period ends, if it began during a turn
+        self._halted = False  #: nothing is waited for any more
         self._closed = False
         self.last_turn = clock.monotonic()  #: when the loop last came round, for the watchdog
 
@@ -59,42 +60,43 @@ class Lane:
 
     async def run(self, stop: Stop, grace_s: Callable[[], float]) -> None:
         """Work until `stop`; then let fetches finish for `grace_s`, and release the rest with attempts refunded."""
+        working = asyncio.create_task(self._work(stop), name=f"claims {self._name}")
         stopping = asyncio.create_task(stop.wait())
-        failures = 0
+        left_s = 0.0
         try:
-            while not stop.is_set():
-                self.last_turn = clock.monotonic()
-                try:
-                    await self._turn_or_stop(stopping, grace_s)
-                    failures = 0
-                except errors.DatabaseUnavailable as error:
-                    failures += 1
-                    self._observer.event("database_unavailable", error=str(error), lane=self._name)
-                    await self._sleep(clock.full_jitter(failures, base_s=0.25, cap_s=3), stopping)
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if stop.is_set():
+                # What the loop waits for ends now; a statement in it may take the grace period, if Postgres hangs.
+                drained_by = clock.monotonic() + grace_s()
+                self._halted = True
+                self._freed.set()
+                self._wake.set()
+                await asyncio.wait({working}, timeout=drained_by - clock.monotonic())
+                left_s = max(0.0, drained_by - clock.monotonic())
         finally:
             stopping.cancel()
-            left_s = grace_s() if self._drained_by is None else max(0.0, self._drained_by - clock.monotonic())
-            await self._drain(left_s if stop.is_set() else 0)
+            working.cancel()
+            await self._drain(left_s)
+        if not working.cancelled() and working.done():
+            working.result()
 
-    async def _turn_or_stop(self, stopping: asyncio.Task[Any], grace_s: Callable[[], float]) -> None:
-        """One turn; when the stop comes meanwhile it may take the grace period, if Postgres hangs, and no longer."""
-        turn = asyncio.create_task(self._turn(stopping))
-        try:
-            await asyncio.wait({turn, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if stopping.done():
-                left_s = grace_s()
-                self._drained_by = clock.monotonic() + left_s
-                await asyncio.wait({turn}, timeout=left_s)
-        finally:
-            turn.cancel()
-        if turn.done():
-            turn.result()
+    async def _work(self, stop: Stop) -> None:
+        failures = 0
+        while not stop.is_set():
+            self.last_turn = clock.monotonic()
+            try:
+                await self._turn()
+                failures = 0
+            except errors.DatabaseUnavailable as error:
+                failures += 1
+                self._observer.event("database_unavailable", error=str(error), lane=self._name)
+                await self._pause(self._wake, clock.full_jitter(failures, base_s=0.25, cap_s=3))
 
-    async def _turn(self, stopping: asyncio.Task[Any]) -> None:
+    async def _turn(self) -> None:
         self._freed.clear()  # before the count: a slot that comes free from here on is heard of
         free = self._free()
         if free <= 0:
-            await self._wait_for_slot(stopping)
+            await self._pause(self._freed, _LOOK_ROUND_S)
             return
         if self._backlog and free < self.settings.concurrency // 4:
             await asyncio.sleep(_GATHER_S)
@@ -106,7 +108,7 @@ class Lane:
         units = await asyncio.shield(self._claim(settings, free))
         self._backlog = len(units) >= free
         if not units:
-            await self._wait_for_work(stopping)
+            await self._wait_for_work()
 
     def _free(self) -> int:
         """Units that may be claimed. What is being settled holds no slot, so that claims, fetches and settles overlap;
@@ -141,31 +143,24 @@ class Lane:
             words = f"{type(error).__name__}: {error}"
             self._observer.event("fetch_crashed", lane=self._name, error=words, exc_info=error)
 
-    async def _wait_for_work(self, stopping: asyncio.Task[Any]) -> None:
+    async def _wait_for_work(self) -> None:
         chance = await self._stores.jobs.next_chance_s(self.settings.provider, self.settings.account)
         if chance is not None:
             wait_s = chance + 0.005 if chance > 0 else _IDLE_WAIT_S
-            await self._sleep(min(self.settings.poll_s, wait_s), stopping)
+            await self._pause(self._wake, min(self.settings.poll_s, wait_s))
             return
         # Nothing waits: the poller or a notification wakes us, and no statement is spent on looking.
-        while not self._wake.is_set() and not stopping.done():
-            await self._sleep(_LOOK_ROUND_S, stopping)
+        while not self._wake.is_set() and not self._halted:
+            await self._pause(self._wake, _LOOK_ROUND_S)
             self.last_turn = clock.monotonic()
 
-    async def _wait_for_slot(self, stopping: asyncio.Task[Any]) -> None:
-        # A full lane must still hear the stop, and that it was given more slots; not each wake, which it cannot follow.
-        freed = asyncio.create_task(self._freed.wait())
-        try:
-            await asyncio.wait({stopping, freed}, timeout=_LOOK_ROUND_S, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            freed.cancel()
-
-    async def _sleep(self, timeout_s: float, stopping: asyncio.Task[Any]) -> None:
-        waking = asyncio.create_task(self._wake.wait())
-        try:
-            await asyncio.wait({stopping, waking}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            waking.cancel()
+    async def _pause(self, event: asyncio.Event, timeout_s: float) -> None:
+        """Until the event, so long at most, and not at all once the stop has come."""
+        if self._halted:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await event.wait()
 
     async def _drain(self, grace_s: float) -> None:
         self._closed = True
