@@ -109,9 +109,9 @@ begin
   urgent_left := quota - used;
   if urgent_left > 0 and p.background_min > 0 and not late then
     keep := greatest(0, ceil(p.background_min * quota) - used_bg);
-    -- min() and not EXISTS: its plan can only be one step down an index.
-    if keep > 0 and (select min(j.priority) from market_jobs j where j.provider = p.provider and j.account = p.account
-                        and j.status = 'pending') < s.wake_priority then
+    -- Neither EXISTS nor min(), which may both be planned as a walk through all that waits: this is one step down an index.
+    if keep > 0 and (select j.priority from market_jobs j where j.provider = p.provider and j.account = p.account
+                        and j.status = 'pending' order by j.priority limit 1) < s.wake_priority then
       urgent_left := greatest(0, urgent_left - keep::int);
       -- What is kept for background is not the reserve's to refuse.
       background_left := greatest(background_left, least(keep::int, quota - used));
@@ -411,8 +411,8 @@ language plpgsql stable as $$
 declare w record; b record; head text; quota int; carries double precision; part double precision;
 begin
   if p.background_min = 0
-     or coalesce((select max(j.priority) from market_jobs j where j.provider = p.provider and j.account = p.account
-                   and j.status = 'pending'), 0) < s.wake_priority then
+     or coalesce((select j.priority from market_jobs j where j.provider = p.provider and j.account = p.account
+                   and j.status = 'pending' order by j.priority desc limit 1), 0) < s.wake_priority then
     return false;
   end if;
   w := market__window(p, s, 'hour', p_now);

@@ -243,7 +243,9 @@ async def _every_open_job_can_end(db: Connection, database: str) -> None:
     await db.execute("""
         update market_providers set enabled = true, off_reason = null, paused_at = null, circuit = 'closed',
           circuit_reason = null, circuit_until = null, circuit_failures = 0, next_request_at = '-infinity';
-        update market_jobs set run_at = now() where status = 'deferred'""")
+        update market_jobs set run_at = now() where status = 'deferred'
+          -- What was opened at a moment that no clock will ever tell, by a function that is given the present.
+          or status = 'pending' and run_at not between '0001-01-02' and '9999-12-30'""")
     pool = Database(database, size=2, timeout_s=10)
     await pool.open()
     try:

@@ -17,6 +17,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from harness import until
 from marketd.outcome import Priced
 from marketd.store.jobs import JobStore
 from marketd.store.rows import column
@@ -361,9 +362,11 @@ async def test_the_kept_plans_of_claim_and_settle_do_for_more_than_a_new_databas
                 *(jobs.settle(unit, [(unit.jobs[0], Priced(size="10"))], [quote()]) for unit in units)
             )
         kept = await pool.fetch("select statement from pg_prepared_statements where generic_plans > 0")
-        await pool.fetch("select pg_stat_force_next_flush()")
     for name in ("claim", "settle"):
         assert queries("jobs")[name] in {row["statement"] for row in kept}
+    # Its session has ended, so what it has read is told, together with what it wrote.
+    told = "select n_tup_ins = 307 from pg_stat_user_tables where relname = 'market_price_history'"
+    await until(lambda: db.fetchval(told), what="the statistics of the settles")
     walked = await db.fetch(
         "select relname, seq_tup_read from pg_stat_user_tables where seq_tup_read > 300 * 10"
         " and relname <> 'market_settings'"
