@@ -107,7 +107,7 @@ class Bench:
 
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
-    async with running(Wire()) as wire, open_door("p", wire.url, AUTH, 0.5, 10_000) as door:
+    async with running(Wire()) as wire, open_door("p", wire.url, AUTH, 10, 10_000) as door:
         yield Bench(wire, door)
 
 
@@ -184,7 +184,7 @@ async def test_a_connection_that_cannot_be_made_is_given_back() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        async with open_door("p", url, AUTH, 0.5) as door:
+        async with open_door("p", url, AUTH, 10) as door:
             gate, notes = Gate(), Notes()
             http = ProviderHttp(door, gate=gate, observer=notes, priority=1)
             with pytest.raises(errors.Transient) as failed:
@@ -214,7 +214,8 @@ async def test_an_answer_that_never_comes_is_a_timeout_and_stays_charged(bench: 
         return await never_done()
 
     bench.wire.answer = never
-    error = await bench.failure()
+    async with open_door("p", bench.wire.url, AUTH, 1, 10_000) as bench.door:
+        error = await bench.failure()
     assert (error.error_code, bench.gate.charged, bench.notes.classes) == ("timeout", 1, ["timeout"])
 
 
