@@ -1,4 +1,4 @@
-"""Statements to Postgres: the only place where asyncpg's errors become ours.
+"""Connections to Postgres: the only place where asyncpg's errors become ours.
 
 Every call has a timeout. A statement that lost a fair fight (deadlock, serialization, a plan made stale by DDL) is run
 again; anything that means "Postgres is not there" becomes DatabaseUnavailable, and the caller backs off.
@@ -16,7 +16,6 @@ import asyncpg
 
 from marketd.clock import full_jitter
 from marketd.errors import DatabaseUnavailable
-from marketd.store.connections import Connection, Connections
 
 _AGAIN = (
     asyncpg.DeadlockDetectedError,
@@ -43,6 +42,13 @@ _SLACK_S = 0.5  #: a server that is still there has ended the statement by itsel
 
 
 Statement: TypeAlias = tuple[str, Sequence[Any]]  #: SQL and its arguments
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+
+
+class _Connection(asyncpg.Connection):  # generic in the type stubs only
+    def get_reset_query(self) -> str:
+        """Nothing: our statements leave no session state, and a round trip per release is not free."""
+        return ""
 
 
 class Database:
@@ -57,29 +63,31 @@ class Database:
         session setting can be made.
         """
         self._dsn = dsn
+        self._size = size
         self._timeout_s = timeout_s
         self._pooled = pooled
         self._application = application
-        self._connections = Connections(self._connect, size=size)
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self.acquired = 0  #: connections taken since the start
         self.waited_s = 0.0  #: and how long that took, together
 
     async def open(self) -> None:
         """Connect. Raises DatabaseUnavailable."""
         try:
-            self._connections.put(await self._connections.take(self._timeout_s))
+            self._pool = await asyncpg.create_pool(
+                self._dsn,
+                min_size=1,
+                max_size=self._size,
+                timeout=min(_CONNECT_S, self._timeout_s),
+                command_timeout=self._timeout_s + _SLACK_S,
+                max_inactive_connection_lifetime=60,
+                connection_class=_Connection,
+                statement_cache_size=0 if self._pooled else 200,
+                max_cacheable_statement_size=_LONGEST_STATEMENT,
+                server_settings=None if self._pooled else self._session(),
+            )
         except (*GONE, asyncpg.PostgresError) as error:
             raise DatabaseUnavailable(f"cannot connect to Postgres: {in_words(error)}") from error
-
-    async def _connect(self) -> Connection:
-        return await asyncpg.connect(
-            self._dsn,
-            timeout=min(_CONNECT_S, self._timeout_s),
-            command_timeout=self._timeout_s + _SLACK_S,
-            statement_cache_size=0 if self._pooled else 200,
-            max_cacheable_statement_size=_LONGEST_STATEMENT,
-            server_settings=None if self._pooled else self._session(),
-        )
 
     def _session(self) -> dict[str, str]:
         # So that the locks of a daemon that was cut off are not held until the server's TCP gives up, hours later.
@@ -92,12 +100,17 @@ class Database:
 
     async def close(self) -> None:
         """Close all connections, by force when they do not go within a second."""
-        await self._connections.close(_CLOSE_S)
+        if self._pool is None:
+            return
+        try:
+            await asyncio.wait_for(self._pool.close(), _CLOSE_S)
+        except TimeoutError:
+            self._pool.terminate()
 
     @property
     def size(self) -> tuple[int, int]:
         """(open connections, idle ones)."""
-        return self._connections.counts
+        return (0, 0) if self._pool is None else (self._pool.get_size(), self._pool.get_idle_size())
 
     async def fetch(self, sql: str, *args: Any, patience_s: float | None = None) -> list[asyncpg.Record]:
         """Run one statement in a transaction of its own. Raises DatabaseUnavailable.
@@ -129,31 +142,31 @@ class Database:
                     raise DatabaseUnavailable(f"gave up after {_TRIES} tries: {in_words(error)}") from error
                 await asyncio.sleep(full_jitter(attempt, base_s=0.02, cap_s=0.5))
             except GONE as error:
-                if isinstance(error, asyncpg.ReadOnlySQLTransactionError | TimeoutError):
+                if (
+                    isinstance(error, asyncpg.ReadOnlySQLTransactionError | TimeoutError)
+                    and self._pool is not None
+                ):
                     # A standby now, or cut off: whatever befell one connection befell those that idle, too.
-                    self._connections.expire()
+                    await self._pool.expire_connections()
                 raise DatabaseUnavailable(in_words(error)) from error
         raise AssertionError("unreachable: the last try returns or raises")
 
     async def _once(self, statements: Sequence[Statement], patience_s: float | None) -> list[asyncpg.Record]:
-        began, cut_off = time.monotonic(), False
-        connection = await self._connections.take(self._timeout_s)
-        self.acquired += 1
-        self.waited_s += time.monotonic() - began
-        try:
-            if len(statements) == 1:
-                sql, args = statements[0]
-                return await connection.fetch(sql, *args, timeout=patience_s)
-            return await _in_transaction(connection, statements, patience_s)
-        except TimeoutError:
-            # Nobody is there who would hear a polite cancel; waiting for its answer would double the time.
-            connection.terminate()
-            raise
-        except asyncio.CancelledError:
-            cut_off = True
-            raise
-        finally:
-            self._connections.put(connection, cut_off=cut_off)
+        if self._pool is None:
+            raise DatabaseUnavailable("the pool is not open")
+        began = time.monotonic()
+        async with self._pool.acquire(timeout=self._timeout_s) as connection:
+            self.acquired += 1
+            self.waited_s += time.monotonic() - began
+            try:
+                if len(statements) == 1:
+                    sql, args = statements[0]
+                    return await connection.fetch(sql, *args, timeout=patience_s)
+                return await _in_transaction(connection, statements, patience_s)
+            except TimeoutError:
+                # Nobody is there who would hear a polite cancel; waiting for its answer would double the time.
+                connection.terminate()
+                raise
 
 
 async def _in_transaction(
