@@ -5,12 +5,13 @@ The gate itself is shared state in Postgres (`store.budgets`); this is only its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from marketd.values import value
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@value
 class Grant:
     """Permission for one HTTP request, already charged to the budget windows of its send time."""
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, NewType
 from uuid import UUID
+
+from marketd.values import value
 
 JobId = NewType("JobId", int)
 
 DEFAULT_ACCOUNT = "default"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Job:
     """One claimed request to refresh a target; `attempt` is this run's number, from 1."""
 
@@ -27,7 +29,7 @@ class Job:
     due_at: datetime  #: when it became due; queue wait is measured from here
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Product:
     """A provider's product, as far as the provider itself tells. `id` is the provider's own key."""
 
@@ -44,7 +46,7 @@ class Product:
     details: Mapping[str, Any] = field(default_factory=dict)  #: JSON: colorway, release date, retail price
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Variant:
     """One size of a product. `size` is the provider's US size in canonical text, None for a single size."""
 
@@ -56,7 +58,7 @@ class Variant:
     gtins: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Listing:
     """What a sku was found to be at a provider; cached, so that a warm product costs one call."""
 
@@ -64,7 +66,7 @@ class Listing:
     variants: tuple[Variant, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Known:
     """What earlier fetches learnt of a sku."""
 
@@ -78,7 +80,7 @@ class Known:
 NOTHING_KNOWN = Known()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Unit:
     """What one fetch serves: claimed jobs of one product under one lease."""
 
@@ -103,7 +105,7 @@ class Unit:
         return tuple(dict.fromkeys([job.size for job in self.jobs]))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Quote:
     """The market of one size at one moment. None = the provider says there is none; amounts are never 0."""
 

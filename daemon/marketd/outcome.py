@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
+from marketd.values import value
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@value
 class Priced:
     """The price of `size` (the provider's own US size) answers the job."""
 
@@ -15,7 +16,7 @@ class Priced:
     reason: str = "priced"  #: `priced`, `no_asks`, `all_sizes`
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Retried:
     """Costs an attempt; due again after `delay`."""
 
@@ -24,14 +25,14 @@ class Retried:
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Released:
     """Costs no attempt; pending again at once (the provider's state, not the job's, makes it wait)."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Snoozed:
     """Costs no attempt; due again at a known time."""
 
@@ -39,7 +40,7 @@ class Snoozed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Failed:
     """Never again by itself. `cooldown` keeps background repeats of the target away for so long."""
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 
 from marketd.errors import ProviderError
 from marketd.models import Listing, Quote
+from marketd.values import value
 
 
 class Options(BaseModel):
@@ -37,7 +38,7 @@ class Credentials(BaseModel):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Reply:
     """One answer of 2xx: its JSON (fractions as Decimal), and the database time its request was granted."""
 
@@ -69,7 +70,7 @@ class Http(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Ask:
     """What a fetch is to find: one sku, the sizes that wait for it, one currency."""
 
@@ -82,7 +83,7 @@ class Ask:
     elsewhere: Listing | None = None  #: what another provider lists under this sku, for its sizes and chart
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Found:
     """What a fetch found. Every asked size is a key of `answers`, no other is.
 

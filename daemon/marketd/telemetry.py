@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from typing import Protocol
 
 from marketd.models import Unit
 from marketd.outcome import Failed, Outcome, Priced, Retried
+from marketd.values import value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class RequestReport:
     """One HTTP request that was granted. `status_class` is a closed word: 2xx, 4xx, 429, timeout, ..."""
 
@@ -29,7 +30,7 @@ class RequestReport:
     of_fetch: bool = False  #: a fetch's report follows, which has this one among its `calls`
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class FetchReport:
     """One fetch, settled (or not: `lease_lost`)."""
 

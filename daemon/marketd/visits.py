@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
@@ -20,13 +19,14 @@ from marketd.providers import Plugin
 from marketd.store.budgets import Charger, PgGate
 from marketd.store.pool import Database
 from marketd.telemetry import Observer, RequestReport
+from marketd.values import value
 
 Lane = tuple[str, str]
 
 _TIMER_S = 0.001  #: event loops wake no more exactly
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Visit:
     """One fetch: a provider, and an HTTP door that charges this fetch's requests."""
 
@@ -106,11 +106,10 @@ class Visits:
 
         def visit(unit: Unit) -> Visit:
             gate = charger.gate(unit.priority)
-            return Visit(
-                built,
-                ProviderHttp(door, gate=gate, observer=self._observer, priority=unit.priority, of_fetch=True),
-                gate,
+            http = ProviderHttp(
+                door, gate=gate, observer=self._observer, priority=unit.priority, of_fetch=True
             )
+            return Visit(provider=built, http=http, gate=gate)
 
         return visit
 

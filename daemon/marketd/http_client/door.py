@@ -19,6 +19,7 @@ from marketd.http_client.session import MissedError, Wire, sending
 from marketd.limiter import Gate, Grant
 from marketd.provider import Reply
 from marketd.telemetry import Observer, RequestReport
+from marketd.values import value
 
 MAX_BYTES = 8 * 1024 * 1024  #: of a decompressed answer
 CONNECT_S = 10.0
@@ -26,7 +27,7 @@ _LATE_S = 0.025  #: a request that leaves so much later than its moment comes to
 _SECRET_HEADERS = ("authorization", "x-api-key")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Request:
     """One request to be metered and sent. A form makes it a POST. Its repr holds nothing secret."""
 
@@ -77,7 +78,7 @@ class Door:
     max_bytes: int = MAX_BYTES
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Due:
     """A grant whose time to leave has come: `at`, or a little later; never after `until` (monotonic seconds)."""
 
@@ -184,7 +185,11 @@ class ProviderHttp:
                 given_back = await self._give_back(grant)
                 self._report(request, grant, monotonic(), [], error, given_back)
                 raise
-            due = _Due(grant, arrived + grant.delay_s - grant.age_s, arrived + grant.valid_s)
+            due = _Due(
+                grant=grant,
+                at=arrived + grant.delay_s - grant.age_s,
+                until=arrived + grant.valid_s,
+            )
             if due.until > monotonic():
                 return due
             await self._give_back(grant)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -14,35 +15,67 @@ class Batcher(Generic[Item, Answer]):
     """Answers each call from a statement that serves many.
 
     A lone call starts at once, so nothing is ever late for the sake of a batch. Back-pressure is the caller's:
-    it waits for its answer, and so many callers as there are make the longest batch, up to `at_most`.
+    it waits for its answer.
     """
 
     def __init__(
-        self, run: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]], *, at_most: int
+        self,
+        run: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]],
+        *,
+        at_most: int,
+        at_once: int = 1,
+        weight: Callable[[Item], int] = lambda _: 1,
     ) -> None:
         """`run` gives one answer for each item, in order; an exception among them is raised to its asker only.
 
-        One that `run` itself raises is raised to all askers of the batch.
+        One that `run` itself raises is raised to all askers of the batch. A batch is full when its items weigh
+        `at_most`; while a statement runs, further ones begin for full batches only, `at_once` of them together.
         """
         self._run = run
         self._at_most = at_most
-        self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
-        self._worker: asyncio.Task[None] | None = None
+        self._at_once = at_once
+        self._weight = weight
+        self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        self._waits = 0  #: what those weigh together
+        self._running = 0  #: statements
+        self._workers: set[asyncio.Task[None]] = set()  #: the loop itself holds them weakly only
 
-    async def __call__(self, item: Item) -> Answer:
+    def __call__(self, item: Item) -> asyncio.Future[Answer]:
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, answer))
-        if self._worker is None:
-            self._worker = asyncio.create_task(self._work())
-        return await answer
+        self._waits += self._weight(item)
+        if self._worth_another():
+            self._running += 1
+            worker = asyncio.create_task(self._work())
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
+        return answer
+
+    def _worth_another(self) -> bool:
+        """Whether a statement should begin beside those that run."""
+        if self._running == 0:
+            return bool(self._waiting)
+        return self._running < self._at_once and self._waits >= self._at_most
 
     async def _work(self) -> None:
-        try:
-            while self._waiting:
-                batch, self._waiting = self._waiting[: self._at_most], self._waiting[self._at_most :]
-                await self._answer([(item, answer) for item, answer in batch if not answer.cancelled()])
-        finally:
-            self._worker = None
+        while True:
+            try:
+                await self._answer(self._next_batch())
+            finally:
+                self._running -= 1
+            if not self._worth_another():
+                return
+            self._running += 1
+
+    def _next_batch(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
+        batch, weight = [], 0
+        while self._waiting and weight < self._at_most:
+            item, answer = self._waiting.popleft()
+            weight += self._weight(item)
+            if not answer.cancelled():
+                batch.append((item, answer))
+        self._waits -= weight
+        return batch
 
     async def _answer(self, batch: Sequence[tuple[Item, asyncio.Future[Answer]]]) -> None:
         answers: Sequence[Answer | Exception]

@@ -18,6 +18,7 @@ from marketd.store.blocks import Block, Blocks
 from marketd.store.pool import Database
 from marketd.store.sqlfile import queries
 from marketd.telemetry import Observer
+from marketd.values import value
 
 Report = Literal["ok", "throttled", "unauthorized", "errors"]
 
@@ -34,7 +35,7 @@ class CircuitState:
     changed: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Charge:
     """One request to be charged. `after`: the receipt of its fetch's call before."""
 
@@ -211,7 +212,7 @@ class PgGate:
 
     async def take(self, endpoint: str, *, meter: str = "calls") -> Grant:
         """Charge one request to all its windows. Raises NotGranted, DatabaseUnavailable."""
-        grant = await self._charger.take(_Charge(self._priority, meter, self.latest))
+        grant = await self._charger.take(_Charge(priority=self._priority, meter=meter, after=self.latest))
         if meter == "calls" or _PROBE in grant.receipt:
             self.latest = grant.receipt
         return grant

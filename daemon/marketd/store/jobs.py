@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -75,15 +75,15 @@ class JobStore:
         )
         return {row["lease_id"] for row in rows}
 
-    async def settle(
+    def settle(
         self,
         unit: Unit,
         outcomes: Sequence[tuple[Job, Outcome]],
         quotes: Sequence[Quote] = (),
         listing: Listing | None = None,
-    ) -> Settled:
+    ) -> Awaitable[Settled]:
         """Write everything a fetch brought, or (LeaseLost) nothing; together with what others settle meanwhile."""
-        return await self._settles(Fetched(unit, outcomes, quotes, listing))
+        return self._settles(Fetched(unit=unit, outcomes=outcomes, quotes=quotes, listing=listing))
 
     async def poll(self, alive_for: timedelta) -> list[LaneState]:
         """Say that this daemon lives, promote what became due, and tell the lanes' states."""

@@ -168,9 +168,12 @@ def quote_row(u: int, quote: Quote, product_id: str | None) -> QuoteRow:
 
 def column(values: Sequence[object]) -> str | None:
     """A column of rows as one text, as `settle` reads it; None when nothing but None is in it."""
-    if values.count(None) == len(values):
+    missing = values.count(None)
+    if missing == len(values):
         return None
-    joined = _BETWEEN.join([_NULL if value is None else str(value) for value in values])
+    joined = _BETWEEN.join(
+        [_NULL if value is None else str(value) for value in values] if missing else map(str, values)
+    )
     if joined.count(_BETWEEN) >= len(values):
         raise ValueError("a value holds the character that stands between values")
     return joined

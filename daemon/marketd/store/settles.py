@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, get_args
 
@@ -16,12 +15,14 @@ from marketd.store.batching import Batcher
 from marketd.store.pool import Database
 from marketd.store.rows import OutcomeRow, QuoteRow, column, json_text, listing_row, outcome_row, quote_row
 from marketd.store.sqlfile import queries
+from marketd.values import value
 
-_AT_ONCE = 512  #: fetches; each statement is planned anew, and longer ones hold their locks for longer
+_AT_MOST = 512  #: jobs; longer statements hold their locks for longer
+_AT_ONCE = 2  #: statements; a processor of the server's each, where there is that much to write
 _JOB_COLUMNS, _QUOTE_COLUMNS = len(get_args(OutcomeRow)), len(get_args(QuoteRow))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Settled:
     """What a settle wrote. `skipped` jobs were locked by somebody else; their leases will expire."""
 
@@ -31,7 +32,7 @@ class Settled:
     skipped: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Fetched:
     """One fetch to be settled."""
 
@@ -47,11 +48,13 @@ class Settles:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._sql = queries("jobs")["settle"]
-        self._batches = Batcher(self._each, at_most=_AT_ONCE)
+        self._batches = Batcher(
+            self._each, at_most=_AT_MOST, at_once=_AT_ONCE, weight=lambda fetched: len(fetched.outcomes)
+        )
 
-    async def __call__(self, fetched: Fetched) -> Settled:
+    def __call__(self, fetched: Fetched) -> Awaitable[Settled]:
         """Raises LeaseLost, DatabaseUnavailable; or what Postgres has against this fetch."""
-        return await self._batches(fetched)
+        return self._batches(fetched)
 
     async def _each(self, batch: Sequence[Fetched]) -> list[Settled | Exception]:
         try:
@@ -106,9 +109,11 @@ def _newest(quotes: Sequence[Quote]) -> Sequence[Quote]:
 
 def _observed(quotes: Sequence[Quote]) -> Mapping[str | None, datetime]:
     """When each size was; the earliest, where it is told twice."""
-    return {
-        quote.size: quote.observed_at for quote in sorted(quotes, key=lambda q: q.observed_at, reverse=True)
-    }
+    observed: dict[str | None, datetime] = {}
+    for quote in quotes:
+        seen = quote.observed_at
+        observed[quote.size] = min(seen, observed.get(quote.size, seen))
+    return observed
 
 
 def _any_twice(batch: Sequence[Fetched], quotes: Sequence[Sequence[Quote]]) -> bool:
