@@ -193,6 +193,8 @@ class LogObserver:
         logging.getLogger().setLevel(level.upper())
 
     def request_done(self, report: RequestReport) -> None:
+        if not logging.getLogger().isEnabledFor(logging.DEBUG):
+            return
         self._log.debug(
             "request_done",
             provider=report.provider,

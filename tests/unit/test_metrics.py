@@ -255,6 +255,20 @@ def test_a_reload_adds_new_providers_and_removes_old_ones(metrics: Metrics) -> N
     assert _value(metrics, "marketd_provider_requests_total", provider="alias", **labels) is None
 
 
+def test_what_a_provider_does_while_it_is_gone_leaves_no_series_and_counts_again_once_it_is_back(
+    metrics: Metrics,
+) -> None:
+    for providers in (["alias"], ["alias", "stockx"]):
+        metrics.request_done(_request())
+        metrics.fetch_done(_fetch(Priced(size="10")))
+        metrics.init_labels(providers)
+        assert "stockx" in providers or 'provider="stockx"' not in metrics.render()[0].decode()
+    metrics.request_done(_request())
+    metrics.fetch_done(_fetch(Priced(size="10")))
+    assert _value(metrics, "marketd_provider_requests_total", provider="stockx", **{"class": "ok"}) == 1
+    assert _value(metrics, "marketd_jobs_finished_total", provider="stockx", outcome="priced") == 1
+
+
 def test_a_refused_reload_keeps_the_time_of_the_last_good_one(metrics: Metrics) -> None:
     began = time.time()
     metrics.reloaded(True)

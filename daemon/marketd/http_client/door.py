@@ -224,7 +224,7 @@ class ProviderHttp:
         try:
             async with door.session.request(
                 "GET" if request.form is None else "POST",
-                URL(request.url, encoded=True).update_query(request.params or {}),
+                _address(request),
                 headers=request.headers,
                 data=request.form,
                 allow_redirects=False,
@@ -277,6 +277,11 @@ class ProviderHttp:
         )
         self.calls.append(report)
         self._observer.request_done(report)
+
+
+def _address(request: Request) -> URL:
+    url = URL(request.url, encoded=True)
+    return url.update_query(request.params) if request.params else url
 
 
 def _fault(error: Exception) -> str:

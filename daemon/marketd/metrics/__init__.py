@@ -11,9 +11,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal, TypeVar
-
-import prometheus_client
+from typing import Literal
 
 from marketd import __version__
 from marketd.metrics.families import Families
@@ -25,8 +23,6 @@ __all__ = ["DatabaseGauge", "Metrics", "band", "error_word", "outcome_word"]
 _WAKE_AT_MOST_S = (
     60.0  #: a wake that found no call for so long waited for its budget, which is another metric
 )
-
-Family = TypeVar("Family", prometheus_client.Counter, prometheus_client.Histogram)
 
 DatabaseGauge = Literal[
     "jobs",
@@ -79,7 +75,6 @@ class Metrics(Families):
             "notification_ignored": (self.notification_ignored, ()),
             "run_done": (self.run_done, ("result",)),
         }
-        self._children: dict[tuple[Any, tuple[str, ...]], Any] = {}
         self._listened = False
         self._heard: dict[
             str, float
@@ -89,20 +84,25 @@ class Metrics(Families):
     # --- telemetry.Observer ----------------------------------------------------------------------------
 
     def request_done(self, report: RequestReport) -> None:
+        provider, urgency = report.provider, band(report.priority)
+        if provider not in self._providers:  # a reload took it away meanwhile, and its series with it
+            return
         if report.given_back:
-            self._given_back.labels(report.provider).inc()
+            self._given_back.labels(provider).inc()
             return
         word = report.status_class if report.status_class in REQUEST_CLASSES else "other"
-        self._requests.labels(report.provider, word).inc()
-        self._burn.labels(report.provider, band(report.priority)).inc()
-        self._request_s.labels(report.provider).observe(report.took_s)
-        if band(report.priority) != "background" and report.provider in self._heard:
-            waited_s = time.monotonic() - report.took_s - self._heard.pop(report.provider)
+        self._of(self._requests, provider, word).inc()
+        self._of(self._burn, provider, urgency).inc()
+        self._of(self._request_s, provider).observe(report.took_s)
+        if urgency != "background" and provider in self._heard:
+            waited_s = time.monotonic() - report.took_s - self._heard.pop(provider)
             if 0 <= waited_s <= _WAKE_AT_MOST_S:
-                self.woken(report.provider, waited_s)
+                self.woken(provider, waited_s)
 
     def fetch_done(self, report: FetchReport) -> None:
         provider = report.unit.provider
+        if provider not in self._providers:
+            return
         self._of(self._wait, provider, band(report.unit.priority)).observe(report.wait_s)
         self._of(self._fetch, provider).observe(report.fetch_s)
         for call in report.calls:
@@ -121,13 +121,6 @@ class Metrics(Families):
         for _, outcome in report.outcomes:
             if (code := error_word(outcome)) is not None:
                 self._errors.labels(provider, code).inc()
-
-    def _of(self, family: Family, *words: str) -> Family:
-        """The family's child for these labels; `labels` itself takes a lock and makes texts of texts each time."""
-        child = self._children.get((family, words))
-        if child is None:
-            child = self._children[family, words] = family.labels(*words)
-        return child
 
     def event(self, name: str, **fields: object) -> None:
         method, wanted = self._events.get(name, (None, ()))

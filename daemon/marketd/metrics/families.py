@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import product
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector
 from prometheus_client import disable_created_metrics as disable_created_series
@@ -47,6 +47,7 @@ class Families:
             GCCollector(registry=self.registry)
         self._families: list[tuple[MetricWrapperBase, tuple[tuple[str, ...], ...]]] = []
         self._providers: frozenset[str] = frozenset()
+        self._children: dict[tuple[MetricWrapperBase, tuple[str, ...]], Any] = {}
         self._define_work()
         self._define_calls()
         self._define_planning()
@@ -187,6 +188,14 @@ class Families:
             for words in product(self._providers - wanted, *sets):
                 metric.remove(*words)
         self._providers = wanted
+        self._children.clear()  # a provider that comes back has new ones
+
+    def _of(self, family: M, *words: str) -> M:
+        """The family's child for these labels; `labels` itself takes a lock and makes texts of texts each time."""
+        child = self._children.get((family, words))
+        if child is None:
+            child = self._children[family, words] = family.labels(*words)
+        return child
 
     def _label_sets(self, metric: MetricWrapperBase) -> frozenset[tuple[str, ...]]:
         """Every label set of one of the per-provider metrics."""
