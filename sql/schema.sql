@@ -1422,6 +1422,46 @@ begin
 end $function$;
 revoke execute on function market__item(jsonb,integer,text) from public;
 
+CREATE OR REPLACE FUNCTION market__keep_listings(p_listings jsonb, p_held integer[], p_providers text[], p_skus text[])
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+declare n int;
+begin
+  with found as materialized (
+    select l.*, p_providers[l.u] as provider, p_skus[l.u] as sku
+      from jsonb_to_recordset(p_listings) as l(
+        u int, id text, style_code text, name text, brand text, category text, gender text, image_url text, url text,
+        details jsonb, variants jsonb)
+     where (l.u in (select unnest(p_held))) is true
+  ), listing as materialized (
+    select distinct on (l.provider, l.id) l.* from found l order by l.provider, l.id, l.u desc
+  ), product as (
+    insert into market_products as p (provider, product_id, style_code, name, brand, category, gender, image_url, url, details)
+    select provider, id, style_code, name, brand, category, gender, image_url, url, coalesce(details, '{}') from listing
+     order by provider, id
+    on conflict (provider, product_id) do update set
+      style_code = coalesce(excluded.style_code, p.style_code), name = coalesce(excluded.name, p.name),
+      brand = coalesce(excluded.brand, p.brand), category = coalesce(excluded.category, p.category),
+      gender = coalesce(excluded.gender, p.gender), image_url = coalesce(excluded.image_url, p.image_url),
+      url = coalesce(excluded.url, p.url), details = p.details || excluded.details, updated_at = clock_timestamp()
+  ), mapped as (
+    insert into market_skus (provider, sku, product_id)
+    select distinct on (l.provider, l.sku) l.provider, l.sku, l.id from found l order by l.provider, l.sku, l.u desc
+    on conflict (provider, sku) do update set product_id = excluded.product_id, mapped_at = clock_timestamp()
+  ), variants as (
+    insert into market_variants (provider, product_id, variant_id, size, chart, gtins)
+    select distinct on (l.provider, l.id, v.id) l.provider, l.id, v.id, v.size, coalesce(v.chart, '{}'), coalesce(v.gtins, '{}')
+      from listing l, jsonb_to_recordset(l.variants) as v(id text, size text, chart jsonb, gtins text[])
+     order by l.provider, l.id, v.id
+    on conflict (provider, product_id, variant_id) do update set
+      size = excluded.size, chart = excluded.chart, gtins = excluded.gtins, updated_at = clock_timestamp()
+  )
+  select count(*) into n from listing;
+  return n;
+end $function$;
+revoke execute on function market__keep_listings(jsonb,integer[],text[],text[]) from public;
+
 CREATE OR REPLACE FUNCTION market__lane(p_provider text, p_account text, p_priority integer)
  RETURNS market__lane
  LANGUAGE plpgsql

@@ -203,6 +203,45 @@ $$;
 create function market__basis_kind(p_basis jsonb) returns jsonb
 language sql immutable parallel safe as $$ select coalesce(p_basis, '{}') - array['flex_ask', 'listings', 'sales_90d'] $$;
 
+-- What fetches found of their products, as `settle` hands it on: only of p_held, by their place in p_providers and p_skus. Where two found the
+-- same product, what the later one found. In a function, since few fetches bring a listing, and each CTE of `settle` costs all of them.
+create function market__keep_listings(p_listings jsonb, p_held int[], p_providers text[], p_skus text[]) returns int
+language plpgsql as $$
+declare n int;
+begin
+  with found as materialized (
+    select l.*, p_providers[l.u] as provider, p_skus[l.u] as sku
+      from jsonb_to_recordset(p_listings) as l(
+        u int, id text, style_code text, name text, brand text, category text, gender text, image_url text, url text,
+        details jsonb, variants jsonb)
+     where (l.u in (select unnest(p_held))) is true
+  ), listing as materialized (
+    select distinct on (l.provider, l.id) l.* from found l order by l.provider, l.id, l.u desc
+  ), product as (
+    insert into market_products as p (provider, product_id, style_code, name, brand, category, gender, image_url, url, details)
+    select provider, id, style_code, name, brand, category, gender, image_url, url, coalesce(details, '{}') from listing
+     order by provider, id
+    on conflict (provider, product_id) do update set
+      style_code = coalesce(excluded.style_code, p.style_code), name = coalesce(excluded.name, p.name),
+      brand = coalesce(excluded.brand, p.brand), category = coalesce(excluded.category, p.category),
+      gender = coalesce(excluded.gender, p.gender), image_url = coalesce(excluded.image_url, p.image_url),
+      url = coalesce(excluded.url, p.url), details = p.details || excluded.details, updated_at = clock_timestamp()
+  ), mapped as (
+    insert into market_skus (provider, sku, product_id)
+    select distinct on (l.provider, l.sku) l.provider, l.sku, l.id from found l order by l.provider, l.sku, l.u desc
+    on conflict (provider, sku) do update set product_id = excluded.product_id, mapped_at = clock_timestamp()
+  ), variants as (
+    insert into market_variants (provider, product_id, variant_id, size, chart, gtins)
+    select distinct on (l.provider, l.id, v.id) l.provider, l.id, v.id, v.size, coalesce(v.chart, '{}'), coalesce(v.gtins, '{}')
+      from listing l, jsonb_to_recordset(l.variants) as v(id text, size text, chart jsonb, gtins text[])
+     order by l.provider, l.id, v.id
+    on conflict (provider, product_id, variant_id) do update set
+      size = excluded.size, chart = excluded.chart, gtins = excluded.gtins, updated_at = clock_timestamp()
+  )
+  select count(*) into n from listing;
+  return n;
+end $$;
+
 -- A fetch of a unit ended. p_fetched_at null: it brought no price, and nothing is learned of any rate.
 -- p_gaps_h, p_changed: per size that was known before, the hours between the two looks and whether the price differs.
 create function market__learn(p_unit_key text, p_provider text, p_account text, p_sku text, p_fetched_at timestamptz,

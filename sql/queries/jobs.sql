@@ -157,16 +157,19 @@ select unit_key, lease_id from held;
 -- The delete is the fence: a worker whose lease was taken over deletes no row, and everything else asks `held`.
 -- A request that came while the job ran is served only if the price was asked for late enough; else the same row goes
 -- back to pending with attempt 0.
--- Where two of the CTEs meet it is by `in` behind `is true` (a hash), never by a join: knowing nothing of their size the
--- planner would compare each row with each.
+-- Where two of the CTEs meet it is by `in` behind `is true` or by a join with `held` (a hash): knowing nothing of their size the
+-- planner would else compare each row with each. Nor is any text found by its place in an array, which is a walk from its start.
 with gone as (
   delete from market_fetches f
    where f.unit_key = any (array(
            select l.unit_key from market_fetches l where l.unit_key = any ($1::text[]) order by l.unit_key for update))
-     and f.lease_id = any ($2::uuid[])
+     and (f.lease_id in (select unnest($2::uuid[]))) is true
   returning f.unit_key, f.lease_id
 ), held as materialized (
-  select x.u from unnest($1::text[], $2::uuid[]) with ordinality x(unit_key, lease_id, u)
+  -- The planner takes generate_subscripts for a thousand rows, so it hashes what meets them.
+  select x.u, x.unit_key, x.provider, x.account, x.sku
+    from rows from (generate_subscripts($1::text[], 1), unnest($1::text[]), unnest($2::uuid[]), unnest($3::text[]), unnest($4::text[]),
+                    unnest($5::text[])) x(u, unit_key, lease_id, provider, account, sku)
    where ((x.unit_key, x.lease_id) in (select g.unit_key, g.lease_id from gone g)) is true
 ), given as materialized (
   select g.*, ($2::uuid[])[g.u] as lease_id
@@ -189,16 +192,16 @@ with gone as (
   select r.job_id, max(r.requested_at) as last_at, max(r.priority) as priority
     from market_job_requests r where r.loose and not r.served and r.job_id = any (string_to_array($7, E'\x1f', E'\x1e')::bigint[]) group by r.job_id
 ), decided as materialized (
-  select g.*, f.claimed_at, a.priority as asked_priority, clock_timestamp() as now_at,
+  select g.*, f.dedupe_key, f.claimed_at, a.priority as asked_priority, clock_timestamp() as now_at,
          case when g.kind = 'priced' and a.last_at > g.observed_at + s.fresh_for then 'again' else g.kind end as fate
     from market_settings s
     cross join (select * from given order by id offset 0) g   -- one after the other, in one order everywhere
     cross join lateral (
-      select j.started_at as claimed_at from market_jobs j
+      select j.dedupe_key, j.started_at as claimed_at from market_jobs j
        where j.id = g.id and j.lease_id = g.lease_id   -- so it runs; to say that would invite the index of all that run
       offset 0 for update of j skip locked) f
     left join asked a on a.job_id = g.id
-), jobs as materialized (
+), jobs as (
   update market_jobs j set
     status = case d.fate when 'priced' then 'done' when 'failed' then 'failed' when 'retried' then 'deferred'
                          when 'snoozed' then 'deferred' else 'pending' end,
@@ -213,18 +216,16 @@ with gone as (
     completed_at = case when d.fate in ('priced', 'failed') then d.now_at end,
     updated_at = d.now_at, lease_id = null, lease_expires_at = null, locked_by = null, lead = false
     from decided d where j.id = d.id
-  returning d.u, j.id, j.dedupe_key, j.status, d.fate, d.kind, d.outcome, d.price_size, d.observed_at, d.error_code, d.message,
-            d.cooldown_s, d.claimed_at, d.now_at
 ), served as (
   -- All that `asked` looked at; of others the next poll's `fold` or `reopen` tells.
   update market_job_requests r set folded = true,
-         served = (r.job_id in (select j.id from jobs j where j.status in ('done', 'failed'))) is true
-    from (select a.job_id from asked a where (a.job_id in (select j.id from jobs j)) is true) a
+         served = (r.job_id in (select d.id from decided d where d.fate in ('priced', 'failed'))) is true
+    from (select a.job_id from asked a where (a.job_id in (select d.id from decided d)) is true) a
    where r.job_id = a.job_id and r.loose and not r.served
 ), quotes as materialized (
   select q.u, q.size, q.currency, q.lowest_ask::numeric, q.highest_bid::numeric, q.last_sale::numeric, q.last_sale_at, q.sales_72h,
          coalesce(q.basis::jsonb, '{}') as basis, q.observed_at, q.product_id, q.parser,
-         ($3::text[])[q.u] as provider, ($4::text[])[q.u] as account, ($5::text[])[q.u] as sku, ($1::text[])[q.u] as unit_key
+         h.provider, h.account, h.sku, h.unit_key
     from unnest(
            string_to_array($17, E'\x1f', E'\x1e')::int[],
            string_to_array($18, E'\x1f', E'\x1e'),
@@ -239,7 +240,7 @@ with gone as (
            string_to_array($27, E'\x1f', E'\x1e'),
            string_to_array($28, E'\x1f', E'\x1e')::int[])
          as q(u, size, currency, lowest_ask, highest_bid, last_sale, last_sale_at, sales_72h, basis, observed_at, product_id, parser)
-   where (q.u in (select h.u from held h)) is true
+    join held h using (u)
 ), looks as (
   -- What each size was at the look before, where the two can be compared: same kind of price, read in the same way.
   select q.u, q.size, q.observed_at, p.gap_h, p.changed
@@ -264,16 +265,17 @@ with gone as (
   select distinct g.u, null::timestamptz, null::double precision[], null::boolean[], true
     from given g where g.kind in ('failed', 'retried') and g.u not in (select q.u from quotes q)
 ), learned as materialized (
-  select market__learn(($1::text[])[l.u], ($3::text[])[l.u], ($4::text[])[l.u], ($5::text[])[l.u],
-                       l.fetched_at, l.gaps, l.changed, l.failed)
-    from lessons l
-   where l.gaps is not null or exists (select from market_units m where m.unit_key = ($1::text[])[l.u])
+  select market__learn(h.unit_key, h.provider, h.account, h.sku, l.fetched_at, l.gaps, l.changed, l.failed)
+    from lessons l join held h using (u)
+   where l.gaps is not null or exists (select from market_units m where m.unit_key = h.unit_key)
+   order by h.unit_key
 ), prices as materialized (
   -- An older observation never replaces a newer one.
   insert into market_prices as p (provider, account, sku, size, currency, product_id, lowest_ask, highest_bid, last_sale,
                                   last_sale_at, sales_72h, basis, parser, observed_at, changed_at)
   select provider, account, sku, size, currency, product_id, lowest_ask, highest_bid, last_sale, last_sale_at, sales_72h,
          basis, parser, observed_at, observed_at from quotes
+   order by sku, currency, provider, account, size   -- in one order everywhere: two units of a product may bring the same price
   on conflict (provider, account, sku, (coalesce(size, '')), currency) do update set
     product_id = coalesce(excluded.product_id, p.product_id), lowest_ask = excluded.lowest_ask, highest_bid = excluded.highest_bid,
     last_sale = excluded.last_sale, last_sale_at = excluded.last_sale_at, sales_72h = excluded.sales_72h,
@@ -287,8 +289,7 @@ with gone as (
 ), history as (
   insert into market_price_history (provider, account, sku, size, currency, lowest_ask, highest_bid, last_sale, basis, observed_at)
   select provider, account, sku, size, currency, lowest_ask, highest_bid, last_sale, basis, observed_at
-    from prices where changed
-  on conflict do nothing
+    from prices where changed   -- each was newer than what its row held, so none is there already
 ), targets_own as (
   -- What these fetches told of the targets that they were asked for.
   update market_targets t set
@@ -304,46 +305,17 @@ with gone as (
                     when o.kind = 'failed' and o.cooldown_s > 0 then o.now_at + make_interval(secs => o.cooldown_s)
                     else t.retry_at end,
     overridden_at = case when o.kind = 'failed' and t.retry_at > o.claimed_at then o.claimed_at else t.overridden_at end
-    from jobs o where t.dedupe_key = o.dedupe_key and o.kind in ('priced', 'failed', 'retried')
+    from decided o where t.dedupe_key = o.dedupe_key and o.kind in ('priced', 'failed', 'retried')
 ), targets_mates as (
   -- Other known targets of the same product whose size a fetch also brought.
   update market_targets t set observed_at = greatest(t.observed_at, q.observed_at), last_success_at = clock_timestamp(),
     last_outcome = case when q.lowest_ask is null then 'no_asks' else 'priced' end, price_size = q.size, retry_at = null
     from (select m.dedupe_key, m.unit_key, m.currency, coalesce(m.price_size, m.size) as size from market_targets m
-           where m.sku = any ($5::text[]) and m.unit_key = any ($1::text[])
-             and m.dedupe_key not in (select o.dedupe_key from jobs o) offset 0) m
+           where m.sku = any ($5::text[]) and (m.dedupe_key in (select o.dedupe_key from decided o)) is not true offset 0) m
     join quotes q on q.unit_key = m.unit_key and q.currency = m.currency and q.size = m.size
    where t.dedupe_key = m.dedupe_key
-), listing as materialized (
-  select distinct on (($3::text[])[l.u], l.id) l.*, ($3::text[])[l.u] as provider
-    from jsonb_to_recordset($29::jsonb) as l(
-      u int, id text, style_code text, name text, brand text, category text, gender text, image_url text, url text,
-      details jsonb, variants jsonb)
-   where (l.u in (select h.u from held h)) is true
-   order by ($3::text[])[l.u], l.id, l.u desc
-), product as (
-  insert into market_products as p (provider, product_id, style_code, name, brand, category, gender, image_url, url, details)
-  select provider, id, style_code, name, brand, category, gender, image_url, url, coalesce(details, '{}') from listing
-   order by provider, id
-  on conflict (provider, product_id) do update set
-    style_code = coalesce(excluded.style_code, p.style_code), name = coalesce(excluded.name, p.name),
-    brand = coalesce(excluded.brand, p.brand), category = coalesce(excluded.category, p.category),
-    gender = coalesce(excluded.gender, p.gender), image_url = coalesce(excluded.image_url, p.image_url),
-    url = coalesce(excluded.url, p.url), details = p.details || excluded.details, updated_at = clock_timestamp()
-), mapped as (
-  insert into market_skus (provider, sku, product_id)
-  select distinct on (($3::text[])[l.u], ($5::text[])[l.u]) ($3::text[])[l.u], ($5::text[])[l.u], l.id
-    from jsonb_to_recordset($29::jsonb) as l(u int, id text)
-   where (l.u in (select h.u from held h)) is true
-   order by ($3::text[])[l.u], ($5::text[])[l.u], l.u desc
-  on conflict (provider, sku) do update set product_id = excluded.product_id, mapped_at = clock_timestamp()
-), variants as (
-  insert into market_variants (provider, product_id, variant_id, size, chart, gtins)
-  select distinct on (l.provider, l.id, v.id) l.provider, l.id, v.id, v.size, coalesce(v.chart, '{}'), coalesce(v.gtins, '{}')
-    from listing l, jsonb_to_recordset(l.variants) as v(id text, size text, chart jsonb, gtins text[])
-   order by l.provider, l.id, v.id
-  on conflict (provider, product_id, variant_id) do update set
-    size = excluded.size, chart = excluded.chart, gtins = excluded.gtins, updated_at = clock_timestamp()
+), listed as materialized (
+  select market__keep_listings($29::jsonb, array(select h.u from held h), $3::text[], $5::text[]) where $29::jsonb <> '[]'
 ), told as (
   -- Apps hear of changed prices; one message per product, in pieces that keep clear of NOTIFY's 8,000 bytes.
   select count(pg_notify('market_prices', json_build_object('provider', c.provider, 'sku', c.sku, 'currency', c.currency,
@@ -354,18 +326,14 @@ with gone as (
                     from prices p where p.changed) n
            group by n.provider, n.account, n.sku, n.currency, (n.i - 1) / 30) c
 )
--- What was ours; what became of its jobs; prices by product; and, since CTEs that are not looked at do not run, how many
--- messages and lessons there were.
-select 'held' as what, h.u as u, null::bigint as n, null::bigint as changed, null::text as word, null::bigint[] as ids from held h
-union all
-select 'jobs', j.u, count(*) filter (where j.fate = 'again'), null, null, array_agg(j.id) from jobs j group by j.u
-union all
-select 'prices', null, count(*), count(*) filter (where p.changed), concat_ws('|', p.provider, p.account, p.sku, p.currency), null
-  from prices p group by p.provider, p.account, p.sku, p.currency
-union all
-select 'told', null, t.n, null, null, null from told t
-union all
-select 'learned', null, count(*), null, null, null from learned;
+-- One row: the fetches that were ours; their jobs, and the fetch of each that goes again; the product of each stored and of each changed
+-- price. The rest is looked at because CTEs that are not do not run.
+select (select array_agg(h.u) from held h) as held, d.jobs, d.again, p.stored, p.changed,
+       t.n as told, (select count(*) from learned) as learned, (select count(*) from listed) as listed
+  from (select array_agg(d.id) as jobs, array_agg(d.u) filter (where d.fate = 'again') as again from decided d) d,
+       (select array_agg(p.product) as stored, array_agg(p.product) filter (where p.changed) as changed
+          from (select concat_ws('|', p.provider, p.account, p.sku, p.currency) as product, p.changed from prices p) p) p,
+       told t;
 
 -- name: rescue
 -- running -> pending: whose lease ran out, its worker is dead or cut off. The job for which the unit was claimed pays a

@@ -41,7 +41,7 @@ PLANTS = (
         "a worker that lost its lease still writes",
         {
             "settle": {
-                "and f.lease_id = any ($2::uuid[])": "",
+                "and (f.lease_id in (select unnest($2::uuid[]))) is true": "",
                 "((x.unit_key, x.lease_id) in (select g.unit_key, g.lease_id from gone g))": (
                     "(x.unit_key in (select g.unit_key from gone g))"
                 ),

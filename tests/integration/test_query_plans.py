@@ -9,10 +9,10 @@ import asyncio
 import json
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -158,38 +158,64 @@ async def test_claim_finds_what_is_known_by_key(full: Connection) -> None:
     assert [tuple(row) for row in read] == []
 
 
+async def _settle_args(
+    db: Connection, daemon_id: UUID, *, also: Sequence[str] = ()
+) -> tuple[int, Sequence[Any]]:
+    """How many jobs a daemon holds, and what settles them: a price for each, and for each size in `also`."""
+    held = await db.fetch(
+        "select f.unit_key, f.lease_id, f.sku, j.id, j.size from market_fetches f"
+        " join market_jobs j on j.lease_id = f.lease_id where f.locked_by = $1",
+        daemon_id,
+    )
+    units = {row["unit_key"]: row for row in held}
+    place = {key: n for n, key in enumerate(units, 1)}
+    jobs = [(place[row["unit_key"]], row["id"], row["size"]) for row in held]
+    priced = {(u, size) for u, _, size in jobs} | {(u, size) for u in place.values() for size in also}
+    seen = await db.fetchval("select now()")
+
+    def columns(rows: Sequence[Sequence[Any]]) -> list[str | None]:
+        return [column(values) for values in zip(*rows, strict=True)]
+
+    return len(jobs), (
+        list(units),
+        [row["lease_id"] for row in units.values()],
+        ["stockx"] * len(units),
+        ["default"] * len(units),
+        [row["sku"] for row in units.values()],
+        *columns([(u, number, *["priced"] * 2, size, seen, *[None] * 5) for u, number, size in jobs]),
+        *columns([(u, size, "GBP", 10, *[None] * 5, seen, None, 1) for u, size in priced]),
+        "[]",
+    )
+
+
 async def test_claim_and_settle_touch_few_pages_for_a_unit_however_many_wait(full: Connection) -> None:
     lease = await full.fetchval("select interval '1 minute'")
     claim = ("stockx", "default", 20, uuid4(), lease, True)
     await full.fetch(queries("jobs")["claim"], *claim)  # the first to come sees the catalogs, too
     for_queue, for_known = 20 * 60, 20 * 40
     assert await _pages(full, queries("jobs")["claim"], *claim) < for_queue + for_known
-    held = await full.fetch(
-        "select f.unit_key, f.lease_id, f.sku, j.id, j.size from market_fetches f"
-        " join market_jobs j on j.lease_id = f.lease_id where f.locked_by = $1",
-        claim[3],
+    rows, settle = await _settle_args(full, claim[3])
+    assert len(settle[0]) == 2 * 20
+    pages = await _pages(full, queries("jobs")["settle"], *settle)
+    assert pages < rows * 120
+    assert await full.fetchval("select count(*) from market_prices where provider = 'stockx'") == rows
+
+
+async def test_settle_finds_the_other_sizes_of_its_products_without_comparing_each_with_each(
+    full: Connection,
+) -> None:
+    lease, mine = await full.fetchval("select interval '1 minute'"), uuid4()
+    await full.fetch(queries("jobs")["claim"], "stockx", "default", 20, mine, lease, True)
+    sizes = ("5", "6", "7", "8", "9")
+    _, settle = await _settle_args(full, mine, also=sizes)
+    explained = await full.fetchval(f"explain (analyze, format json) {queries('jobs')['settle']}", *settle)
+    compared = sum(
+        node["Actual Loops"] * node.get("Rows Removed by Join Filter", 0)
+        for node in _nodes(json.loads(explained)[0]["Plan"])
     )
-    units = {row["unit_key"]: row for row in held}
-    assert len(units) == 2 * 20
-    place = {key: n for n, key in enumerate(units, 1)}
-    seen = await full.fetchval("select now()")
-    rows = [(place[row["unit_key"]], row["id"], row["size"]) for row in held]
-    where, ids, sizes = (column(values) for values in zip(*rows, strict=True))
-    priced, at, pounds, ten, one = (column([word] * len(rows)) for word in ("priced", seen, "GBP", 10, 1))
-    pages = await _pages(
-        full,
-        queries("jobs")["settle"],
-        list(units),
-        [row["lease_id"] for row in units.values()],
-        ["stockx"] * len(units),
-        ["default"] * len(units),
-        [row["sku"] for row in units.values()],
-        *(where, ids, priced, priced, sizes, at, None, None, None, None, None),
-        *(where, sizes, pounds, ten, None, None, None, None, None, at, None, one),
-        "[]",
-    )
-    assert pages < len(rows) * 120
-    assert await full.fetchval("select count(*) from market_prices where provider = 'stockx'") == len(rows)
+    assert compared <= 20 * len(sizes)
+    known = "select count(*) from market_targets where sku = any ($1) and observed_at is not null"
+    assert await full.fetchval(known, settle[4]) == len(settle[4]) * len(sizes)
 
 
 async def test_asking_touches_few_pages_however_many_wait(full: Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, get_args
@@ -81,7 +82,7 @@ class Settles:
             prices += [quote_row(u, quote, product_id) for quote in found]
             listings += [listing_row(u, listing)] if listing else []
         units = [fetched.unit for fetched in batch]
-        rows = await self._db.fetch(
+        [row] = await self._db.fetch(
             self._sql,
             [unit.key for unit in units],
             [unit.lease_id for unit in units],
@@ -92,7 +93,7 @@ class Settles:
             *_columns(prices, _QUOTE_COLUMNS),
             json_text(listings),
         )
-        return _settled(batch, rows)
+        return _settled(batch, row)
 
 
 def _columns(rows: Sequence[Sequence[object]], count: int) -> list[str | None]:
@@ -129,31 +130,19 @@ def _any_twice(batch: Sequence[Fetched], quotes: Sequence[Sequence[Quote]]) -> b
     return len(set(keys)) < len(keys)
 
 
-def _settled(batch: Sequence[Fetched], rows: Sequence[asyncpg.Record]) -> list[Settled | Exception]:
-    """What became of each, from the statement's rows."""
-    held: set[int] = set()
-    prices: dict[str, tuple[int, int]] = {}
-    fates: dict[int, tuple[int, list[int]]] = {}
-    for what, u, count, changed, word, ids in rows:
-        match what:
-            case "held":
-                held.add(u)
-            case "jobs":
-                fates[u] = count, ids
-            case "prices":
-                prices[word] = count, changed
+def _settled(batch: Sequence[Fetched], row: asyncpg.Record) -> list[Settled | Exception]:
+    """What became of each, from the statement's row."""
+    held, jobs = set(row["held"] or ()), set(row["jobs"] or ())
+    again, stored, changed = (Counter(row[column] or ()) for column in ("again", "stored", "changed"))
     answers: list[Settled | Exception] = []
     for u, fetched in enumerate(batch, 1):
         unit = fetched.unit
         if u not in held:
             answers.append(LeaseLost(f"the lease of {unit.key} was taken over; its result is dropped"))
             continue
-        again, ids = fates.get(u, (0, []))
-        skipped = () if len(ids) == len(fetched.outcomes) else _missing(fetched.outcomes, ids)
-        stored, changed = prices.get(f"{unit.provider}|{unit.account}|{unit.sku}|{unit.currency}", (0, 0))
-        answers.append(Settled(changed=changed, stored=stored, again=again, skipped=skipped))
+        product = f"{unit.provider}|{unit.account}|{unit.sku}|{unit.currency}"
+        skipped = tuple([int(job.id) for job, _ in fetched.outcomes if job.id not in jobs])
+        answers.append(
+            Settled(changed=changed[product], stored=stored[product], again=again[u], skipped=skipped)
+        )
     return answers
-
-
-def _missing(outcomes: Sequence[tuple[Job, Outcome]], ids: Sequence[int]) -> tuple[int, ...]:
-    return tuple(int(job.id) for job, _ in outcomes if job.id not in ids)
