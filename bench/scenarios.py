@@ -18,7 +18,8 @@ from bench.place import Place
 
 JOBS = 50_000
 OTHERS = 1_000_000
-CAP_S = 2.0  #: of a drain; what is done by then counts
+CAP_S = 4.0  #: of a drain; what is done by then counts
+CALLS = 12_000  #: over HTTP
 CONCURRENCY = 64  #: requests under way
 IN_FLIGHT = 512  #: jobs under way where nothing is waited for; pgqueuer is given batches of 1,000
 WAKES = 40
@@ -98,10 +99,11 @@ async def many_daemons(at: Place, daemons: int) -> Sample:
 
 async def fetch(at: Place, contender: str, *, sizes: int = 1, delay_s: float = 0.0) -> Sample:
     """d, g and h: jobs a second over HTTP, calls for a price, and memory."""
-    jobs = 4000 * sizes
+    calls = CALLS // sizes
+    jobs = calls * sizes
     async with place.http_server(delay_s=delay_s) as (url, _):
         if contender == "floor":
-            result = await place.call("floor", "fetch", url=url, jobs=4000, concurrency=CONCURRENCY)
+            result = await place.call("floor", "fetch", url=url, jobs=calls, concurrency=CONCURRENCY)
             return {"calls_per_s": result["jobs"] / result["seconds"]}
         async with at.clone("ours", jobs=jobs, others=0, sizes=sizes) as dsn:
             result = await place.call("ours", "fetch", dsn=dsn, url=url, cap_s=CAP_S, concurrency=CONCURRENCY)

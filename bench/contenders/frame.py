@@ -14,7 +14,7 @@ import uvloop
 
 Verb = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any] | None]]
 
-_LOOK_EVERY_S = 0.02
+_LOOK_EVERY_S = 0.1
 
 
 def tell(**fields: object) -> None:

@@ -20,7 +20,7 @@ from marketd.app import App
 from marketd.migrate import migrate
 from marketd.signals import Stop
 
-# In the terms of the queue's own indexes: asked every 20 ms, a walk through a million others would keep a core busy.
+# In the terms of the queue's indexes: asked again and again, a walk through a million others would keep a core busy.
 _LEFT = """
 select exists (select from market_jobs
                 where provider = 'bench' and account = 'default' and status = 'pending' and priority = 100)

@@ -16,7 +16,7 @@ from pgqueuer.models import Job
 from bench.contenders import frame
 
 _BATCH = 1000
-# In the terms of the queue's own indexes: asked every 20 ms, a walk through a million others would keep a core busy.
+# In the terms of the queue's indexes: asked again and again, a walk through a million others would keep a core busy.
 _LEFT = """
 select exists (select from pgqueuer where entrypoint = 'fetch' and status = 'queued' and priority = 100)
     or exists (select from pgqueuer where status = 'picked')"""
