@@ -96,6 +96,11 @@ class Database:
             "application_name": self._application,
             "statement_timeout": limit_ms,
             "idle_in_transaction_session_timeout": limit_ms,
+            # The same short statements all day: each is planned once, by indexes however small the tables are at
+            # that moment, and is not worth compiling.
+            "plan_cache_mode": "force_generic_plan",
+            "enable_seqscan": "off",
+            "jit": "off",
         }
 
     async def close(self) -> None:
