@@ -98,7 +98,7 @@ class Lane:
         if free <= 0:
             await self._pause(self._freed, _LOOK_ROUND_S)
             return
-        if self._backlog and free < self.settings.concurrency // 4:
+        if self._backlog and free < self.settings.concurrency // 2:
             await asyncio.sleep(_GATHER_S)
             free = self._free()
             if free <= 0:  # a settle ended meanwhile whose task has not

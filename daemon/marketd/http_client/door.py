@@ -23,6 +23,7 @@ from marketd.values import value
 
 MAX_BYTES = 8 * 1024 * 1024  #: of a decompressed answer
 CONNECT_S = 10.0
+_NO_WAIT_S = 5e-5  #: what no timer can tell from now
 _LATE_S = 0.025  #: a request that leaves so much later than its moment comes too close to the next
 _SECRET_HEADERS = ("authorization", "x-api-key")
 
@@ -179,7 +180,7 @@ class ProviderHttp:
             grant = await self._gate.take(request.endpoint, meter=request.meter)
             arrived = monotonic()
             try:
-                if grant.delay_s > 0:
+                if grant.delay_s > _NO_WAIT_S:
                     await asyncio.sleep(grant.delay_s)
             except asyncio.CancelledError as error:
                 given_back = await self._give_back(grant)
