@@ -64,9 +64,9 @@ grant select on
 grant execute on function market_why(text, text, text, text) to market_reader;
 -- What the views compute with; none of these writes.
 grant execute on function
-  market__quota(market_providers, text),
-  market__shares(market_providers, market_settings, text, timestamptz),
-  market__verdict(market_providers, market_settings, boolean, timestamptz, text),
+  market__shown_quota(market_providers, text),
+  market__shown_shares(market_providers, market_settings, text),
+  market__shown_verdict(market_providers, market_settings, boolean),
   market__still(double precision, double precision, double precision),
   market__due_at(double precision, double precision, double precision, double precision, timestamptz, double precision, timestamptz),
   market__image_key(text)

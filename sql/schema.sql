@@ -40,6 +40,14 @@ create type market__lane as (
   next_step_s double precision
 );
 
+create type market__limits as (
+  hour integer,
+  day integer,
+  mints integer,
+  reports integer,
+  pace_s double precision
+);
+
 create type market__taken as (
   ord integer,
   w market__wish,
@@ -876,11 +884,17 @@ CREATE OR REPLACE FUNCTION market__background_first(p market_providers, s market
  LANGUAGE plpgsql
  STABLE
 AS $function$
-declare w record; b record; head text; quota int; carries double precision; part double precision;
+declare w record; b record; head text; l market__limits; carries double precision; part double precision;
 begin
   if p.background_min = 0
      or coalesce((select j.priority from market_jobs j where j.provider = p.provider and j.account = p.account
                    and j.status = 'pending' order by j.priority desc limit 1), 0) < s.wake_priority then
+    return false;
+  end if;
+  select j.unit_key into head from market_jobs j
+   where j.provider = p.provider and j.account = p.account and j.status = 'pending' and j.priority < s.wake_priority
+   order by j.priority desc, j.rank desc, j.turn, j.run_at, j.id limit 1;
+  if head is null then
     return false;
   end if;
   w := market__window(p, s, 'hour', p_now);
@@ -889,17 +903,12 @@ begin
   if b.used is null or date_part('epoch', w.ends - p_now) <= 0.05 * s.hour_s then
     return false;
   end if;
-  quota := market__quota(p, 'hour');
-  carries := 0.95 * s.hour_s / nullif(market__pace(p), 0);
-  part := p.background_min * least(2, greatest(1, quota / carries));
-  if b.used_background + 0.5 > part * (b.used + 1) then
-    return false;
-  end if;
-  select j.unit_key into head from market_jobs j
-   where j.provider = p.provider and j.account = p.account and j.status = 'pending' and j.priority < s.wake_priority
-   order by j.priority desc, j.rank desc, j.turn, j.run_at, j.id limit 1;
-  if head is null or exists (select from market_fetches f where f.unit_key = head and f.lease_expires_at > p_now) then
-    return false;   -- none waits, or a fetch of its product is under way already
+  l := market__limits(p);
+  carries := 0.95 * s.hour_s / nullif(l.pace_s, 0);
+  part := p.background_min * least(2, greatest(1, l.hour / carries));
+  if b.used_background + 0.5 > part * (b.used + 1)
+     or exists (select from market_fetches f where f.unit_key = head and f.lease_expires_at > p_now) then
+    return false;   -- it had its part, or a fetch of its product is under way already
   end if;
   -- One that was claimed and waits for the pace is not charged yet.
   return not exists (select from market_jobs j
@@ -961,17 +970,18 @@ AS $function$
 declare
   v record; w record; h record; kind text; limited int; urgent boolean := p_priority >= s.wake_priority; kinds text[];
   guard double precision := market__guard(s); edge_s double precision := 0; grant_no bigint;
-  tokens double precision;
+  tokens double precision; l market__limits; starts timestamptz[] := '{}'; ends timestamptz[] := '{}';
 begin
   granted := false;
   if p.provider is null then
     reason := 'off';
     return;
   end if;
+  l := market__limits(p);
   kinds := case when p_meter = 'calls' then array['hour', 'day'] else array[p_meter] end;
   if p_meter = 'calls' then
-    select x.reason, x.until into reason, until from market__verdict(p, s, urgent, p_now, p_after) x;
-    step_s := market__pace(p);
+    select x.reason, x.until into reason, until from market__verdict(p, s, urgent, p_now, p_after, l) x;
+    step_s := l.pace_s;
     delay_s := market__ahead_s(p, step_s, p_now);
   else
     -- A report on a spent day goes to another place, and may tell that the day is over earlier.
@@ -984,19 +994,22 @@ begin
     return;
   end if;
   foreach kind in array kinds loop
-    limited := market__quota(p, kind);
-    select * into w from market__window(p, s, case when kind in ('mints', 'reports') then 'day' else kind end, p_now);
+    limited := market__limit(l, kind);
+    w := market__window(p, s, case when kind in ('mints', 'reports') then 'day' else kind end, p_now);
+    starts := starts || w.starts;
+    ends := ends || w.ends;
     if limited is not null then
       edge_s := greatest(edge_s, case
         when date_part('epoch', w.ends - p_now) < guard then date_part('epoch', w.ends - p_now) + guard / 2
         else guard / 2 - date_part('epoch', p_now - w.starts) end);
     end if;
-    insert into market_budgets as b (provider, account, window_kind, window_start, window_end, quota)
-    values (p.provider, p.account, kind, w.starts, w.ends, limited)
-    on conflict (provider, account, window_kind, window_start) do update set quota = excluded.quota
-      where b.quota is distinct from excluded.quota;
-    select b.used into h from market_budgets b
+    select b.used, b.quota into h from market_budgets b
      where b.provider = p.provider and b.account = p.account and b.window_kind = kind and b.window_start = w.starts;
+    if not found or h.quota is distinct from limited then
+      insert into market_budgets (provider, account, window_kind, window_start, window_end, quota)
+      values (p.provider, p.account, kind, w.starts, w.ends, limited)
+      on conflict (provider, account, window_kind, window_start) do update set quota = excluded.quota;
+    end if;
     if h.used >= limited then
       reason := 'budget';
       until := w.ends;
@@ -1010,19 +1023,19 @@ begin
     return;
   end if;
   granted_at := p_now + make_interval(secs => delay_s);
-  foreach kind in array kinds loop
-    select * into w from market__window(p, s, case when kind in ('mints', 'reports') then 'day' else kind end, p_now);
-    cost_window := coalesce(cost_window, w.starts);
+  cost_window := starts[1];
+  for i in 1 .. cardinality(kinds) loop
     tokens := null;
-    if p_meter = 'calls' and not urgent then
-      select x.tokens into tokens from market__shares(p, s, kind, p_now) x;
+    limited := market__limit(l, kinds[i]);
+    if p_meter = 'calls' and not urgent and limited is not null then
+      select x.tokens into tokens from market__shares(p, s, kinds[i], p_now, limited) x;
     end if;
     update market_budgets b set used = b.used + 1, used_background = b.used_background + (not urgent)::int,
       background_tokens = coalesce(tokens - 1, b.background_tokens),
       background_at = case when p_meter = 'calls' and not urgent then p_now else b.background_at end
-     where b.provider = p.provider and b.account = p.account and b.window_kind = kind and b.window_start = w.starts;
-    receipt := concat_ws(';', receipt, kind || '=' || date_part('epoch', w.starts)::text);
-    valid_s := least(valid_s, date_part('epoch', w.ends - p_now) - guard / 2);
+     where b.provider = p.provider and b.account = p.account and b.window_kind = kinds[i] and b.window_start = starts[i];
+    receipt := concat_ws(';', receipt, kinds[i] || '=' || date_part('epoch', starts[i])::text);
+    valid_s := least(valid_s, date_part('epoch', ends[i] - p_now) - guard / 2);
   end loop;
   if p_meter = 'calls' then
     if p.rolling then
@@ -1053,20 +1066,22 @@ CREATE OR REPLACE FUNCTION market__charge_block(p market_providers, s market_set
 AS $function$
 declare v record; w record; kind text; limited int; guard double precision := market__guard(s); at_most double precision;
   free double precision; tokens double precision[] := '{}';   -- of each kind; null: background is not spread there
+  l market__limits;
 begin
   calls := 0;
   if p.provider is null or p.rolling or p.circuit <> 'closed' then
     return;
   end if;
-  select x.reason, x.calls_left into v from market__verdict(p, s, p_urgent, p_now) x;
-  step_s := market__pace(p);
+  l := market__limits(p);
+  select x.reason, x.calls_left into v from market__verdict(p, s, p_urgent, p_now, null, l) x;
+  step_s := l.pace_s;
   delay_s := market__ahead_s(p, step_s, p_now);
   if v.reason is not null or delay_s > least(0.1, guard / 4) then
     return;
   end if;
   at_most := least(p_calls, 256, floor(0.02 / nullif(step_s, 0)), v.calls_left / 16);
   foreach kind in array array['hour', 'day'] loop
-    limited := market__quota(p, kind);
+    limited := market__limit(l, kind);
     select * into w from market__window(p, s, kind, p_now);
     free := null;
     if limited is not null then
@@ -1074,7 +1089,7 @@ begin
         return;
       end if;
       if not p_urgent then
-        select x.tokens into free from market__shares(p, s, kind, p_now) x;
+        select x.tokens into free from market__shares(p, s, kind, p_now, limited) x;
         at_most := least(at_most, floor(free));
       end if;
     end if;
@@ -1090,7 +1105,7 @@ begin
   foreach kind in array array['hour', 'day'] loop
     select * into w from market__window(p, s, kind, p_now);
     cost_window := coalesce(cost_window, w.starts);
-    limited := market__quota(p, kind);
+    limited := market__limit(l, kind);
     insert into market_budgets as b (provider, account, window_kind, window_start, window_end, quota)
     values (p.provider, p.account, kind, w.starts, w.ends, limited)
     on conflict (provider, account, window_kind, window_start) do update set quota = excluded.quota
@@ -1123,6 +1138,31 @@ begin
   end if;
 end $function$;
 revoke execute on function market__check_items(jsonb,text) from public;
+
+CREATE OR REPLACE FUNCTION market__claimable(p market_providers, s market_settings, p_now timestamp with time zone, OUT urgent boolean, OUT background boolean, OUT background_first boolean)
+ RETURNS record
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+declare kind text; h record; l market__limits := market__limits(p);
+begin
+  urgent := true;
+  if not p.enabled or p.paused_at is not null or p.circuit <> 'closed' then
+    select c.reason is null into urgent from market__closed(p, p_now, null) c;
+  end if;
+  if p.next_request_at > p_now + interval '5 seconds' and market__ahead_s(p, l.pace_s, p_now) > 5 then
+    urgent := false;
+  end if;
+  background := urgent;
+  foreach kind in array array['hour', 'day'] loop
+    continue when not urgent and not background or market__limit(l, kind) is null;
+    h := market__shares(p, s, kind, p_now, market__limit(l, kind));
+    urgent := urgent and coalesce(h.urgent_from <= p_now, true);
+    background := background and coalesce(coalesce(h.background_from, h.token_from) <= p_now, true);
+  end loop;
+  background_first := background and market__background_first(p, s, p_now);
+end $function$;
+revoke execute on function market__claimable(market_providers,market_settings,timestamp with time zone) from public;
 
 CREATE OR REPLACE FUNCTION market__closed(p market_providers, p_now timestamp with time zone, p_after text, OUT reason text, OUT until timestamp with time zone)
  RETURNS record
@@ -1583,6 +1623,31 @@ begin
 end $function$;
 revoke execute on function market__learn_bit(double precision,double precision,double precision,boolean,market_planner) from public;
 
+CREATE OR REPLACE FUNCTION market__limit(l market__limits, p_kind text)
+ RETURNS integer
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select case p_kind when 'hour' then l.hour when 'day' then l.day when 'mints' then l.mints else l.reports end
+$function$;
+revoke execute on function market__limit(market__limits,text) from public;
+
+CREATE OR REPLACE FUNCTION market__limits(p market_providers)
+ RETURNS market__limits
+ LANGUAGE plpgsql
+ STABLE
+AS $function$   -- plpgsql keeps its plans; SQL functions are planned at every call
+declare l market__limits;
+begin
+  select least(p.quota_hour, min((d.told ->> 'hour')::int)), least(p.quota_day, min((d.told ->> 'day')::int)),
+         least(1000, min((d.told ->> 'mints')::int)), least(1000, min((d.told ->> 'reports')::int)),
+         1.1 * greatest(p.pace_s, max((d.told ->> 'pace_s')::double precision)) into l
+    from (select m.quotas -> (p.provider || '/' || p.account) as told from market_daemons m
+           where m.alive_until > clock_timestamp() offset 0) d;   -- offset: looked up once, not for each of the five
+  return l;
+end $function$;
+revoke execute on function market__limits(market_providers) from public;
+
 CREATE OR REPLACE FUNCTION market__lower(p_text text)
  RETURNS text
  LANGUAGE sql
@@ -1836,14 +1901,10 @@ revoke execute on function market__open_new(jsonb,integer,text,timestamp with ti
 CREATE OR REPLACE FUNCTION market__pace(p market_providers)
  RETURNS double precision
  LANGUAGE plpgsql
- STABLE SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ STABLE
 AS $function$
-declare told double precision;
 begin
-  select max((d.quotas -> (p.provider || '/' || p.account) ->> 'pace_s')::double precision) into told
-    from market_daemons d where d.alive_until > clock_timestamp();
-  return 1.1 * greatest(told, p.pace_s);
+  return (market__limits(p)).pace_s;
 end $function$;
 revoke execute on function market__pace(market_providers) from public;
 
@@ -2035,20 +2096,6 @@ exception when lock_not_available then
 end $function$;
 revoke execute on function market__plan_unit(text,double precision,timestamp with time zone) from public;
 
-CREATE OR REPLACE FUNCTION market__quota(p market_providers, p_kind text)
- RETURNS integer
- LANGUAGE plpgsql
- STABLE SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'public', 'pg_temp'
-AS $function$   -- plpgsql keeps its plans; SQL functions are planned at every call
-declare told int;
-begin
-  select min((d.quotas -> (p.provider || '/' || p.account) ->> p_kind)::int) into told
-    from market_daemons d where d.alive_until > clock_timestamp();
-  return least(told, case p_kind when 'hour' then p.quota_hour when 'day' then p.quota_day else 1000 end);
-end $function$;
-revoke execute on function market__quota(market_providers,text) from public;
-
 CREATE OR REPLACE FUNCTION market__rank_waiting(p_provider text, p_account text, p_found market__candidate[], p_share double precision, p_now timestamp with time zone)
  RETURNS integer
  LANGUAGE sql
@@ -2077,16 +2124,15 @@ AS $function$
 $function$;
 revoke execute on function market__rank_waiting(text,text,market__candidate[],double precision,timestamp with time zone) from public;
 
-CREATE OR REPLACE FUNCTION market__shares(p market_providers, s market_settings, p_kind text, p_at timestamp with time zone, OUT starts timestamp with time zone, OUT ends timestamp with time zone, OUT quota integer, OUT used integer, OUT urgent_left integer, OUT background_left integer, OUT spacing_s double precision, OUT tokens double precision)
+CREATE OR REPLACE FUNCTION market__shares(p market_providers, s market_settings, p_kind text, p_at timestamp with time zone, p_quota integer DEFAULT NULL::integer, OUT starts timestamp with time zone, OUT ends timestamp with time zone, OUT quota integer, OUT used integer, OUT urgent_left integer, OUT background_left integer, OUT spacing_s double precision, OUT tokens double precision, OUT urgent_from timestamp with time zone, OUT background_from timestamp with time zone, OUT token_from timestamp with time zone)
  RETURNS record
  LANGUAGE plpgsql
- STABLE SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ STABLE
 AS $function$
 declare w record; b record; used_bg int; rem double precision; len double precision; keep double precision; late boolean;
   expected double precision; burst int;
 begin
-  quota := market__quota(p, p_kind);
+  quota := coalesce(p_quota, market__limit(market__limits(p), p_kind));
   if quota is null then
     return;
   end if;
@@ -2132,8 +2178,50 @@ begin
   tokens := case when spacing_s = 0 then burst
     else least(burst, coalesce(b.background_tokens, burst)
                       + greatest(0, coalesce(date_part('epoch', p_at - b.background_at), 0)) / spacing_s) end;
+  if used >= quota then
+    urgent_from := ends;
+    background_from := ends;
+  else
+    urgent_from := case when urgent_left <= 0 then ends - 0.05 * (ends - starts) end;
+    background_from := case when background_left <= 0 then ends - 0.05 * (ends - starts) end;
+  end if;
+  token_from := case when tokens < 1 then p_at + make_interval(secs => (1 - tokens) * spacing_s) end;
 end $function$;
-revoke execute on function market__shares(market_providers,market_settings,text,timestamp with time zone) from public;
+revoke execute on function market__shares(market_providers,market_settings,text,timestamp with time zone,integer) from public;
+
+CREATE OR REPLACE FUNCTION market__shown_quota(p market_providers, p_kind text)
+ RETURNS integer
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+  return market__limit(market__limits(p), p_kind);
+end $function$;
+revoke execute on function market__shown_quota(market_providers,text) from public;
+
+CREATE OR REPLACE FUNCTION market__shown_shares(p market_providers, s market_settings, p_kind text, OUT starts timestamp with time zone, OUT ends timestamp with time zone, OUT quota integer, OUT used integer, OUT urgent_left integer, OUT background_left integer)
+ RETURNS record
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+  select h.starts, h.ends, h.quota, h.used, h.urgent_left, h.background_left
+    into starts, ends, quota, used, urgent_left, background_left from market__shares(p, s, p_kind, clock_timestamp()) h;
+end $function$;
+revoke execute on function market__shown_shares(market_providers,market_settings,text) from public;
+
+CREATE OR REPLACE FUNCTION market__shown_verdict(p market_providers, s market_settings, p_urgent boolean, OUT reason text, OUT until timestamp with time zone)
+ RETURNS record
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+  select v.reason, v.until into reason, until from market__verdict(p, s, p_urgent, clock_timestamp()) v;
+end $function$;
+revoke execute on function market__shown_verdict(market_providers,market_settings,boolean) from public;
 
 CREATE OR REPLACE FUNCTION market__size(p_text text, p_default_system text, OUT size text, OUT problem text)
  RETURNS record
@@ -2335,18 +2423,20 @@ AS $function$
 $function$;
 revoke execute on function market__values(text,text,timestamp with time zone) from public;
 
-CREATE OR REPLACE FUNCTION market__verdict(p market_providers, s market_settings, p_urgent boolean, p_now timestamp with time zone, p_after text DEFAULT NULL::text, OUT reason text, OUT until timestamp with time zone, OUT calls_left integer, OUT hour_quota integer, OUT hour_ends timestamp with time zone, OUT spacing_s double precision, OUT day_left integer, OUT day_quota integer, OUT day_ends timestamp with time zone)
+CREATE OR REPLACE FUNCTION market__verdict(p market_providers, s market_settings, p_urgent boolean, p_now timestamp with time zone, p_after text DEFAULT NULL::text, l market__limits DEFAULT NULL::market__limits, OUT reason text, OUT until timestamp with time zone, OUT calls_left integer, OUT hour_quota integer, OUT hour_ends timestamp with time zone, OUT spacing_s double precision, OUT day_left integer, OUT day_quota integer, OUT day_ends timestamp with time zone)
  RETURNS record
  LANGUAGE plpgsql
- STABLE SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ STABLE
 AS $function$
 declare kind text; h record; allowed timestamptz; ahead_s double precision;
 begin
-  select c.reason, c.until into reason, until from market__closed(p, p_now, p_after) c;
+  l := coalesce(l, market__limits(p));
+  if not p.enabled or p.paused_at is not null or p.circuit <> 'closed' then
+    select c.reason, c.until into reason, until from market__closed(p, p_now, p_after) c;
+  end if;
   foreach kind in array array['hour', 'day'] loop
-    h := market__shares(p, s, kind, p_now);
-    continue when h.quota is null;
+    continue when market__limit(l, kind) is null;
+    h := market__shares(p, s, kind, p_now, market__limit(l, kind));
     calls_left := greatest(0, least(calls_left, case when p_urgent then h.urgent_left else h.background_left end));
     if kind = 'hour' then
       hour_quota := h.quota;
@@ -2358,28 +2448,22 @@ begin
     end if;
     spacing_s := greatest(spacing_s, h.spacing_s);
     continue when reason in ('off', 'paused', 'circuit', 'cooldown');
-    allowed := null;
-    if h.used >= h.quota then
-      allowed := h.ends;
-    elsif p_urgent and h.urgent_left <= 0 or not p_urgent and h.background_left <= 0 then
-      allowed := h.ends - 0.05 * (h.ends - h.starts);
-    elsif not p_urgent and p_after is null and h.tokens < 1 then
-      allowed := p_now + make_interval(secs => (1 - h.tokens) * h.spacing_s);
-    end if;
+    allowed := case when p_urgent then h.urgent_from
+                    else coalesce(h.background_from, case when p_after is null then h.token_from end) end;
     if allowed > p_now and (until is null or allowed > until) then
       reason := 'budget';
       until := allowed;
     end if;
   end loop;
   if reason is null and p.next_request_at > p_now + interval '5 seconds' then
-    ahead_s := market__ahead_s(p, market__pace(p), p_now);
+    ahead_s := market__ahead_s(p, l.pace_s, p_now);
     if ahead_s > 5 then
       reason := 'pace';
       until := p_now + make_interval(secs => ahead_s);
     end if;
   end if;
 end $function$;
-revoke execute on function market__verdict(market_providers,market_settings,boolean,timestamp with time zone,text) from public;
+revoke execute on function market__verdict(market_providers,market_settings,boolean,timestamp with time zone,text,market__limits) from public;
 
 CREATE OR REPLACE FUNCTION market__wait(p_job_id bigint, INOUT lane market__lane, p_count_to integer DEFAULT 200, OUT state text, OUT waiting_for text, OUT until timestamp with time zone, OUT eta timestamp with time zone, OUT detail text)
  RETURNS record

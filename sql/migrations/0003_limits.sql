@@ -34,28 +34,32 @@ language sql immutable as $$ select least(1, s.hour_s / 20) $$;
 create function market__early(s market_settings) returns double precision
 language sql immutable as $$ select least(0.02, market__guard(s) / 4) $$;
 
--- Three functions run as their owner, so that views that show budgets need no right to what they are made of.
-
--- The lowest quota that any live daemon was configured with, and the stored one: two configurations may differ for
--- the time of a rolling restart, and then the lower limit holds.
-create function market__quota(p market_providers, p_kind text) returns int
-language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp as $$   -- plpgsql keeps its plans; SQL functions are planned at every call
-declare told int;
+-- What holds for a lane: the lowest quotas that any live daemon was configured with, and the stored ones (null: none); the
+-- widest spacing, in seconds. Two configurations may differ for the time of a rolling restart, and then the lower limit
+-- holds. Spaced 10 % wider than asked, for jitter must not make requests look closer than they left: with 5 %, three daemons
+-- on a busy machine showed 6 in 0.992 s at 5 a second.
+create type market__limits as (hour int, day int, mints int, reports int, pace_s double precision);
+create function market__limits(p market_providers) returns market__limits
+language plpgsql stable as $$   -- plpgsql keeps its plans; SQL functions are planned at every call
+declare l market__limits;
 begin
-  select min((d.quotas -> (p.provider || '/' || p.account) ->> p_kind)::int) into told
-    from market_daemons d where d.alive_until > clock_timestamp();
-  return least(told, case p_kind when 'hour' then p.quota_hour when 'day' then p.quota_day else 1000 end);
+  select least(p.quota_hour, min((d.told ->> 'hour')::int)), least(p.quota_day, min((d.told ->> 'day')::int)),
+         least(1000, min((d.told ->> 'mints')::int)), least(1000, min((d.told ->> 'reports')::int)),
+         1.1 * greatest(p.pace_s, max((d.told ->> 'pace_s')::double precision)) into l
+    from (select m.quotas -> (p.provider || '/' || p.account) as told from market_daemons m
+           where m.alive_until > clock_timestamp() offset 0) d;   -- offset: looked up once, not for each of the five
+  return l;
 end $$;
 
--- The widest spacing that any live daemon was configured with, in seconds; 10 % wider than asked, for jitter
--- must not make requests look closer than they left: with 5 %, three daemons on a busy machine showed 6 in 0.992 s at 5 a second.
+create function market__limit(l market__limits, p_kind text) returns int
+language sql immutable as $$
+  select case p_kind when 'hour' then l.hour when 'day' then l.day when 'mints' then l.mints else l.reports end
+$$;
+
 create function market__pace(p market_providers) returns double precision
-language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp as $$
-declare told double precision;
+language plpgsql stable as $$
 begin
-  select max((d.quotas -> (p.provider || '/' || p.account) ->> 'pace_s')::double precision) into told
-    from market_daemons d where d.alive_until > clock_timestamp();
-  return 1.1 * greatest(told, p.pace_s);
+  return (market__limits(p)).pace_s;
 end $$;
 
 -- Seconds until the pace lets the next request go. No request is ever placed further ahead than one interval, so a
@@ -72,14 +76,18 @@ $$;
 --   spacing: seconds for each background call when they are spread evenly over what is left of the window's first 95 %.
 --   tokens: background calls that may go at once: one more each spacing, never more than a tenth of background's share,
 --   so that a handful of items is not made to wait. Counted in calls, for the spacing changes all the time.
-create function market__shares(p market_providers, s market_settings, p_kind text, p_at timestamptz,
+--   urgent_from, background_from: when there are calls again for such work; null (or past): there are. token_from: when
+--   the spread lets the next background call go.
+-- p_quota: the window's quota, if the caller has it; without one there is nothing to share.
+create function market__shares(p market_providers, s market_settings, p_kind text, p_at timestamptz, p_quota int default null,
   out starts timestamptz, out ends timestamptz, out quota int, out used int, out urgent_left int,
-  out background_left int, out spacing_s double precision, out tokens double precision)
-language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp as $$
+  out background_left int, out spacing_s double precision, out tokens double precision,
+  out urgent_from timestamptz, out background_from timestamptz, out token_from timestamptz)
+language plpgsql stable as $$
 declare w record; b record; used_bg int; rem double precision; len double precision; keep double precision; late boolean;
   expected double precision; burst int;
 begin
-  quota := market__quota(p, p_kind);
+  quota := coalesce(p_quota, market__limit(market__limits(p), p_kind));
   if quota is null then
     return;
   end if;
@@ -125,6 +133,14 @@ begin
   tokens := case when spacing_s = 0 then burst
     else least(burst, coalesce(b.background_tokens, burst)
                       + greatest(0, coalesce(date_part('epoch', p_at - b.background_at), 0)) / spacing_s) end;
+  if used >= quota then
+    urgent_from := ends;
+    background_from := ends;
+  else
+    urgent_from := case when urgent_left <= 0 then ends - 0.05 * (ends - starts) end;
+    background_from := case when background_left <= 0 then ends - 0.05 * (ends - starts) end;
+  end if;
+  token_from := case when tokens < 1 then p_at + make_interval(secs => (1 - tokens) * spacing_s) end;
 end $$;
 
 -- Is this the receipt of the probe that is under way?
@@ -154,16 +170,19 @@ $$;
 -- p_after: the receipt of the request before, of a fetch that has begun. The spread does not hold it back: the whole
 -- fetch would be for nothing (it counts there all the same).
 create function market__verdict(p market_providers, s market_settings, p_urgent boolean, p_now timestamptz,
-                                p_after text default null, out reason text, out until timestamptz, out calls_left int, out hour_quota int,
-                                out hour_ends timestamptz, out spacing_s double precision, out day_left int, out day_quota int,
-                                out day_ends timestamptz)
-language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp as $$
+                                p_after text default null, l market__limits default null, out reason text,
+                                out until timestamptz, out calls_left int, out hour_quota int, out hour_ends timestamptz,
+                                out spacing_s double precision, out day_left int, out day_quota int, out day_ends timestamptz)
+language plpgsql stable as $$
 declare kind text; h record; allowed timestamptz; ahead_s double precision;
 begin
-  select c.reason, c.until into reason, until from market__closed(p, p_now, p_after) c;
+  l := coalesce(l, market__limits(p));
+  if not p.enabled or p.paused_at is not null or p.circuit <> 'closed' then
+    select c.reason, c.until into reason, until from market__closed(p, p_now, p_after) c;
+  end if;
   foreach kind in array array['hour', 'day'] loop
-    h := market__shares(p, s, kind, p_now);
-    continue when h.quota is null;
+    continue when market__limit(l, kind) is null;
+    h := market__shares(p, s, kind, p_now, market__limit(l, kind));
     calls_left := greatest(0, least(calls_left, case when p_urgent then h.urgent_left else h.background_left end));
     if kind = 'hour' then
       hour_quota := h.quota;
@@ -175,26 +194,67 @@ begin
     end if;
     spacing_s := greatest(spacing_s, h.spacing_s);
     continue when reason in ('off', 'paused', 'circuit', 'cooldown');
-    allowed := null;
-    if h.used >= h.quota then
-      allowed := h.ends;
-    elsif p_urgent and h.urgent_left <= 0 or not p_urgent and h.background_left <= 0 then
-      allowed := h.ends - 0.05 * (h.ends - h.starts);
-    elsif not p_urgent and p_after is null and h.tokens < 1 then
-      allowed := p_now + make_interval(secs => (1 - h.tokens) * h.spacing_s);
-    end if;
+    allowed := case when p_urgent then h.urgent_from
+                    else coalesce(h.background_from, case when p_after is null then h.token_from end) end;
     if allowed > p_now and (until is null or allowed > until) then
       reason := 'budget';
       until := allowed;
     end if;
   end loop;
   if reason is null and p.next_request_at > p_now + interval '5 seconds' then
-    ahead_s := market__ahead_s(p, market__pace(p), p_now);
+    ahead_s := market__ahead_s(p, l.pace_s, p_now);
     if ahead_s > 5 then
       reason := 'pace';
       until := p_now + make_interval(secs => ahead_s);
     end if;
   end if;
+end $$;
+
+-- Three that run as their owner, for views and the command line: who reads those needs no right to what they are made of.
+-- All else calls what is behind them, for to change over to the owner and back takes longer than most of it.
+
+create function market__shown_quota(p market_providers, p_kind text) returns int
+language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp as $$
+begin
+  return market__limit(market__limits(p), p_kind);
+end $$;
+
+create function market__shown_shares(p market_providers, s market_settings, p_kind text, out starts timestamptz,
+  out ends timestamptz, out quota int, out used int, out urgent_left int, out background_left int)
+language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp as $$
+begin
+  select h.starts, h.ends, h.quota, h.used, h.urgent_left, h.background_left
+    into starts, ends, quota, used, urgent_left, background_left from market__shares(p, s, p_kind, clock_timestamp()) h;
+end $$;
+
+create function market__shown_verdict(p market_providers, s market_settings, p_urgent boolean, out reason text, out until timestamptz)
+language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp as $$
+begin
+  select v.reason, v.until into reason, until from market__verdict(p, s, p_urgent, clock_timestamp()) v;
+end $$;
+
+-- What of a lane's work may be claimed: what market__verdict says of either kind, from one look at what they share, and
+-- whose turn it is.
+create function market__claimable(p market_providers, s market_settings, p_now timestamptz, out urgent boolean,
+                                  out background boolean, out background_first boolean)
+language plpgsql stable as $$
+declare kind text; h record; l market__limits := market__limits(p);
+begin
+  urgent := true;
+  if not p.enabled or p.paused_at is not null or p.circuit <> 'closed' then
+    select c.reason is null into urgent from market__closed(p, p_now, null) c;
+  end if;
+  if p.next_request_at > p_now + interval '5 seconds' and market__ahead_s(p, l.pace_s, p_now) > 5 then
+    urgent := false;
+  end if;
+  background := urgent;
+  foreach kind in array array['hour', 'day'] loop
+    continue when not urgent and not background or market__limit(l, kind) is null;
+    h := market__shares(p, s, kind, p_now, market__limit(l, kind));
+    urgent := urgent and coalesce(h.urgent_from <= p_now, true);
+    background := background and coalesce(coalesce(h.background_from, h.token_from) <= p_now, true);
+  end loop;
+  background_first := background and market__background_first(p, s, p_now);
 end $$;
 
 -- A lane as one kind of work sees it; read once, then good for many jobs.
@@ -287,17 +347,18 @@ language plpgsql as $$
 declare
   v record; w record; h record; kind text; limited int; urgent boolean := p_priority >= s.wake_priority; kinds text[];
   guard double precision := market__guard(s); edge_s double precision := 0; grant_no bigint;
-  tokens double precision;
+  tokens double precision; l market__limits; starts timestamptz[] := '{}'; ends timestamptz[] := '{}';
 begin
   granted := false;
   if p.provider is null then
     reason := 'off';
     return;
   end if;
+  l := market__limits(p);
   kinds := case when p_meter = 'calls' then array['hour', 'day'] else array[p_meter] end;
   if p_meter = 'calls' then
-    select x.reason, x.until into reason, until from market__verdict(p, s, urgent, p_now, p_after) x;
-    step_s := market__pace(p);
+    select x.reason, x.until into reason, until from market__verdict(p, s, urgent, p_now, p_after, l) x;
+    step_s := l.pace_s;
     delay_s := market__ahead_s(p, step_s, p_now);
   else
     -- A report on a spent day goes to another place, and may tell that the day is over earlier.
@@ -310,19 +371,22 @@ begin
     return;
   end if;
   foreach kind in array kinds loop
-    limited := market__quota(p, kind);
-    select * into w from market__window(p, s, case when kind in ('mints', 'reports') then 'day' else kind end, p_now);
+    limited := market__limit(l, kind);
+    w := market__window(p, s, case when kind in ('mints', 'reports') then 'day' else kind end, p_now);
+    starts := starts || w.starts;
+    ends := ends || w.ends;
     if limited is not null then
       edge_s := greatest(edge_s, case
         when date_part('epoch', w.ends - p_now) < guard then date_part('epoch', w.ends - p_now) + guard / 2
         else guard / 2 - date_part('epoch', p_now - w.starts) end);
     end if;
-    insert into market_budgets as b (provider, account, window_kind, window_start, window_end, quota)
-    values (p.provider, p.account, kind, w.starts, w.ends, limited)
-    on conflict (provider, account, window_kind, window_start) do update set quota = excluded.quota
-      where b.quota is distinct from excluded.quota;
-    select b.used into h from market_budgets b
+    select b.used, b.quota into h from market_budgets b
      where b.provider = p.provider and b.account = p.account and b.window_kind = kind and b.window_start = w.starts;
+    if not found or h.quota is distinct from limited then
+      insert into market_budgets (provider, account, window_kind, window_start, window_end, quota)
+      values (p.provider, p.account, kind, w.starts, w.ends, limited)
+      on conflict (provider, account, window_kind, window_start) do update set quota = excluded.quota;
+    end if;
     if h.used >= limited then
       reason := 'budget';
       until := w.ends;
@@ -336,19 +400,19 @@ begin
     return;
   end if;
   granted_at := p_now + make_interval(secs => delay_s);
-  foreach kind in array kinds loop
-    select * into w from market__window(p, s, case when kind in ('mints', 'reports') then 'day' else kind end, p_now);
-    cost_window := coalesce(cost_window, w.starts);
+  cost_window := starts[1];
+  for i in 1 .. cardinality(kinds) loop
     tokens := null;
-    if p_meter = 'calls' and not urgent then
-      select x.tokens into tokens from market__shares(p, s, kind, p_now) x;
+    limited := market__limit(l, kinds[i]);
+    if p_meter = 'calls' and not urgent and limited is not null then
+      select x.tokens into tokens from market__shares(p, s, kinds[i], p_now, limited) x;
     end if;
     update market_budgets b set used = b.used + 1, used_background = b.used_background + (not urgent)::int,
       background_tokens = coalesce(tokens - 1, b.background_tokens),
       background_at = case when p_meter = 'calls' and not urgent then p_now else b.background_at end
-     where b.provider = p.provider and b.account = p.account and b.window_kind = kind and b.window_start = w.starts;
-    receipt := concat_ws(';', receipt, kind || '=' || date_part('epoch', w.starts)::text);
-    valid_s := least(valid_s, date_part('epoch', w.ends - p_now) - guard / 2);
+     where b.provider = p.provider and b.account = p.account and b.window_kind = kinds[i] and b.window_start = starts[i];
+    receipt := concat_ws(';', receipt, kinds[i] || '=' || date_part('epoch', starts[i])::text);
+    valid_s := least(valid_s, date_part('epoch', ends[i] - p_now) - guard / 2);
   end loop;
   if p_meter = 'calls' then
     if p.rolling then
@@ -408,11 +472,17 @@ end $$;
 -- that, at most twice as many. In the window's last 5 % urgent work goes first.
 create function market__background_first(p market_providers, s market_settings, p_now timestamptz) returns boolean
 language plpgsql stable as $$
-declare w record; b record; head text; quota int; carries double precision; part double precision;
+declare w record; b record; head text; l market__limits; carries double precision; part double precision;
 begin
   if p.background_min = 0
      or coalesce((select j.priority from market_jobs j where j.provider = p.provider and j.account = p.account
                    and j.status = 'pending' order by j.priority desc limit 1), 0) < s.wake_priority then
+    return false;
+  end if;
+  select j.unit_key into head from market_jobs j
+   where j.provider = p.provider and j.account = p.account and j.status = 'pending' and j.priority < s.wake_priority
+   order by j.priority desc, j.rank desc, j.turn, j.run_at, j.id limit 1;
+  if head is null then
     return false;
   end if;
   w := market__window(p, s, 'hour', p_now);
@@ -421,17 +491,12 @@ begin
   if b.used is null or date_part('epoch', w.ends - p_now) <= 0.05 * s.hour_s then
     return false;
   end if;
-  quota := market__quota(p, 'hour');
-  carries := 0.95 * s.hour_s / nullif(market__pace(p), 0);
-  part := p.background_min * least(2, greatest(1, quota / carries));
-  if b.used_background + 0.5 > part * (b.used + 1) then
-    return false;
-  end if;
-  select j.unit_key into head from market_jobs j
-   where j.provider = p.provider and j.account = p.account and j.status = 'pending' and j.priority < s.wake_priority
-   order by j.priority desc, j.rank desc, j.turn, j.run_at, j.id limit 1;
-  if head is null or exists (select from market_fetches f where f.unit_key = head and f.lease_expires_at > p_now) then
-    return false;   -- none waits, or a fetch of its product is under way already
+  l := market__limits(p);
+  carries := 0.95 * s.hour_s / nullif(l.pace_s, 0);
+  part := p.background_min * least(2, greatest(1, l.hour / carries));
+  if b.used_background + 0.5 > part * (b.used + 1)
+     or exists (select from market_fetches f where f.unit_key = head and f.lease_expires_at > p_now) then
+    return false;   -- it had its part, or a fetch of its product is under way already
   end if;
   -- One that was claimed and waits for the pace is not charged yet.
   return not exists (select from market_jobs j

@@ -247,8 +247,8 @@ select p.provider, p.account, k.kind as window_kind, h.starts as window_start, h
   from market_providers p
   cross join market_settings s
   cross join (values ('hour'), ('day')) k(kind)
-  cross join lateral market__shares(p, s, k.kind, clock_timestamp()) h
-  cross join lateral market__verdict(p, s, false, clock_timestamp()) v
+  cross join lateral market__shown_shares(p, s, k.kind) h
+  cross join lateral market__shown_verdict(p, s, false) v
   left join market_budgets b on b.provider = p.provider and b.account = p.account
        and b.window_kind = k.kind and b.window_start = h.starts
  where h.quota is not null;

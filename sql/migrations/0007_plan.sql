@@ -336,7 +336,7 @@ select x.provider, x.account, x.planned_at, x.units, x.view_rate,
        end as advice
   from market_plans x
   join market_providers p on p.provider = x.provider and p.account = x.account
-  cross join lateral (select market__quota(p, 'hour') as quota, greatest(1, round(market__quota(p, 'hour') / 10.0))::int as calls) c;
+  cross join lateral (select market__shown_quota(p, 'hour') as quota, greatest(1, round(market__shown_quota(p, 'hour') / 10.0))::int as calls) c;
 
 do $$
 declare f regprocedure;

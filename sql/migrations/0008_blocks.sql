@@ -17,20 +17,22 @@ create function market__charge_block(p market_providers, s market_settings, p_ur
 language plpgsql as $$
 declare v record; w record; kind text; limited int; guard double precision := market__guard(s); at_most double precision;
   free double precision; tokens double precision[] := '{}';   -- of each kind; null: background is not spread there
+  l market__limits;
 begin
   calls := 0;
   if p.provider is null or p.rolling or p.circuit <> 'closed' then
     return;
   end if;
-  select x.reason, x.calls_left into v from market__verdict(p, s, p_urgent, p_now) x;
-  step_s := market__pace(p);
+  l := market__limits(p);
+  select x.reason, x.calls_left into v from market__verdict(p, s, p_urgent, p_now, null, l) x;
+  step_s := l.pace_s;
   delay_s := market__ahead_s(p, step_s, p_now);
   if v.reason is not null or delay_s > least(0.1, guard / 4) then
     return;
   end if;
   at_most := least(p_calls, 256, floor(0.02 / nullif(step_s, 0)), v.calls_left / 16);
   foreach kind in array array['hour', 'day'] loop
-    limited := market__quota(p, kind);
+    limited := market__limit(l, kind);
     select * into w from market__window(p, s, kind, p_now);
     free := null;
     if limited is not null then
@@ -38,7 +40,7 @@ begin
         return;
       end if;
       if not p_urgent then
-        select x.tokens into free from market__shares(p, s, kind, p_now) x;
+        select x.tokens into free from market__shares(p, s, kind, p_now, limited) x;
         at_most := least(at_most, floor(free));
       end if;
     end if;
@@ -54,7 +56,7 @@ begin
   foreach kind in array array['hour', 'day'] loop
     select * into w from market__window(p, s, kind, p_now);
     cost_window := coalesce(cost_window, w.starts);
-    limited := market__quota(p, kind);
+    limited := market__limit(l, kind);
     insert into market_budgets as b (provider, account, window_kind, window_start, window_end, quota)
     values (p.provider, p.account, kind, w.starts, w.ends, limited)
     on conflict (provider, account, window_kind, window_start) do update set quota = excluded.quota

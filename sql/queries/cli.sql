@@ -10,8 +10,8 @@ select p.provider, p.account,
        u.reason as urgent_waits_for, u.until as urgent_until, b.reason as background_waits_for, b.until as background_until
   from market_providers p
   cross join market_settings s
-  cross join lateral market__verdict(p, s, true, clock_timestamp()) u
-  cross join lateral market__verdict(p, s, false, clock_timestamp()) b
+  cross join lateral market__shown_verdict(p, s, true) u
+  cross join lateral market__shown_verdict(p, s, false) b
  order by 1, 2;
 
 -- name: queue

@@ -17,27 +17,25 @@
 -- table, of which it would then read all.
 -- A unit is taken by its row in market_fetches, so two daemons that hold different jobs of one product cannot both go.
 -- A job that already cost a worker its life (rescues > 0) travels alone, or it would take its mates along again.
-with settings as (
-  select * from market_settings
-), lane as materialized (
-  select s as settings, p.circuit <> 'closed' or p.circuit_failures > 0 as troubled, clock_timestamp() as now_at,
+with lane as materialized (
+  select s.fresh_for, p.circuit <> 'closed' or p.circuit_failures > 0 as troubled, clock_timestamp() as now_at,
          set_config('synchronous_commit', case when $6::boolean then current_setting('synchronous_commit') else 'off' end, true),
          gen_random_uuid()::text as seed,   -- with the unit's key it makes the unit's lease: fresh at each claim
-         (select v.reason is null from market__verdict(p, s, true, clock_timestamp()) v) as urgent,
-         (select v.reason is null from market__verdict(p, s, false, clock_timestamp()) v) as background,
-         market__background_first(p, s, clock_timestamp()) as background_first,
+         -- the priorities that may be claimed: from (null: none) .. below
+         case when v.background then 0 when v.urgent then s.wake_priority end as from_priority,
+         case when v.urgent and not v.background_first then 2000 else s.wake_priority end as below,
+         v.background_first,
          -- after trouble one unit goes as the probe; the rest waits for its answer
          case when p.circuit = 'closed' then $3::int else 1 end as units
-    from market_providers p, settings s where p.provider = $1 and p.account = $2
+    from market_providers p, market_settings s, market__claimable(p, s, clock_timestamp()) v
+   where p.provider = $1 and p.account = $2
 ), heads as materialized (
   -- a few more than are needed, for some may be fresh; where several are of one unit the next claim comes soon
   select j.id, j.unit_key, j.dedupe_key, j.provider, j.account, j.sku, j.size, j.currency,
          j.priority, j.rank, j.turn, j.run_at, j.rescues
     from market_jobs j
    where j.provider = $1 and j.account = $2 and j.status = 'pending'
-     and j.priority >= (select case when l.background then 0 when l.urgent then (l.settings).wake_priority end from lane l)
-     and j.priority < (select case when l.background and l.background_first then (l.settings).wake_priority
-                                   when l.urgent then 2000 when l.background then (l.settings).wake_priority end from lane l)
+     and j.priority >= (select l.from_priority from lane l) and j.priority < (select l.below from lane l)
      and not exists (select from market_fetches f where f.unit_key = j.unit_key and f.lease_expires_at > clock_timestamp())
    order by j.priority desc, j.rank desc, j.turn, j.run_at, j.id
    limit (select l.units + 9 from lane l)
@@ -48,8 +46,8 @@ with settings as (
            select p.observed_at from market_prices p
             where p.provider = h.provider and p.account = h.account and p.sku = h.sku
               and coalesce(p.size, '') = coalesce(t.price_size, h.size, '') and p.currency = h.currency))
-           > clock_timestamp() - s.fresh_for, false) as fresh
-    from heads h cross join settings s
+           > clock_timestamp() - (select l.fresh_for from lane l), false) as fresh
+    from heads h
     left join lateral (select x.observed_at, x.price_size from market_targets x where x.dedupe_key = h.dedupe_key limit 1) t on true
 ), skipped as (
   update market_jobs j set status = 'done', outcome = 'fresh', completed_at = clock_timestamp(), updated_at = clock_timestamp()
@@ -60,7 +58,7 @@ with settings as (
     select distinct on (d.unit_key) d.* from judged d where not d.fresh
      order by d.unit_key, d.priority desc, d.rank desc, d.turn, d.run_at, d.id) u
    order by u.priority desc, u.rank desc, u.turn, u.run_at, u.id
-   limit (select case when l.background and l.background_first then 1 else l.units end from lane l)
+   limit (select case when l.background_first then 1 else l.units end from lane l)
 ), leases as materialized (
   insert into market_fetches as f (unit_key, provider, account, sku, currency, lease_id, lease_expires_at, locked_by, claimed_at)
   select c.unit_key, c.provider, c.account, c.sku, c.currency, md5(l.seed || c.unit_key)::uuid, l.now_at + $5::interval, $4::uuid, l.now_at
@@ -76,6 +74,7 @@ with settings as (
   select m.id from market_jobs m
    where m.status = 'pending' and m.rescues = 0
      and m.unit_key = any (array(select l.unit_key from leads l where l.rescues = 0))
+     and (m.id in (select d.id from judged d where d.fresh)) is not true
    for update of m skip locked
 ), claimed as (
   update market_jobs j set
@@ -83,8 +82,7 @@ with settings as (
     lease_id = md5(l.seed || j.unit_key)::uuid, lease_expires_at = l.now_at + $5::interval, locked_by = $4::uuid,
     started_at = l.now_at, updated_at = l.now_at
     from lane l
-   where j.id = any (array((select m.id from mates m union select c.id from leads c)
-                           except select d.id from judged d where d.fresh))
+   where j.id = any (array(select m.id from mates m union all select c.id from leads c))
      and j.status = 'pending'
   returning j.unit_key, j.lease_id, j.started_at, j.sku, j.currency, j.id, j.size, j.priority, j.attempt, j.max_attempts, j.rescues,
             j.run_at, j.rank, j.turn

@@ -37,9 +37,9 @@ ASKING = {
 }
 READING = {
     "market_why(text,text,text,text)",
-    "market__quota(market_providers,text)",
-    "market__shares(market_providers,market_settings,text,timestamp with time zone)",
-    "market__verdict(market_providers,market_settings,boolean,timestamp with time zone,text)",
+    "market__shown_quota(market_providers,text)",
+    "market__shown_shares(market_providers,market_settings,text)",
+    "market__shown_verdict(market_providers,market_settings,boolean)",
     "market__still(double precision,double precision,double precision)",
     "market__due_at(double precision,double precision,double precision,double precision,"
     "timestamp with time zone,double precision,timestamp with time zone)",

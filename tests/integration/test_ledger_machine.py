@@ -294,12 +294,16 @@ PLANTED = {
     "the day is not charged": ("market__charge", "array['hour', 'day']", "array['hour']"),
     "two are given back for one": ("market_give_back", "used - 1", "used - 2"),
     "the highest limit that ever was holds": (
-        "market__quota",
-        "return least(told,",
-        "return greatest((select max(b.quota) from market_budgets b where b.window_kind = p_kind),",
+        "market__limits",
+        "select least(p.quota_hour,",
+        "select greatest((select max(b.quota) from market_budgets b where b.window_kind = 'hour'),",
     ),
     "calls leave at a window's edge": ("market__charge", "if edge_s > 0 or ", "if "),
-    "grants outlive their window": ("market__charge", "date_part('epoch', w.ends - p_now) - guard / 2", "99"),
+    "grants outlive their window": (
+        "market__charge",
+        "date_part('epoch', ends[i] - p_now) - guard / 2",
+        "99",
+    ),
     "a pause is not looked at": ("market__closed", "when p.paused_at is not null then 'paused'", ""),
     "the day is UTC's": ("market__window", "p.day_zone", "'UTC'"),
 }
