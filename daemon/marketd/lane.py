@@ -40,7 +40,6 @@ class Lane:
         self._running: set[asyncio.Task[None]] = set()
         self._backlog = False  #: the last claim filled every free slot
         self._halted = False  #: nothing is waited for any more
-        self._closed = False
         self.last_turn = clock.monotonic()  #: when the loop last came round, for the watchdog
 
     @property
@@ -77,6 +76,8 @@ class Lane:
             stopping.cancel()
             working.cancel()
             await self._drain(left_s)
+            # What it was claiming when it was cut off is given back with the rest, by whoever waits for this to end.
+            await asyncio.wait({working}, timeout=_RELEASE_S)
         if not working.cancelled() and working.done():
             working.result()
 
@@ -105,7 +106,7 @@ class Lane:
                 return
         self._wake.clear()  # before the claim: what is enqueued while it runs sets it again
         settings = self.settings
-        units = await asyncio.shield(self._claim(settings, free))
+        units = await self._claim(settings, free)
         self._backlog = len(units) >= free
         if not units:
             await self._wait_for_work()
@@ -118,7 +119,6 @@ class Lane:
         return min(slots - len(self._running) + self._fetching.settling, 2 * slots - len(self._running))
 
     async def _claim(self, settings: LaneSettings, free: int) -> Sequence[Unit]:
-        # Shielded and started here: a claim that is under way when the stop comes still gets its tasks.
         units = await self._stores.jobs.claim(
             settings.provider,
             settings.account,
@@ -127,8 +127,6 @@ class Lane:
             # With nothing under way nobody else charges meanwhile, so the first charge makes the claim durable.
             durable=bool(self._running) or settings.charged_ahead(),
         )
-        if self._closed:
-            return units  # too late: released with all that is held
         for unit in units:
             task = asyncio.create_task(self._fetching.run(unit, settings), name=f"fetch {unit.key}")
             self._running.add(task)
@@ -163,7 +161,6 @@ class Lane:
                 await event.wait()
 
     async def _drain(self, grace_s: float) -> None:
-        self._closed = True
         if not self._running:
             return
         _, late = await asyncio.wait(self._running, timeout=grace_s)
