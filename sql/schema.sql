@@ -214,12 +214,7 @@ create table market_jobs (
   dedupe_key text not null,
   unit_key text not null,
   constraint market_jobs_pkey PRIMARY KEY (id),
-  constraint done_has_outcome CHECK (status <> 'done'::text OR outcome IS NOT NULL),
-  constraint failed_has_reason CHECK (status <> 'failed'::text OR error_code IS NOT NULL),
-  constraint finished_iff_final CHECK ((status = ANY (ARRAY['done'::text, 'failed'::text])) = (completed_at IS NOT NULL)),
-  constraint lease_iff_running CHECK ((status = 'running'::text) = (lease_id IS NOT NULL AND lease_expires_at IS NOT NULL)),
-  constraint priority_range CHECK (priority >= 0 AND priority <= 1000),
-  constraint status_known CHECK (status = ANY (ARRAY['pending'::text, 'running'::text, 'deferred'::text, 'done'::text, 'failed'::text]))
+  constraint sound CHECK (market__sound(status, priority, lease_id, lease_expires_at, completed_at, error_code, outcome))
 ) with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=200, autovacuum_analyze_scale_factor=0.02, autovacuum_analyze_threshold=200, autovacuum_vacuum_cost_delay=1);
 comment on table market_jobs is 'One request to refresh a target: pending -> running -> done | failed, and deferred (waiting for a time).';
 CREATE INDEX market_jobs_due ON market_jobs USING btree (run_at) WHERE (status = 'deferred'::text);
@@ -230,7 +225,7 @@ CREATE INDEX market_jobs_leases ON market_jobs USING btree (lease_expires_at) WH
 CREATE INDEX market_jobs_mates ON market_jobs USING btree (unit_key) WHERE (status = 'pending'::text);
 CREATE UNIQUE INDEX market_jobs_open ON market_jobs USING btree (dedupe_key) WHERE (status = ANY (ARRAY['pending'::text, 'running'::text, 'deferred'::text]));
 CREATE INDEX market_jobs_ready ON market_jobs USING btree (provider, account, priority DESC, rank DESC, turn, run_at, id) WHERE (status = 'pending'::text);
-CREATE INDEX market_jobs_turns ON market_jobs USING btree (provider, account, priority, COALESCE(user_id, ''::text), turn DESC) WHERE (status = 'pending'::text);
+CREATE INDEX market_jobs_turns ON market_jobs USING btree (hashtextextended(((((provider || '|'::text) || account) || '|'::text) || COALESCE(user_id, ''::text)), (priority)::bigint), turn) WHERE (status = 'pending'::text);
 CREATE TRIGGER plain_insert BEFORE INSERT ON market_jobs FOR EACH ROW WHEN (new.unit_key IS NULL) EXECUTE FUNCTION market__plain_insert();
 
 create table market_planner (
@@ -727,48 +722,6 @@ create view stockx_market_prices (
   observed_at timestamp with time zone,
   updated_at timestamp with time zone
 );
-
-CREATE OR REPLACE FUNCTION market__absorb(w market__wish, p_is_view boolean, p_now timestamp with time zone, OUT job_id bigint, OUT result text, OUT urgent boolean, OUT known boolean, OUT max_attempts integer, OUT status text, OUT run_at timestamp with time zone, OUT retry_at timestamp with time zone, OUT overridden_at timestamp with time zone)
- RETURNS record
- LANGUAGE plpgsql
-AS $function$
-declare fresh boolean; looks_past boolean;
-begin
-  loop
-    with viewed as (   -- as market__count_views has it for many, but with a plan that is kept
-      insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id, at)
-      select 'view', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, ''), p_now
-        from market_settings s
-       where p_is_view and w.priority < s.wake_priority
-         and not exists (select from market_signals g where g.kind = 'view' and g.dedupe_key = w.dedupe_key
-                            and g.user_id = coalesce(w.user_id, '') and g.at > p_now - interval '10 minutes')
-    )
-    select j.id, w.priority >= s.wake_priority, t.dedupe_key is not null, s.max_attempts, case when t.retry_at > p_now then t.retry_at end,
-           coalesce(t.overridden_at < p_now - s.fresh_for, true),
-           greatest(t.observed_at, p.observed_at) > p_now - s.fresh_for   -- as market__observed_at has it
-      into job_id, urgent, known, max_attempts, retry_at, looks_past, fresh
-      from market_settings s
-      left join market_jobs j on j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred')
-      left join market_targets t on t.dedupe_key = w.dedupe_key
-      left join market_prices p on p.provider = w.provider and p.account = w.account and p.sku = w.sku
-           and coalesce(p.size, '') = coalesce(t.price_size, w.size, '') and p.currency = w.currency;
-    exit when job_id is null;
-    result := market__merge(w, job_id);
-    if result is not null then
-      return;
-    end if;   -- else it has ended meanwhile
-  end loop;
-  if fresh then
-    result := 'fresh';
-  end if;
-  if retry_at is not null and urgent and looks_past then
-    retry_at := null;
-    overridden_at := p_now;
-  end if;
-  run_at := greatest(w.not_before, retry_at, p_now);
-  status := case when run_at > p_now then 'deferred' else 'pending' end;
-end $function$;
-revoke execute on function market__absorb(market__wish,boolean,timestamp with time zone) from public;
 
 CREATE OR REPLACE FUNCTION market__ahead(j market_jobs, l market__lane, p_count_to integer, OUT jobs integer, OUT urgent_calls integer, OUT other_calls integer)
  RETURNS record
@@ -1687,22 +1640,6 @@ begin
 end $function$;
 revoke execute on function market__merge(market__wish,bigint) from public;
 
-CREATE OR REPLACE FUNCTION market__next_turn(p_provider text, p_account text, p_priority integer, p_user_id text)
- RETURNS TABLE(turn bigint)
- LANGUAGE sql
- STABLE
-AS $function$   -- such a function becomes a part of the statement that asks
-  select greatest(0,
-    (select j.turn from market_jobs j
-      where j.provider = p_provider and j.account = p_account and j.status = 'pending'
-        and j.priority = p_priority and j.rank = 0 order by j.turn limit 1),
-    (select j.turn + 1 from market_jobs j
-      where j.provider = p_provider and j.account = p_account and j.status = 'pending'
-        and j.priority = p_priority and coalesce(j.user_id, '') = coalesce(p_user_id, '')
-      order by j.turn desc limit 1))
-$function$;
-revoke execute on function market__next_turn(text,text,integer,text) from public;
-
 CREATE OR REPLACE FUNCTION market__note_plan(p_provider text, p_account text, p_share double precision, p_waiting integer, p_inserted integer, p_edge market__candidate, p_found market__candidate[], p_wanted integer, p_typical double precision, p_took_ms double precision, p_now timestamp with time zone)
  RETURNS void
  LANGUAGE sql
@@ -1776,46 +1713,76 @@ AS $function$
 $function$;
 revoke execute on function market__oldest(text,text,integer,timestamp with time zone) from public;
 
-CREATE OR REPLACE FUNCTION market__open(w market__wish, p_is_view boolean DEFAULT true, OUT job_id bigint, OUT result text, OUT status text, OUT run_at timestamp with time zone, OUT cooling boolean)
+CREATE OR REPLACE FUNCTION market__open(w market__wish, p_is_view boolean DEFAULT true, p_insert boolean DEFAULT true, OUT job_id bigint, OUT result text, OUT status text, OUT run_at timestamp with time zone, OUT retry_at timestamp with time zone, OUT overridden_at timestamp with time zone, OUT max_attempts integer, OUT turn bigint, OUT urgent boolean, OUT known boolean)
  RETURNS record
  LANGUAGE plpgsql
 AS $function$
-declare a record; now_at timestamptz := clock_timestamp();
+declare now_at timestamptz := clock_timestamp(); fresh_for interval; wake_priority int; t record; priced timestamptz;
 begin
+  select s.fresh_for, s.wake_priority, s.max_attempts into fresh_for, wake_priority, max_attempts from market_settings s;
+  urgent := w.priority >= wake_priority;
+  if p_is_view and not urgent then   -- as market__count_views has it for many, but with a plan that is kept
+    insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id, at)
+    select 'view', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, ''), now_at
+     where not exists (select from market_signals g where g.kind = 'view' and g.dedupe_key = w.dedupe_key
+                         and g.user_id = coalesce(w.user_id, '') and g.at > now_at - interval '10 minutes');
+  end if;
   loop
-    a := market__absorb(w, p_is_view, now_at);
-    job_id := a.job_id;
-    result := a.result;
-    if result is not null then
+    -- The open job first, then the price: what it brings when it ends in between is seen.
+    select j.id into job_id from market_jobs j where j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred');
+    if found then
+      result := market__merge(w, job_id);
+      if result is not null then
+        return;
+      end if;
+      continue;   -- it has ended meanwhile
+    end if;
+    select x.observed_at, x.price_size, x.retry_at, x.overridden_at into t from market_targets x where x.dedupe_key = w.dedupe_key;
+    known := found;
+    -- as market__observed_at has it
+    select p.observed_at into priced from market_prices p
+     where p.provider = w.provider and p.account = w.account and p.sku = w.sku
+       and coalesce(p.size, '') = coalesce(t.price_size, w.size, '') and p.currency = w.currency;
+    if greatest(t.observed_at, priced) > now_at - fresh_for then
+      result := 'fresh';
       return;
     end if;
-    -- The job comes before its target, as in all other ways of asking, so that who asks for the same waits in a line: what a
-    -- statement reads of its own INSERTs runs first.
-    with opened as (
-      insert into market_jobs (provider, account, sku, size, currency, priority, status, not_before, retry_at, run_at,
-        overridden_at, max_attempts, turn, user_id, dedupe_key, unit_key)
-      select w.provider, w.account, w.sku, w.size, w.currency, w.priority, a.status, w.not_before, a.retry_at, a.run_at,
-             a.overridden_at, a.max_attempts, n.turn, w.user_id, w.dedupe_key, w.unit_key
-        from market__next_turn(w.provider, w.account, w.priority, w.user_id) n
-      on conflict (dedupe_key) where market_jobs.status in ('pending', 'running', 'deferred') do nothing returning id
-    ), target as (
-      insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
-      select w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key where not a.known
-      on conflict do nothing
-    )
-    insert into market_job_requests as r (job_id, user_id, priority, opened) select o.id, w.user_id, w.priority, true from opened o
-    returning r.job_id into job_id;
+    -- Not before its own time, nor before the target's cool-down ends, which only an urgent wish looks past, and at most once
+    -- in fresh_for.
+    retry_at := null;
+    overridden_at := null;
+    if t.retry_at > now_at then
+      if urgent and (t.overridden_at is null or t.overridden_at < now_at - fresh_for) then
+        overridden_at := now_at;
+      else
+        retry_at := t.retry_at;
+      end if;
+    end if;
+    run_at := greatest(w.not_before, retry_at, now_at);
+    status := case when run_at > now_at then 'deferred' else 'pending' end;
+    turn := market__turn(w.provider, w.account, w.priority, w.user_id);
+    if not p_insert then
+      return;
+    end if;
+    -- The job comes before its target, as in all other ways of asking, so that who asks for the same waits in a line.
+    insert into market_jobs (provider, account, sku, size, currency, priority, status, not_before, retry_at, run_at,
+      overridden_at, max_attempts, turn, user_id, dedupe_key, unit_key)
+    values (w.provider, w.account, w.sku, w.size, w.currency, w.priority, market__open.status, w.not_before, market__open.retry_at,
+      market__open.run_at, market__open.overridden_at, market__open.max_attempts, market__open.turn, w.user_id, w.dedupe_key, w.unit_key)
+    on conflict (dedupe_key) where market_jobs.status in ('pending', 'running', 'deferred') do nothing returning id into job_id;
     exit when found;   -- else somebody opened one for the same target meanwhile
   end loop;
+  if not known then
+    insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
+    values (w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key) on conflict do nothing;
+  end if;
+  insert into market_job_requests (job_id, user_id, priority, opened) values (market__open.job_id, w.user_id, w.priority, true);
   result := 'queued';
-  status := a.status;
-  run_at := a.run_at;
-  cooling := a.retry_at >= a.run_at;
-  if a.status = 'pending' and a.urgent then
+  if urgent and status = 'pending' then
     perform pg_notify('market_jobs', w.provider);
   end if;
 end $function$;
-revoke execute on function market__open(market__wish,boolean) from public;
+revoke execute on function market__open(market__wish,boolean,boolean) from public;
 
 CREATE OR REPLACE FUNCTION market__open_new(items jsonb, p_priority integer, p_user_id text, p_now timestamp with time zone)
  RETURNS market__taken[]
@@ -1831,7 +1798,10 @@ begin
   -- One stream of rows from CTE to CTE, never two joined: knowing nothing of their size the planner would compare each with each.
   with wished as materialized (
     select q.ord, q.wish as w, (q.wish).provider, (q.wish).account, (q.wish).priority, (q.wish).dedupe_key, (q.wish).problem is not null as bad,
-           row_number() over (partition by (q.wish).dedupe_key order by q.ord) as nth
+           row_number() over (partition by (q.wish).dedupe_key order by q.ord) as nth,
+           -- numbers to sort by, for texts that begin alike take long
+           row_number() over (order by (q.wish).dedupe_key, q.ord) as key_order,
+           hashtextextended((q.wish).provider || '|' || (q.wish).account, (q.wish).priority) as queue
       from market__wishes(items, p_priority, p_user_id) q
   ), met as materialized (
     select i.*, o.id is not null as open, t.known, t.retry_at, t.overridden_at, v.viewed,
@@ -1854,14 +1824,14 @@ begin
                 then p_now end as looks_past
       from met m
   ), placed as (
-    select d.*, row_number() over (partition by d.provider, d.account, d.priority order by d.ord) as place from due d where d.new
+    select d.*, row_number() over (partition by d.queue order by d.ord) as place from due d where d.new
   ), new as materialized (
     select d.*, nextval('market_jobs_id_seq') as id,
            greatest((d.w).not_before, case when d.looks_past is null then d.retry_at end, p_now) as run_at,
            -- the first place is looked up once for all of a queue
            max(case when d.place = 1 then market__turn(d.provider, d.account, d.priority, p_user_id) end)
-             over (partition by d.provider, d.account, d.priority) + d.place - 1 as turn
-      from placed d order by d.dedupe_key
+             over (partition by d.queue) + d.place - 1 as turn
+      from placed d order by d.key_order
   ), targets as (
     insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
     select n.provider, n.account, (n.w).sku, (n.w).size, (n.w).currency, n.dedupe_key, (n.w).unit_key
@@ -1917,7 +1887,7 @@ CREATE OR REPLACE FUNCTION market__plain_insert()
  SET enable_seqscan TO 'off'
  SET jit TO 'off'
 AS $function$
-declare w market__wish; a record; now_at timestamptz := clock_timestamp();
+declare w market__wish; a record; now_at timestamptz;
 begin
   w := market__wish(new.provider, new.sku, new.size, new.currency, new.priority, new.not_before,
                     market__identity(new.user_id), nullif(new.account, 'default'));
@@ -1925,12 +1895,13 @@ begin
     raise exception 'market_jobs: %', w.problem using errcode = '22023';
   end if;
   loop
-    a := market__absorb(w, true, now_at);
+    a := market__open(w, p_insert => false);
     if a.result in ('merged', 'raised') then
       return null;
     end if;
     exit when a.result = 'fresh' or market__hold(w);
   end loop;
+  now_at := clock_timestamp();
   new.provider := w.provider;
   new.account := w.account;
   new.sku := w.sku;
@@ -1971,7 +1942,7 @@ begin
   new.retry_at := a.retry_at;
   new.overridden_at := a.overridden_at;
   new.status := a.status;
-  new.turn := market__turn(w.provider, w.account, w.priority, w.user_id);
+  new.turn := a.turn;
   insert into market_job_requests (job_id, user_id, priority, opened) values (new.id, w.user_id, w.priority, true);
   if a.status = 'pending' and a.urgent then
     perform pg_notify('market_jobs', w.provider);
@@ -2326,6 +2297,21 @@ begin
 end $function$;
 revoke execute on function market__sku(text) from public;
 
+CREATE OR REPLACE FUNCTION market__sound(status text, priority integer, lease_id uuid, lease_expires_at timestamp with time zone, completed_at timestamp with time zone, error_code text, outcome text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+begin
+  return status in ('pending', 'running', 'deferred', 'done', 'failed')
+    and priority between 0 and 1000
+    and (status = 'running') = (lease_id is not null and lease_expires_at is not null)
+    and (status in ('done', 'failed')) = (completed_at is not null)
+    and (status <> 'failed' or error_code is not null)
+    and (status <> 'done' or outcome is not null);
+end $function$;
+revoke execute on function market__sound(text,integer,uuid,timestamp with time zone,timestamp with time zone,text,text) from public;
+
 CREATE OR REPLACE FUNCTION market__still(p_a double precision, p_b double precision, p_age_h double precision)
  RETURNS double precision
  LANGUAGE sql
@@ -2360,8 +2346,19 @@ CREATE OR REPLACE FUNCTION market__turn(p_provider text, p_account text, p_prior
  LANGUAGE plpgsql
  STABLE
 AS $function$
+declare own bigint; ranked boolean;
 begin
-  return (select n.turn from market__next_turn(p_provider, p_account, p_priority, p_user_id) n);
+  select j.turn + 1, j.rank <> 0 into own, ranked from market_jobs j
+   where hashtextextended(j.provider || '|' || j.account || '|' || coalesce(j.user_id, ''), j.priority)
+           = hashtextextended(p_provider || '|' || p_account || '|' || coalesce(p_user_id, ''), p_priority)
+     and j.status = 'pending'
+   order by j.turn desc limit 1;
+  if found and not ranked then
+    return own;   -- the head is his own, or before him
+  end if;
+  return greatest(0, own, (select j.turn from market_jobs j
+    where j.provider = p_provider and j.account = p_account and j.status = 'pending' and j.priority = p_priority and j.rank = 0
+    order by j.turn limit 1));
 end $function$;
 revoke execute on function market__turn(text,text,integer,text) from public;
 
@@ -2572,6 +2569,22 @@ CREATE OR REPLACE FUNCTION market__wish(p_provider text, p_sku text, p_size text
 AS $function$
 declare w market__wish; p record; a record; b record;
 begin
+  if p_account is null and p_user_id <> '' then
+    select u.account into p_account from market_account_users u where u.provider = p_provider and u.user_id = p_user_id;
+  end if;
+  -- As nearly all are written; the rest takes the long way, of which each expression costs its preparation in each transaction.
+  if p_sku ~ '^[A-Z0-9][A-Z0-9._+-]*$' and length(p_sku) <= 64 and (p_size is null or p_size ~ '^([1-9]|1[0-9]|2[01])(\.5)?$')
+     and p_currency is null and p_not_before is null and p_priority between 0 and 1000 and coalesce(length(p_user_id) <= 200, true) then
+    select m.provider, m.account, p_sku, p_size, m.currency, format('%s|%s|%s|%s|%s', m.provider, m.account, p_sku, m.currency, p_size),
+           format(case when m.all_sizes then '%s|%s|%s|%s' else '%s|%s|%s|%s|%s' end, m.provider, m.account, p_sku, m.currency, p_size),
+           p_priority, null, nullif(p_user_id, ''), null into w
+      from market_providers m
+     where m.provider = p_provider and m.account = coalesce(p_account, 'default')
+       and (p_size is null or (select s.default_size_system from market_settings s) = 'us');
+    if found then
+      return w;
+    end if;
+  end if;
   w.priority := coalesce(p_priority, 100);
   w.not_before := p_not_before;
   w.user_id := nullif(p_user_id, '');
@@ -2636,7 +2649,7 @@ begin
     ), read as (
       select e.n::int as ord, e.item, e.item ->> 'provider' as provider, e.item ->> 'sku' as sku, e.item ->> 'size' as size,
              case when jsonb_typeof(e.item) = 'object' then e.item - array['provider', 'sku', 'size'] = '{}' end as short
-        from jsonb_array_elements(items) with ordinality e(item, n)
+        from jsonb_array_elements(items) with ordinality e(item, n) offset 0   -- or each use of a text would read the JSON again
     )
     select r.ord, case when w.provider is null then market__item(r.item, p_priority, p_user_id)
       else row(w.provider, w.account, r.sku, r.size, w.currency,
@@ -2670,7 +2683,7 @@ begin
   job_id := o.job_id;
   result := o.result;
   if o.status = 'deferred' then
-    wait_reason := case when o.cooling then 'cooldown' else 'not_before' end;
+    wait_reason := case when o.retry_at >= o.run_at then 'cooldown' else 'not_before' end;
     eta := o.run_at;
   elsif o.status = 'pending' and not exists (select from market_daemons d where d.alive_until > clock_timestamp()) then
     wait_reason := 'no_daemon';   -- as market__wait has it, which reads much more

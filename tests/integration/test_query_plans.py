@@ -281,7 +281,7 @@ async def test_the_figures_of_a_run_walk_the_finished_index(full: Connection) ->
 
 async def test_the_look_up_of_enqueue_walks_the_index_of_open_jobs(full: Connection) -> None:
     look_up = "j.dedupe_key = {} and j.status in ('pending', 'running', 'deferred')"
-    body = await full.fetchval("select prosrc from pg_proc where proname = 'market__absorb'")
+    body = await full.fetchval("select prosrc from pg_proc where proname = 'market__open'")
     assert look_up.format("w.dedupe_key") in body
     statement = f"select j.id from market_jobs j where {look_up.format('$1')}"
     assert await _scans(full, statement, "stockx|default|AA77-1|GBP|6") == {"market_jobs_open": 1}

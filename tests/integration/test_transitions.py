@@ -867,3 +867,24 @@ async def test_of_several_failures_of_one_target_only_the_last_is_retried(
     first, second = await _fail(db, jobs), await _fail(db, jobs)
     assert await value(db, "select market_retry()") == 1
     assert ((await job(db, first))["status"], (await job(db, second))["status"]) == ("failed", "pending")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "status = 'lost'",
+        "priority = -1",
+        "priority = 1001",
+        "status = 'running'",
+        "status = 'running', lease_id = gen_random_uuid()",
+        "lease_id = gen_random_uuid(), lease_expires_at = now()",
+        "status = 'done', outcome = 'priced'",
+        "completed_at = now()",
+        "status = 'failed', completed_at = now()",
+        "status = 'done', completed_at = now()",
+    ],
+)
+async def test_a_job_that_contradicts_itself_is_not_stored(db: Connection, broken: str) -> None:
+    await enqueue(db)
+    with pytest.raises(asyncpg.CheckViolationError):
+        await db.execute(f"update market_jobs set {broken}")
