@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -882,3 +883,57 @@ async def test_a_success_from_before_the_trouble_does_not_end_a_cool_down(db: Co
     told = await report(db, "throttled", 60)
     late: Any = await report(db, "ok")
     assert (late["state"], late["until"], late["changed"]) == ("open", told["until"], False)
+
+
+# ---------------------------------------------------------------------------------------------- what may be claimed
+
+_LANES: list[dict[str, Any]] = [
+    {},
+    {"enabled": False},
+    {"paused_at": "2020-01-01"},
+    {"next_request_at": "2031-03-04 12:40:10+00", "pace_s": 20},
+    *(
+        {"circuit": circuit, "circuit_reason": "errors", "circuit_until": f"2031-03-04 {until}:00+00"}
+        for circuit in ("open", "half_open")
+        for until in ("12:00", "14:00")
+    ),
+]
+
+
+async def test_a_claim_is_told_of_either_kind_of_work_what_the_verdict_says(db: Connection) -> None:
+    """One look at all (market__claimable) and one at each (market__verdict), in every lane that differs for them."""
+    await enqueue(db, "BB1-1")
+    await db.execute(
+        "insert into market_budgets (provider, window_kind, window_start, window_end)"
+        " select 'stockx', k, w.starts, w.ends from market_providers p, market_settings s,"
+        " unnest(array['hour', 'day']) k, market__window(p, s, k, $1) w where p.provider = 'stockx'",
+        HOUR,
+    )
+    seen: Counter[tuple[bool, bool]] = Counter()
+    for used, background, tokens, kind in product((0, 60, 99, 100), (0, 60), (None, 0.5), ("hour", "day")):
+        await db.execute(
+            "update market_budgets set used = case when window_kind = $4 then $1 else 0 end,"
+            " used_background = least($1, $2), background_tokens = $3, background_at = $5",
+            used, background, tokens, kind, HOUR + timedelta(minutes=40),
+        )  # fmt: skip
+        shared = product((None, 100), (0.0, 0.5), (0.0, 0.2))
+        lanes = [
+            {"quota_hour": hour, "quota_day": 100, "reserve": reserve, "background_min": least} | lane
+            for hour, reserve, least in shared
+            for lane in _LANES
+        ]
+        rows = await db.fetch(
+            """select c.urgent, c.background, u.reason is null as urgent_may, b.reason is null as background_may, x.lane
+                 from jsonb_array_elements($1::jsonb) x(lane), market_settings s, market_providers o,
+                      lateral jsonb_populate_record(o, x.lane) p, unnest(array[40, 58]) m,
+                      lateral (select $2::timestamptz + m * interval '1 minute' as at) t,
+                      lateral market__claimable(p, s, t.at) c, lateral market__verdict(p, s, true, t.at) u,
+                      lateral market__verdict(p, s, false, t.at) b where o.provider = 'stockx'""",
+            json.dumps(lanes),
+            HOUR,
+        )
+        for row in rows:
+            may = row["urgent_may"], row["background_may"]
+            assert (row["urgent"], row["background"]) == may, (used, background, tokens, kind, row["lane"])
+            seen[may] += 1
+    assert len(seen) == 4, seen
