@@ -171,7 +171,7 @@ async def _settle_args(
     place = {key: n for n, key in enumerate(units, 1)}
     jobs = [(place[row["unit_key"]], row["id"], row["size"]) for row in held]
     priced = {(u, size) for u, _, size in jobs} | {(u, size) for u in place.values() for size in also}
-    seen = await db.fetchval("select now()")
+    seen = (await db.fetchval("select now()")).timestamp()
 
     def columns(rows: Sequence[Sequence[Any]]) -> list[str | None]:
         return [column(values) for values in zip(*rows, strict=True)]

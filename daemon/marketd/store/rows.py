@@ -105,11 +105,11 @@ OutcomeRow: TypeAlias = tuple[
     str,
     str | None,
     str | None,
-    datetime | None,
+    float | None,
     str | None,
     str | None,
     float | None,
-    datetime | None,
+    float | None,
     float | None,
 ]
 QuoteRow: TypeAlias = tuple[
@@ -119,10 +119,10 @@ QuoteRow: TypeAlias = tuple[
     str | None,
     str | None,
     str | None,
-    datetime | None,
+    float | None,
     int | None,
     str | None,
-    datetime,
+    float,
     str | None,
     int,
 ]
@@ -134,12 +134,12 @@ def outcome_row(u: int, job: Job, outcome: Outcome, observed: Mapping[str | None
         case Priced(size=size, reason=reason):
             # All quotes of one fetch come of requests granted moments apart; the oldest is the honest one.
             seen = min(observed.values(), default=None) if reason == "all_sizes" else observed.get(size)
-            return (u, job.id, "priced", reason, text(size), seen, None, None, None, None, None)
+            return (u, job.id, "priced", reason, text(size), _seconds(seen), None, None, None, None, None)
         case Retried(delay=delay, error_code=code, message=message):
             delay_s = delay.total_seconds()
             return (u, job.id, "retried", None, None, None, code, text(message), delay_s, None, None)
         case Snoozed(until=until):
-            return (u, job.id, "snoozed", None, None, None, None, None, None, until, None)
+            return (u, job.id, "snoozed", None, None, None, None, None, None, _seconds(until), None)
         case Released():
             return (u, job.id, "released", None, None, None, None, None, None, None, None)
         case Failed(error_code=code, message=message, cooldown=cooldown):
@@ -157,13 +157,17 @@ def quote_row(u: int, quote: Quote, product_id: str | None) -> QuoteRow:
         None if ask is None else str(ask),
         None if bid is None else str(bid),
         None if sale is None else str(sale),
-        quote.last_sale_at,
+        _seconds(quote.last_sale_at),
         quote.sales_72h,
         json_text(dict(quote.basis)) if quote.basis else None,
-        quote.observed_at,
+        quote.observed_at.timestamp(),
         text(product_id),
         quote.parser,
     )
+
+
+def _seconds(time: datetime | None) -> float | None:
+    return None if time is None else time.timestamp()
 
 
 def column(values: Sequence[object]) -> str | None:
