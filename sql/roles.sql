@@ -46,8 +46,7 @@ grant execute on function
   market_enqueue(text, text, text, int, text, timestamptz, text), market_enqueue_many(jsonb, int, text),
   market_refresh(jsonb, text), market_watch(jsonb, text), market_unwatch(jsonb, text), market_viewed(jsonb, text),
   market_why(bigint), market_why(text, text, text, text),
-  market__identity(text), market__trusted(),
-  market__sound(text, int, uuid, timestamptz, timestamptz, text, text)   -- the table's check, which runs as who inserts
+  market__identity(text), market__trusted()
   to market_producer;
 -- The plain INSERT. Not: account (whose budget it would spend), unit_key (which marks rows that were checked already).
 grant insert (provider, sku, size, currency, priority, status, not_before, user_id, dedupe_key, attempt, max_attempts,

@@ -214,7 +214,12 @@ create table market_jobs (
   dedupe_key text not null,
   unit_key text not null,
   constraint market_jobs_pkey PRIMARY KEY (id),
-  constraint sound CHECK (market__sound(status, priority, lease_id, lease_expires_at, completed_at, error_code, outcome))
+  constraint done_has_outcome CHECK (status <> 'done'::text OR outcome IS NOT NULL),
+  constraint failed_has_reason CHECK (status <> 'failed'::text OR error_code IS NOT NULL),
+  constraint finished_iff_final CHECK ((status = ANY (ARRAY['done'::text, 'failed'::text])) = (completed_at IS NOT NULL)),
+  constraint lease_iff_running CHECK ((status = 'running'::text) = (lease_id IS NOT NULL AND lease_expires_at IS NOT NULL)),
+  constraint priority_range CHECK (priority >= 0 AND priority <= 1000),
+  constraint status_known CHECK (status = ANY (ARRAY['pending'::text, 'running'::text, 'deferred'::text, 'done'::text, 'failed'::text]))
 ) with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=200, autovacuum_analyze_scale_factor=0.02, autovacuum_analyze_threshold=200, autovacuum_vacuum_cost_delay=1);
 comment on table market_jobs is 'One request to refresh a target: pending -> running -> done | failed, and deferred (waiting for a time).';
 CREATE INDEX market_jobs_due ON market_jobs USING btree (run_at) WHERE (status = 'deferred'::text);
@@ -2296,21 +2301,6 @@ begin
   end if;
 end $function$;
 revoke execute on function market__sku(text) from public;
-
-CREATE OR REPLACE FUNCTION market__sound(status text, priority integer, lease_id uuid, lease_expires_at timestamp with time zone, completed_at timestamp with time zone, error_code text, outcome text)
- RETURNS boolean
- LANGUAGE plpgsql
- IMMUTABLE PARALLEL SAFE
-AS $function$
-begin
-  return status in ('pending', 'running', 'deferred', 'done', 'failed')
-    and priority between 0 and 1000
-    and (status = 'running') = (lease_id is not null and lease_expires_at is not null)
-    and (status in ('done', 'failed')) = (completed_at is not null)
-    and (status <> 'failed' or error_code is not null)
-    and (status <> 'done' or outcome is not null);
-end $function$;
-revoke execute on function market__sound(text,integer,uuid,timestamp with time zone,timestamp with time zone,text,text) from public;
 
 CREATE OR REPLACE FUNCTION market__still(p_a double precision, p_b double precision, p_age_h double precision)
  RETURNS double precision

@@ -34,7 +34,6 @@ ASKING = {
     "market_why(text,text,text,text)",
     "market__identity(text)",
     "market__trusted()",
-    "market__sound(text,integer,uuid,timestamp with time zone,timestamp with time zone,text,text)",
 }
 READING = {
     "market_why(text,text,text,text)",

@@ -870,21 +870,21 @@ async def test_of_several_failures_of_one_target_only_the_last_is_retried(
 
 
 @pytest.mark.parametrize(
-    "broken",
+    ("broken", "rule"),
     [
-        "status = 'lost'",
-        "priority = -1",
-        "priority = 1001",
-        "status = 'running'",
-        "status = 'running', lease_id = gen_random_uuid()",
-        "lease_id = gen_random_uuid(), lease_expires_at = now()",
-        "status = 'done', outcome = 'priced'",
-        "completed_at = now()",
-        "status = 'failed', completed_at = now()",
-        "status = 'done', completed_at = now()",
+        ("status = 'lost'", "status_known"),
+        ("priority = -1", "priority_range"),
+        ("priority = 1001", "priority_range"),
+        ("status = 'running'", "lease_iff_running"),
+        ("status = 'running', lease_id = gen_random_uuid()", "lease_iff_running"),
+        ("lease_id = gen_random_uuid(), lease_expires_at = now()", "lease_iff_running"),
+        ("status = 'done', outcome = 'priced'", "finished_iff_final"),
+        ("completed_at = now()", "finished_iff_final"),
+        ("status = 'failed', completed_at = now()", "failed_has_reason"),
+        ("status = 'done', completed_at = now()", "done_has_outcome"),
     ],
 )
-async def test_a_job_that_contradicts_itself_is_not_stored(db: Connection, broken: str) -> None:
+async def test_a_job_that_contradicts_itself_is_not_stored(db: Connection, broken: str, rule: str) -> None:
     await enqueue(db)
-    with pytest.raises(asyncpg.CheckViolationError):
+    with pytest.raises(asyncpg.CheckViolationError, match=rule):
         await db.execute(f"update market_jobs set {broken}")
