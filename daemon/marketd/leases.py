@@ -59,14 +59,16 @@ class Keeper:
             await asyncio.sleep(heartbeat_s - clock.monotonic() % heartbeat_s)
             self._extending = True  # a statement under way is not torn off
             try:
-                await self._extend(list(self._kept))
+                for lease in {kept.lease for kept in self._kept}:  # one, but for the time after a reload
+                    if those := [kept for kept in self._kept if kept.lease == lease]:
+                        await self._extend(those, lease)
             finally:
                 self._extending = False
         self._beating = None
 
-    async def _extend(self, those: Sequence[Kept]) -> None:
+    async def _extend(self, those: Sequence[Kept], lease: timedelta) -> None:
         try:
-            held = await self._jobs.extend_all([(kept.unit, kept.lease) for kept in those])
+            held = await self._jobs.extend_all([kept.unit for kept in those], lease=lease)
         except errors.DatabaseUnavailable as error:
             self._observer.event(
                 "lease_extension_failed", unit=those[0].unit.key, fetches=len(those), error=str(error)

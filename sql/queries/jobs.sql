@@ -120,26 +120,28 @@ select 'asks', jsonb_object_agg(a.size, a.ask), a.sku, a.currency, null, null, n
   from asks a group by a.sku, a.currency;
 
 -- name: extend
--- Keeps the leases of all fetches under way alive, in one statement. A unit that is not returned has lost its lease, and its
--- fetch must stop. $1 units  $2 their leases  $3 for how long (intervals)
+-- Keeps the leases of many fetches under way alive. A unit that is not returned has lost its lease, and its fetch must stop.
+-- $1 units  $2 their leases  $3 for how long (interval)
 -- The jobs follow as far as nobody else holds their rows; the fetch's own row is the lease.
+-- By `in` behind `is true` (a hash), as in settle: joined, 512 leases were compared each with each, which took a third of a second.
 with mine as materialized (
-  select f.unit_key, f.lease_id, x.lease
-    from market_fetches f join unnest($1::text[], $2::uuid[], $3::interval[]) x(unit_key, lease_id, lease) using (unit_key, lease_id)
+  select f.unit_key
+    from market_fetches f
    where f.unit_key = any ($1::text[])
+     and ((f.unit_key, f.lease_id) in (select * from unnest($1::text[], $2::uuid[]))) is true
    order by f.unit_key for update of f
 ), held as (
-  update market_fetches f set lease_expires_at = clock_timestamp() + m.lease
-    from mine m where f.unit_key = any ($1::text[]) and f.unit_key = m.unit_key and f.lease_id = m.lease_id
-  returning f.unit_key, f.lease_id, f.lease_expires_at
+  update market_fetches f set lease_expires_at = clock_timestamp() + $3::interval
+   where f.unit_key = any (array(select m.unit_key from mine m))
+  returning f.lease_id
 ), free as (
-  select j.id from market_jobs j where j.status = 'running' and j.lease_id = any (array(select h.lease_id from held h))
+  select j.id from market_jobs j where j.status = 'running' and (j.lease_id in (select h.lease_id from held h)) is true
    for update of j skip locked
 ), kept as (
-  update market_jobs j set lease_expires_at = h.lease_expires_at
-    from held h where j.id = any (array(select f.id from free f)) and j.lease_id = h.lease_id
+  update market_jobs j set lease_expires_at = clock_timestamp() + $3::interval
+   where j.id = any (array(select f.id from free f))
 )
-select unit_key, lease_id from held;
+select lease_id from held;
 
 -- name: settle
 -- running -> done | failed | deferred | pending, with prices, history, targets, products, for several fetches at once: of

@@ -158,6 +158,15 @@ async def test_claim_finds_what_is_known_by_key(full: Connection) -> None:
     assert [tuple(row) for row in read] == []
 
 
+async def _compared(db: Connection, statement: str, *args: Any) -> int:
+    """How many pairs of rows a statement's joins compared in vain. It is run."""
+    explained = await db.fetchval(f"explain (analyze, format json) {statement}", *args)
+    return sum(
+        node["Actual Loops"] * node.get("Rows Removed by Join Filter", 0)
+        for node in _nodes(json.loads(explained)[0]["Plan"])
+    )
+
+
 async def _settle_args(
     db: Connection, daemon_id: UUID, *, also: Sequence[str] = ()
 ) -> tuple[int, Sequence[Any]]:
@@ -208,14 +217,23 @@ async def test_settle_finds_the_other_sizes_of_its_products_without_comparing_ea
     await full.fetch(queries("jobs")["claim"], "stockx", "default", 20, mine, lease, True)
     sizes = ("5", "6", "7", "8", "9")
     _, settle = await _settle_args(full, mine, also=sizes)
-    explained = await full.fetchval(f"explain (analyze, format json) {queries('jobs')['settle']}", *settle)
-    compared = sum(
-        node["Actual Loops"] * node.get("Rows Removed by Join Filter", 0)
-        for node in _nodes(json.loads(explained)[0]["Plan"])
-    )
-    assert compared <= 20 * len(sizes)
+    assert await _compared(full, queries("jobs")["settle"], *settle) <= 20 * len(sizes)
     known = "select count(*) from market_targets where sku = any ($1) and observed_at is not null"
     assert await full.fetchval(known, settle[4]) == len(settle[4]) * len(sizes)
+
+
+async def test_extend_finds_the_leases_of_its_units_without_comparing_each_with_each(
+    full: Connection,
+) -> None:
+    lease, mine = await full.fetchval("select interval '1 minute'"), uuid4()
+    await full.fetch(queries("jobs")["claim"], "stockx", "default", 20, mine, lease, True)
+    _, (units, leases, *_) = await _settle_args(full, mine)
+    extend = (units, leases, 2 * lease)
+    assert await _compared(full, queries("jobs")["extend"], *extend) <= 20
+    kept = "lease_expires_at > clock_timestamp() + interval '90 seconds'"
+    for table in ("market_fetches", "market_jobs"):
+        held = await full.fetchval(f"select bool_and({kept}) from {table} where locked_by = $1", mine)
+        assert held, table
 
 
 async def test_asking_touches_few_pages_however_many_wait(full: Connection) -> None:

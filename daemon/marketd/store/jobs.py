@@ -62,16 +62,16 @@ class JobStore:
 
     async def extend(self, unit: Unit, *, lease: timedelta) -> None:
         """Keep one lease for another `lease`. Raises LeaseLost."""
-        if unit.lease_id not in await self.extend_all([(unit, lease)]):
+        if unit.lease_id not in await self.extend_all([unit], lease=lease):
             raise LeaseLost(f"the lease of {unit.key} was taken over")
 
-    async def extend_all(self, those: Sequence[tuple[Unit, timedelta]]) -> set[UUID]:
-        """Keep each lease for so long again, in one statement; which of them are still held."""
+    async def extend_all(self, units: Sequence[Unit], *, lease: timedelta) -> set[UUID]:
+        """Keep their leases for another `lease`, in one statement; which of them are still held."""
         rows = await self._db.fetch(
             self._sql["extend"],
-            [unit.key for unit, _ in those],
-            [unit.lease_id for unit, _ in those],
-            [lease for _, lease in those],
+            [unit.key for unit in units],
+            [unit.lease_id for unit in units],
+            lease,
         )
         return {row["lease_id"] for row in rows}
 
