@@ -6,14 +6,15 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import asyncpg
 import pytest
 
 from harness import GOLDEN, configured, running, until
+from marketd.models import Unit
 from marketd.sandbox import Sandbox
 from marketd.store.jobs import JobStore
 
@@ -219,9 +220,9 @@ async def test_fetches_under_way_keep_their_leases_by_shared_heartbeats(
     beats: list[int] = []  # leases of each heartbeat
     extend = JobStore.extend_all
 
-    async def counted(store: JobStore, those: Sequence[Any]) -> set[UUID]:
-        beats.append(len(those))
-        return await extend(store, those)
+    async def counted(store: JobStore, units: Sequence[Unit], *, lease: timedelta) -> set[UUID]:
+        beats.append(len(units))
+        return await extend(store, units, lease=lease)
 
     monkeypatch.setattr(JobStore, "extend_all", counted)
     sandbox.fault("stockx", "stall", times=8, seconds=3)

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -14,11 +15,13 @@ import asyncpg
 import pytest
 
 from marketd.errors import LeaseLost
+from marketd.leases import Keeper
 from marketd.models import Job, Listing, Product, Quote, Unit, Variant
 from marketd.outcome import Failed, Outcome, Priced, Released, Retried, Snoozed
 from marketd.store.jobs import JobStore, Settled
 from marketd.store.pool import Database
 from marketd.store.sqlfile import queries
+from marketd.telemetry import Observers
 from queue_kit import (
     SKU,
     Connect,
@@ -40,6 +43,7 @@ from queue_kit import (
     plenty,
     quote,
     settings,
+    until,
     value,
 )
 
@@ -252,15 +256,43 @@ async def test_leases_extended_together_share_statements_and_a_lost_one_is_told_
         return await fetch(*args, **kwargs)
 
     monkeypatch.setattr(pool, "fetch", counted)
-    leases = [timedelta(hours=1 + n % 2) for n in range(20)]
-    held = await jobs.extend_all(list(zip(units, leases, strict=True)))
+    held = await jobs.extend_all(units, lease=timedelta(hours=1))
     assert held == {unit.lease_id for unit in units if unit is not lost}
     assert statements == 1
     began = await now(db)
     kept = {row["unit_key"]: row["lease_expires_at"] for row in await db.fetch("table market_fetches")}
-    for unit, lease in zip(units, leases, strict=True):
-        if unit is not lost:
-            assert abs(kept[unit.key] - began - lease) < timedelta(minutes=10)
+    assert kept.keys() == {unit.key for unit in units if unit is not lost}
+    for expires_at in kept.values():
+        assert abs(expires_at - began - timedelta(hours=1)) < timedelta(minutes=10)
+
+
+async def test_fetches_from_before_and_after_a_reload_keep_leases_of_their_own_length(
+    db: Connection, jobs: JobStore
+) -> None:
+    for n in range(4):
+        await enqueue(db, f"AA{n}-100")
+    units = await claim(jobs, 4)
+    lost: list[str] = []
+    leases = [timedelta(hours=1), timedelta(hours=2)] * 2
+    keeper = Keeper(jobs, Observers())
+    began = await now(db)
+    kept = [
+        keeper.keep(unit, lease=lease, heartbeat_s=0.05, on_lost=partial(lost.append, unit.key))
+        for unit, lease in zip(units, leases, strict=True)
+    ]
+
+    async def extended() -> bool:
+        rows = await db.fetch("table market_fetches")
+        held_for = {row["unit_key"]: row["lease_expires_at"] - began for row in rows}
+        return all(
+            abs(held_for[unit.key] - lease) < timedelta(minutes=10)
+            for unit, lease in zip(units, leases, strict=True)
+        )
+
+    await until(extended)
+    for one in kept:
+        keeper.let_go(one)
+    assert lost == []
 
 
 # ------------------------------------------------------------------------------------------------------- settle
