@@ -37,14 +37,15 @@ update market_providers p set on_demand_per_h = greatest(0,
 
 -- name: prune_jobs
 -- In small batches, so that no vacuum debt and no long lock arises. $1 keep (interval)  $2 rows
--- (select clock_timestamp()): a bare call is evaluated per row and is no index condition.
+-- (select clock_timestamp()): a bare call is evaluated per row and is no index condition. `= any (array(...))`: the planner takes an
+-- unknown LIMIT for a tenth of the table, and would read all of it for a join.
 with old as (
   select id from market_jobs where status in ('done', 'failed') and completed_at < (select clock_timestamp()) - $1::interval
    order by completed_at limit $2 for update skip locked
 ), requests as (
-  delete from market_job_requests r using old where r.job_id = old.id
+  delete from market_job_requests r where r.job_id = any (array(select o.id from old o))
 ), gone as (
-  delete from market_jobs j using old where j.id = old.id returning 1
+  delete from market_jobs j where j.id = any (array(select o.id from old o)) returning 1
 )
 select count(*) as gone from gone;
 
@@ -57,7 +58,7 @@ select count(*) as gone from gone;
 -- name: prune_requests
 with old as (select request_id from market_requests where granted_at < (select clock_timestamp()) - $1::interval
               order by granted_at limit $2)
-   , gone as (delete from market_requests r using old where r.request_id = old.request_id returning 1)
+   , gone as (delete from market_requests r where r.request_id = any (array(select o.request_id from old o)) returning 1)
 select count(*) as gone from gone;
 
 -- name: prune_rest
@@ -83,8 +84,10 @@ with touched as (
   select r.request_id, r.opened, j.provider, r.priority,
          coalesce(max(r.priority) over (partition by r.job_id order by r.request_id rows between unbounded preceding and 1 preceding),
                   100) as before
-    from touched t join market_job_requests r on r.job_id = t.job_id join market_jobs j on j.id = r.job_id
-   where r.request_id <= $2
+    from touched t
+    cross join lateral (
+      select x.* from market_job_requests x where x.job_id = t.job_id and x.request_id <= $2 offset 0) r   -- by key, job by job
+    join market_jobs j on j.id = r.job_id
 )
 select a.provider,
        case when a.priority >= 200 then 'manual' when a.priority >= s.wake_priority then 'hot' else 'background' end as band,

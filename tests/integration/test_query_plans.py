@@ -395,7 +395,7 @@ async def test_an_answer_that_was_planned_with_an_empty_queue_walks_no_long_one(
 async def test_the_kept_plans_of_claim_and_settle_do_for_more_than_a_new_database_holds(
     analyzed: bool, database: str, db: Connection
 ) -> None:
-    # Each plan is made once; until the next ANALYZE it has to do for whatever comes.
+    # Postgres keeps a plan from the sixth call on; until the next ANALYZE it has to do for whatever comes.
     await plenty(db)
     if analyzed:
         await db.execute("vacuum analyze")

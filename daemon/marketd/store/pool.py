@@ -51,6 +51,14 @@ class _Connection(asyncpg.Connection):  # generic in the type stubs only
         return ""
 
 
+async def _plan_by_indexes(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """A plan that is kept while a table is small does for what comes until the next ANALYZE; none is worth compiling.
+
+    By a statement, for a pooler in session mode refuses settings at the start that it does not know.
+    """
+    await connection.execute("set enable_seqscan = off; set jit = off")
+
+
 class Database:
     """A pool of connections with one way to run a statement."""
 
@@ -85,6 +93,7 @@ class Database:
                 statement_cache_size=0 if self._pooled else 200,
                 max_cacheable_statement_size=_LONGEST_STATEMENT,
                 server_settings=None if self._pooled else self._session(),
+                init=None if self._pooled else _plan_by_indexes,
             )
         except (*GONE, asyncpg.PostgresError) as error:
             raise DatabaseUnavailable(f"cannot connect to Postgres: {in_words(error)}") from error
@@ -96,11 +105,6 @@ class Database:
             "application_name": self._application,
             "statement_timeout": limit_ms,
             "idle_in_transaction_session_timeout": limit_ms,
-            # The same short statements all day: each is planned once, by indexes however small the tables are at
-            # that moment, and is not worth compiling.
-            "plan_cache_mode": "force_generic_plan",
-            "enable_seqscan": "off",
-            "jit": "off",
         }
 
     async def close(self) -> None:
