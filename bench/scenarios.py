@@ -18,11 +18,11 @@ from bench.place import Place
 
 JOBS = 50_000
 OTHERS = 1_000_000
-CAP_S = 4.0  #: of a drain; what is done by then counts
-CALLS = 12_000  #: over HTTP
+CAP_S = 3.0  #: of a drain; what is done by then counts
+CALLS = 10_000  #: over HTTP
 CONCURRENCY = 64  #: requests under way
 IN_FLIGHT = 512  #: jobs under way where nothing is waited for; pgqueuer is given batches of 1,000
-WAKES = 40
+WAKES = 25
 
 Sample = dict[str, float]
 
