@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("scenario", nargs="*", default=ALL, help=f"some of {' '.join(ALL)} (default: all)")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--minutes", type=float, default=9.5, help="no round begins that would end later")
+    parser.add_argument("--minutes", type=float, default=9.8, help="no round begins that would end later")
     parser.add_argument("--others", type=int, default=scenarios.OTHERS, help="jobs that wait in c")
     parser.add_argument("--idle-seconds", type=float, default=60)
     parser.add_argument(
