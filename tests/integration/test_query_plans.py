@@ -290,6 +290,19 @@ async def test_pruning_walks_the_finished_index_for_one_batch(full: Connection) 
     assert scans["market_jobs_finished"] <= 100
 
 
+async def test_pruning_by_a_kept_plan_reads_one_batch(full: Connection) -> None:
+    keep = await full.fetchval("select interval '3 days'")
+    read = (
+        "select sum(seq_tup_read + idx_tup_fetch) from pg_stat_xact_user_tables"
+        " where relname in ('market_jobs', 'market_job_requests')"
+    )
+    await full.execute("set plan_cache_mode = force_generic_plan")  # as after its fifth call
+    async with full.transaction():
+        before = await full.fetchval(read)
+        assert await full.fetchval(queries("runs")["prune_jobs"], keep, 100) == 100
+        assert await full.fetchval(read) - before < 1000
+
+
 async def test_the_figures_of_a_run_walk_the_finished_index(full: Connection) -> None:
     since = await full.fetchval("select now() - interval '1 hour'")
     until = await full.fetchval("select now() - interval '1 minute'")
