@@ -42,6 +42,7 @@ _SLACK_S = 0.5  #: a server that is still there has ended the statement by itsel
 
 
 Statement: TypeAlias = tuple[str, Sequence[Any]]  #: SQL and its arguments
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 
@@ -60,7 +61,11 @@ async def _plan_by_indexes(connection: asyncpg.Connection[asyncpg.Record]) -> No
 
 
 class Database:
-    """A pool of connections with one way to run a statement."""
+    """A pool of connections with one way to run a statement.
+
+    Of the connections that it took, one stays at hand: a statement that comes alone, as a daemon's first after a wake
+    does, then needs no hand over by the pool, whose tasks would take it a sixth of a millisecond.
+    """
 
     def __init__(
         self, dsn: str, *, size: int, timeout_s: float, pooled: bool = False, application: str = "marketd"
@@ -75,7 +80,9 @@ class Database:
         self._timeout_s = timeout_s
         self._pooled = pooled
         self._application = application
-        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._pool: Pool | None = None
+        self._at_hand: Connection | None = None
+        self._expired = 0  #: times that all connections were given up
         self.acquired = 0  #: connections taken since the start
         self.waited_s = 0.0  #: and how long that took, together
 
@@ -111,15 +118,22 @@ class Database:
         """Close all connections, by force when they do not go within a second."""
         if self._pool is None:
             return
+        pool, self._pool = self._pool, None
         try:
-            await asyncio.wait_for(self._pool.close(), _CLOSE_S)
+            async with asyncio.timeout(_CLOSE_S):
+                if self._at_hand is not None:
+                    await pool.release(self._at_hand)
+                await pool.close()
         except TimeoutError:
-            self._pool.terminate()
+            pool.terminate()
 
     @property
     def size(self) -> tuple[int, int]:
         """(open connections, idle ones)."""
-        return (0, 0) if self._pool is None else (self._pool.get_size(), self._pool.get_idle_size())
+        if self._pool is None:
+            return 0, 0
+        at_hand = self._at_hand is not None and not _lost(self._at_hand)
+        return self._pool.get_size(), self._pool.get_idle_size() + at_hand
 
     async def fetch(self, sql: str, *args: Any, patience_s: float | None = None) -> list[asyncpg.Record]:
         """Run one statement in a transaction of its own. Raises DatabaseUnavailable.
@@ -151,31 +165,61 @@ class Database:
                     raise DatabaseUnavailable(f"gave up after {_TRIES} tries: {in_words(error)}") from error
                 await asyncio.sleep(full_jitter(attempt, base_s=0.02, cap_s=0.5))
             except GONE as error:
-                if (
-                    isinstance(error, asyncpg.ReadOnlySQLTransactionError | TimeoutError)
-                    and self._pool is not None
-                ):
-                    # A standby now, or cut off: whatever befell one connection befell those that idle, too.
-                    await self._pool.expire_connections()
+                if isinstance(error, asyncpg.ReadOnlySQLTransactionError | TimeoutError) and self._pool:
+                    await self._expire(self._pool)  # a standby now, or cut off
                 raise DatabaseUnavailable(in_words(error)) from error
         raise AssertionError("unreachable: the last try returns or raises")
 
     async def _once(self, statements: Sequence[Statement], patience_s: float | None) -> list[asyncpg.Record]:
-        if self._pool is None:
+        if (pool := self._pool) is None:
             raise DatabaseUnavailable("the pool is not open")
-        began = time.monotonic()
-        async with self._pool.acquire(timeout=self._timeout_s) as connection:
-            self.acquired += 1
-            self.waited_s += time.monotonic() - began
-            try:
-                if len(statements) == 1:
-                    sql, args = statements[0]
-                    return await connection.fetch(sql, *args, timeout=patience_s)
-                return await _in_transaction(connection, statements, patience_s)
-            except TimeoutError:
+        began, expired = time.monotonic(), self._expired
+        connection = await self._take(pool)
+        self.acquired += 1
+        self.waited_s += time.monotonic() - began
+        try:
+            rows = await _executed(connection, statements, patience_s)
+        except BaseException as error:
+            if isinstance(error, TimeoutError):
                 # Nobody is there who would hear a polite cancel; waiting for its answer would double the time.
                 connection.terminate()
-                raise
+            await pool.release(connection)
+            raise
+        if self._at_hand is None and pool is self._pool and expired == self._expired:
+            self._at_hand = connection
+        else:
+            await pool.release(connection)
+        return rows
+
+    async def _take(self, pool: Pool) -> Connection:
+        connection, self._at_hand = self._at_hand, None
+        if connection is not None and not _lost(connection):
+            return connection
+        return await pool.acquire(timeout=self._timeout_s)
+
+    async def _expire(self, pool: Pool) -> None:
+        """Whatever befell one connection befell those that idle, too."""
+        self._expired += 1
+        await pool.expire_connections()
+        if self._at_hand is not None:
+            self._at_hand.terminate()
+            self._at_hand = None
+
+
+def _lost(connection: Connection) -> bool:
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:  # the pool has noticed and taken it back
+        return True
+
+
+async def _executed(
+    connection: Connection, statements: Sequence[Statement], patience_s: float | None
+) -> list[asyncpg.Record]:
+    if len(statements) > 1:
+        return await _in_transaction(connection, statements, patience_s)
+    [(sql, args)] = statements
+    return await connection.fetch(sql, *args, timeout=patience_s)
 
 
 async def _in_transaction(
