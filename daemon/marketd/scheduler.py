@@ -36,7 +36,10 @@ class Timing:
 
 
 class Poller:
-    """Polls for all lanes at once, as often as `poll` or as the next due job says, and sweeps up after the dead."""
+    """Polls for all lanes at once, as often as `poll` or as the next due job says.
+
+    Sweeps up after the dead by a time of its own: how long their work is held is for the lease to say.
+    """
 
     def __init__(
         self,
@@ -59,19 +62,23 @@ class Poller:
 
     async def run(self) -> None:
         failures = 0
-        swept = float("-inf")
+        swept = poll_at = float("-inf")
         while True:
+            wanted = self._kick.is_set()
             self._kick.clear()
-            self.last_turn = clock.monotonic()
+            now = self.last_turn = clock.monotonic()
             try:
-                if clock.monotonic() - swept >= self._sweep_every_s:
-                    await self.sweep()
+                if now >= swept + self._sweep_every_s:
+                    wanted |= await self.sweep()
                     swept = clock.monotonic()
-                wait_s = await self.poll()
+                if wanted or now >= poll_at:
+                    poll_at = await self.poll() + clock.monotonic()
                 failures = 0
+                wait_s = min(poll_at, swept + self._sweep_every_s) - clock.monotonic()
             except errors.DatabaseUnavailable as error:
                 failures += 1
                 self._observer.event("database_unavailable", error=str(error), lane="poller")
+                poll_at = float("-inf")  # whatever was wanted still is
                 wait_s = clock.full_jitter(failures, base_s=0.25, cap_s=3)
             await _wait(self._kick, wait_s)
 
@@ -87,9 +94,13 @@ class Poller:
             [clock.jittered(self.timing.poll.total_seconds(), spread=0.1), *(max(s, 0.01) for s in due)]
         )
 
-    async def sweep(self) -> None:
-        """Return the jobs of dead workers to the queue; reopen what was asked too late to be served."""
-        for rescued in await self._jobs.rescue():
+    async def sweep(self) -> bool:
+        """Return the jobs of dead workers to the queue; reopen what was asked too late to be served.
+
+        Returns whether there were any.
+        """
+        found = await self._jobs.rescue()
+        for rescued in found:
             self._observer.event(
                 "rescued",
                 provider=rescued.provider,
@@ -99,6 +110,7 @@ class Poller:
             )
         if reopened := await self._jobs.reopen():
             self._observer.event("jobs_reopened", jobs=reopened)
+        return bool(found or reopened)
 
     @property
     def _sweep_every_s(self) -> float:

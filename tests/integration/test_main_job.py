@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -17,6 +17,7 @@ from harness import GOLDEN, configured, running, until
 from marketd.models import Unit
 from marketd.sandbox import Sandbox
 from marketd.store.jobs import JobStore
+from queue_kit import opened
 
 Connection = asyncpg.Connection
 
@@ -137,6 +138,22 @@ async def test_an_urgent_request_reaches_the_wire_by_notify_not_by_the_poll(
         await until(lambda: asyncio.sleep(0, sandbox.count("stockx")), within_s=5, what="the first request")
         assert time.monotonic() - began < 2
         await until(lambda: _settled(db))
+
+
+async def test_a_dead_workers_job_is_taken_up_when_its_lease_says_however_seldom_the_queue_is_polled(
+    db: Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    hourly = {"poll": "1h", "interval": "1h"}
+    job = await _enqueue(db, "DD1391-100", "10", 100)
+    async with opened(database) as pool:
+        assert await JobStore(pool, uuid4()).claim("stockx", "default", units=1, lease=timedelta(hours=1))
+    async with running(configured(database, sandbox, tmp_path, scheduler=hourly)) as app:
+        await until(lambda: asyncio.sleep(0, app._poller.last_poll), what="the poll of the start")
+        for table in ("market_fetches", "market_jobs"):
+            await db.execute(f"update {table} set lease_expires_at = clock_timestamp() + interval '0.1 s'")
+        await until(lambda: _settled(db), within_s=8, what="the rescue")
+    row = await db.fetchrow("select status, rescues from market_jobs where id = $1", job["job_id"])
+    assert tuple(row or ()) == ("done", 1)
 
 
 async def test_repeats_make_one_job_and_say_so(
