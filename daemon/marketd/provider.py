@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
-from marketd.errors import ProviderError
+from marketd.errors import NotGranted, ProviderError
 from marketd.models import Listing, Quote
 from marketd.values import value
 
@@ -83,17 +83,31 @@ class Ask:
     elsewhere: Listing | None = None  #: what another provider lists under this sku, for its sizes and chart
 
 
+#: By asked size: the provider's US size whose quote settles it, None for all sizes, or why there is no answer.
+Answers: TypeAlias = Mapping[str | None, str | ProviderError | NotGranted | None]
+
+
+def certain(answers: Answers, trouble: ProviderError | NotGranted) -> Answers:
+    """What may be said by a list of sizes that lags behind and could not be loaded again, because of `trouble`.
+
+    Only who asked for a size by its very name has an answer: one that is missing may be new, and one that fits may
+    not be the only one any more.
+    """
+    return {
+        size: size if size is not None and answer == size else trouble for size, answer in answers.items()
+    }
+
+
 @value
 class Found:
     """What a fetch found. Every asked size is a key of `answers`, no other is.
 
-    An answer is the size (the provider's US size) whose quote settles it, or the error that refuses it.
     `quotes` holds every size that the provider returned, asked for or not.
     """
 
     listing: Listing | None  #: None when only the quotes are new and the cached listing stands
     quotes: tuple[Quote, ...]
-    answers: Mapping[str | None, str | ProviderError | None] = field(default_factory=dict)
+    answers: Answers = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from datetime import timedelta
 from marketd import errors
 from marketd.models import Job, Quote, Unit
 from marketd.outcome import Failed, Outcome, Priced, Released, Retried
-from marketd.provider import Found
+from marketd.provider import Answers, Found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,14 +28,14 @@ def decide_found(unit: Unit, found: Found, policy: RetryPolicy) -> list[tuple[Jo
 
 def _answer(
     job: Job,
-    answers: Mapping[str | None, str | errors.ProviderError | None],
+    answers: Answers,
     quotes: Mapping[str | None, Quote],
     policy: RetryPolicy,
 ) -> Outcome:
     if job.size not in answers:
         return _retried(job, "no_answer", f"the fetch did not answer size {job.size}", policy)
     answer = answers[job.size]
-    if isinstance(answer, errors.ProviderError):
+    if isinstance(answer, errors.MarketdError):
         return decide_error(job, answer, policy)
     if answer is None and None not in quotes:
         return Priced(size=None, reason="all_sizes") if quotes else Priced(size=None, reason="no_asks")

@@ -288,6 +288,30 @@ async def test_rows_of_the_other_consignment_never_give_a_price() -> None:
     assert quote_of(found, "11").lowest_ask is None
 
 
+@pytest.mark.parametrize(
+    "trouble", [errors.Transient("HTTP 503"), errors.NotGranted("budget", None), {"catalog_item": "none"}]
+)
+async def test_prices_stand_when_the_item_cannot_be_loaded_again(trouble: Any) -> None:
+    asked = Ask(
+        sku="DD1391-100",
+        sizes=("10", "11", None),
+        currency="USD",
+        listing=reading.listing(item("DD1391 100", 10)),
+    )
+    http = Scripted(
+        availabilities={"variants": [row(10), row(11)]}, item=Each((trouble, item("DD1391 100", 10, 11)))
+    )
+    alias = Alias(Options())
+    found = await alias.fetch(asked, http)
+    assert (found.listing, [quote.size for quote in found.quotes]) == (None, ["10"])
+    assert found.answers["10"] == "10"
+    for size in ("11", None):
+        assert isinstance(
+            found.answers[size], errors.BadPayload if isinstance(trouble, dict) else type(trouble)
+        )
+    assert (await alias.fetch(asked, http)).answers == {"10": "10", "11": "11", None: None}
+
+
 async def test_recent_sales_are_asked_for_only_when_switched_on() -> None:
     sales = {
         "recent_sales": [

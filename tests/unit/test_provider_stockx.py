@@ -167,6 +167,38 @@ async def test_what_cannot_be_told_apart_is_left_out_and_loaded_no_more_than_onc
     assert again.listing is None
 
 
+@pytest.mark.parametrize(
+    "trouble", [errors.Transient("HTTP 500"), errors.NotGranted("budget", None), {"no": "list"}]
+)
+async def test_prices_stand_when_the_list_of_sizes_cannot_be_loaded_again(trouble: Any) -> None:
+    listing = Listing(
+        product=reading.product(product()), variants=reading.variants([variant("10", uk="9"), variant("12")])
+    )
+    asked = Ask(sku="DD1391-100", sizes=("10", "11", "UK 9", None), currency="USD", listing=listing)
+    http = Scripted(
+        market_data=[market("10"), market("11"), market("12")],
+        variants=Each((trouble, [variant("10", uk="9"), variant("11"), variant("12")])),
+    )
+    stockx = StockX(Options())
+    found = await stockx.fetch(asked, http)
+    assert found.listing is None
+    assert [quote.size for quote in found.quotes] == ["10", "12"]
+    assert found.answers["10"] == "10"
+    for size in ("11", "UK 9", None):  # which may be, or fit, the one that is new
+        assert isinstance(
+            found.answers[size], errors.BadPayload if isinstance(trouble, dict) else type(trouble)
+        )
+    again = await stockx.fetch(asked, http)
+    assert again.answers == {"10": "10", "11": "11", "UK 9": "10", None: None}
+
+
+async def test_a_429_to_the_list_of_sizes_is_told_to_the_lane() -> None:
+    listing = Listing(product=reading.product(product()), variants=reading.variants([variant("10")]))
+    http = Scripted(market_data=[market("10"), market("11")], variants=errors.Throttled("HTTP 429"))
+    with pytest.raises(errors.Throttled):
+        await fetch(http, listing=listing)
+
+
 async def test_a_rival_whose_sizes_cannot_be_had_does_not_hide_the_shoe() -> None:
     pair = hits(product(TWIN, title="Dunk (Extra Lace Set Only)"), product(SHOE))
     http = Scripted(search=pair, variants=Each(([], [variant("10")])), market_data=[market("10")])

@@ -16,7 +16,7 @@ from pydantic import Field, SecretStr
 
 from marketd import errors, oauth, provider, sizes, skus
 from marketd.models import Listing, Quote
-from marketd.provider import Ask, Found, Http
+from marketd.provider import Answers, Ask, Found, Http, Reply
 from marketd.providers.alias import reading
 
 SEARCH_LIMIT = 20
@@ -86,35 +86,45 @@ class Alias:
             raise errors.Rejected(f"Alias has prices in USD only, not in {ask.currency}", code="currency")
         listing = ask.listing or await _find(ask.sku, http)
         try:
-            market = await self._market(listing, http)
+            reply = await self._availabilities(listing, http)
         except errors.NotListed:
             if ask.listing is None:
                 raise
             listing = await _find_again(ask.sku, http)
-            market = await self._market(listing, http)
+            reply = await self._availabilities(listing, http)
+        market = self._market(reply, listing)
+        trouble: errors.ProviderError | errors.NotGranted | None = None
         if listing is ask.listing and not _named(market, listing) <= self._known_strange:
-            listing = await _item(listing.product.id, http)
-            market = await self._market(listing, http)
-        self._known_strange |= _named(market, listing)
-        answers = {size: _answer(size, listing, market) for size in ask.sizes}
+            try:
+                listing = await _item(listing.product.id, http)
+                market = self._market(reply, listing)
+            except (errors.Transient, errors.BadPayload, errors.NotGranted) as error:
+                trouble = error  # it says nothing of the prices that are here; the next fetch tries again
+        answers: Answers = {size: _answer(size, listing, market) for size in ask.sizes}
+        if trouble is None:
+            self._known_strange |= _named(market, listing)
+        else:
+            answers = provider.certain(answers, trouble)
         if self.options.recent_sales:
             await self._add_sales(answers, market, listing, http)
         new = None if listing is ask.listing else listing
         return Found(listing=new, quotes=tuple(market.quotes.values()), answers=answers)
 
-    async def _market(self, listing: Listing, http: Http) -> reading.Market:
+    async def _availabilities(self, listing: Listing, http: Http) -> Reply:
         path = f"/pricing_insights/availabilities/{quote(listing.product.id, safe='')}"
         try:
-            reply = await http.get(path, self._place(), endpoint="availabilities")
+            return await http.get(path, self._place(), endpoint="availabilities")
         except errors.NotListed as gone:
             raise errors.NotListed(str(gone), code="mapping_broken", http_status=404) from gone
+
+    def _market(self, reply: Reply, listing: Listing) -> reading.Market:
         return reading.market(
             reply.body, listing, self._basis(), reply.granted_at, consigned=self.options.consigned
         )
 
     async def _add_sales(
         self,
-        answers: Mapping[str | None, str | errors.ProviderError | None],
+        answers: Answers,
         market: reading.Market,
         listing: Listing,
         http: Http,

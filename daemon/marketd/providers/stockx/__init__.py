@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from marketd import errors, oauth, provider, sizes
 from marketd.models import Listing, Quote
-from marketd.provider import Ask, Found, Http
+from marketd.provider import Answers, Ask, Found, Http
 from marketd.providers.stockx import finding, reading
 
 AUDIENCE = "gateway.stockx.com"
@@ -92,23 +92,39 @@ class StockX:
                 raise
             listing = await finding.find_again(ask, http)
             rows, at = await _market(listing, ask.currency, http)
+        trouble: errors.ProviderError | errors.NotGranted | None = None
         if listing is ask.listing and not rows.keys() <= self._known(listing):
-            listing = replace(listing, variants=await finding.variants(listing.product.id, http))
-        self._unreadable |= rows.keys() - self._known(listing)
-        quotes, refused = {}, {}
-        for variant in listing.variants:
             try:
-                if variant.id in rows:
-                    quotes[variant.id] = reading.quote(rows[variant.id], variant, ask.currency, at)
-            except errors.BadPayload as error:
-                refused[variant.id] = error
-        answers = {size: _answer(size, listing, quotes, refused) for size in ask.sizes}
+                listing = replace(listing, variants=await finding.variants(listing.product.id, http))
+            except (errors.Transient, errors.BadPayload, errors.NotGranted) as error:
+                trouble = error  # it says nothing of the prices that are here; the next fetch tries again
+        quotes, refused = _quotes(listing, rows, ask.currency, at)
+        answers: Answers = {size: _answer(size, listing, quotes, refused) for size in ask.sizes}
+        if trouble is None:
+            self._unreadable |= rows.keys() - self._known(listing)
+        else:
+            answers = provider.certain(answers, trouble)
         new = None if listing is ask.listing else listing
         return Found(listing=new, quotes=tuple(quotes.values()), answers=answers)
 
     def _known(self, listing: Listing) -> set[str]:
         """Variants that are no reason to load the list of sizes again."""
         return {variant.id for variant in listing.variants} | self._unreadable
+
+
+def _quotes(
+    listing: Listing, rows: Mapping[str, reading.Row], currency: str, at: datetime
+) -> tuple[dict[str, Quote], dict[str, errors.ProviderError]]:
+    """By variant: what its row says, or why that is no price."""
+    quotes: dict[str, Quote] = {}
+    refused: dict[str, errors.ProviderError] = {}
+    for variant in listing.variants:
+        try:
+            if variant.id in rows:
+                quotes[variant.id] = reading.quote(rows[variant.id], variant, currency, at)
+        except errors.BadPayload as error:
+            refused[variant.id] = error
+    return quotes, refused
 
 
 def _answer(
