@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from aiolimiter import AsyncLimiter
 
-from marketd import oauth, providers
+from marketd import providers
 from marketd.errors import NotGranted
 from marketd.http_client import Auth, Door, ProviderHttp, open_session
 from marketd.limiter import Grant
@@ -127,7 +127,7 @@ async def client(
     auth = plugin.authorize(
         kind.credentials_type(**settings["credentials"]),
         token_url=settings.get("token_url"),
-        token_file=oauth.token_file(state_dir, name, "default"),
+        token_file=state_dir / f"{name}-token.json",
     )
     async with open_door(name, settings["base_url"], auth, timeout_s, max_bytes, plugin.classify) as door:
         yield Client(plugin, door)

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from marketd import errors
 from marketd.http_client import Request, Send
@@ -269,11 +269,6 @@ def write_private(file: Path, text: str) -> None:
     except BaseException:
         os.unlink(name)
         raise
-
-
-def token_file(state_dir: Path, provider: str, account: str) -> Path:
-    """Where a provider account's token is kept."""
-    return state_dir / f"{provider}-{quote(account, safe='')}-token.json"
 
 
 def authorize_url(token_url: str, *, client_id: str, redirect_uri: str, audience: str, state: str) -> str:
