@@ -38,7 +38,7 @@ class Lane:
         self._wake = asyncio.Event()
         self._freed = asyncio.Event()  #: a slot may be free
         self._running: set[asyncio.Task[None]] = set()
-        self._backlog = False  #: the last claim filled every free slot
+        self._backlog = False  #: the last claim got all it asked for
         self._halted = False  #: nothing is waited for any more
         self.last_turn = clock.monotonic()  #: when the loop last came round, for the watchdog
 
@@ -99,15 +99,17 @@ class Lane:
         if free <= 0:
             await self._pause(self._freed, _LOOK_ROUND_S)
             return
-        if self._backlog and free < self.settings.concurrency // 2:
+        # Half of the slots at once: while these are fetched, the next are claimed.
+        half = (self.settings.concurrency + 1) // 2
+        if self._backlog and free < half:
             await asyncio.sleep(_GATHER_S)
             free = self._free()
             if free <= 0:  # a settle ended meanwhile whose task has not
                 return
         self._wake.clear()  # before the claim: what is enqueued while it runs sets it again
-        settings = self.settings
-        units = await self._claim(settings, free)
-        self._backlog = len(units) >= free
+        settings, wanted = self.settings, min(free, half)
+        units = await self._claim(settings, wanted)
+        self._backlog = len(units) >= wanted
         if not units:
             await self._wait_for_work()
 
