@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from typing import Any
 
 from marketd.errors import DatabaseUnavailable
 from marketd.store.budgets import Circuits
+from marketd.store.rows import CallRow, call_row
 from marketd.telemetry import FetchReport, RequestReport, waste_of
 
 _FLUSH_EVERY_S = 2.0
@@ -19,7 +18,7 @@ class Recorder:
 
     def __init__(self, circuits: Circuits) -> None:
         self._circuits = circuits
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[CallRow] = []
         self._some = asyncio.Event()
 
     def request_done(self, report: RequestReport) -> None:
@@ -32,24 +31,8 @@ class Recorder:
             reason = waste_of(call, report)
             self._remember(call, None if call.given_back else reason is None, reason)
 
-    def _remember(self, report: RequestReport, useful: bool | None, reason: str | None) -> None:
-        self._rows.append(
-            {
-                "provider": report.provider,
-                "account": report.account,
-                "endpoint": report.endpoint,
-                "priority": report.priority,
-                "granted_at": report.granted_at.isoformat(),
-                "status_class": report.status_class,
-                "http_status": report.http_status,
-                "took_s": round(report.took_s, 4),
-                "given_back": report.given_back,
-                "meter": report.meter,
-                "cost_window": report.cost_window.isoformat() if report.cost_window else None,
-                "useful": useful,
-                "wasted_reason": reason,
-            }
-        )
+    def _remember(self, call: RequestReport, useful: bool | None, reason: str | None) -> None:
+        self._rows.append(call_row(call, useful, reason))
         self._some.set()
 
     def event(self, name: str, **fields: object) -> None:
@@ -69,7 +52,7 @@ class Recorder:
         if not rows:
             return
         try:
-            await self._circuits.record(json.dumps(rows))
+            await self._circuits.record(rows)
         except DatabaseUnavailable:
             self._rows = (rows + self._rows)[-_KEEP_AT_MOST:]
             self._some.set()

@@ -34,11 +34,12 @@ select * from market_report($1, $2, $3, $4, $5, $6, $7);
 select market_reconcile($1, $2, $3, $4);
 
 -- name: record_requests
--- The call record and the hourly figures, in bulk.
+-- The call record and the hourly figures, in bulk: an array for each column.
 with rows as (
-  select * from jsonb_to_recordset($1::jsonb) as r(provider text, account text, endpoint text, priority int,
-    granted_at timestamptz, status_class text, http_status int, took_s double precision, given_back boolean,
-    meter text, cost_window timestamptz, useful boolean, wasted_reason text)
+  select * from unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::timestamptz[], $6::text[], $7::int[],
+                       $8::double precision[], $9::boolean[], $10::text[], $11::timestamptz[], $12::boolean[], $13::text[])
+    as r(provider, account, endpoint, priority, granted_at, status_class, http_status, took_s, given_back, meter,
+         cost_window, useful, wasted_reason)
 ), kept as (
   insert into market_requests (provider, account, endpoint, priority, granted_at, status_class, http_status, took_s,
                                given_back, meter, cost_window, useful, wasted_reason)

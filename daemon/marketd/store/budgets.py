@@ -16,6 +16,7 @@ from marketd.store import grants
 from marketd.store.batching import Batcher
 from marketd.store.blocks import Block, Blocks
 from marketd.store.pool import Database
+from marketd.store.rows import CallRow
 from marketd.store.sqlfile import queries
 from marketd.telemetry import Observer
 from marketd.values import value
@@ -271,6 +272,6 @@ class Circuits:
         )
         return drift
 
-    async def record(self, rows: str) -> None:
-        """Write call records (a JSON array, see record_requests)."""
-        await self._db.fetch(self._sql["record_requests"], rows)
+    async def record(self, rows: Sequence[CallRow]) -> None:
+        """Write call records."""
+        await self._db.fetch(self._sql["record_requests"], *zip(*rows, strict=True))

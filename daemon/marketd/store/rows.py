@@ -1,4 +1,4 @@
-"""Values to rows and back: the rows of a claim, and an outcome, a quote and a listing as rows."""
+"""Values to rows and back: the rows of a claim; an outcome, a quote, a listing and a call as rows."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import asyncpg
 
 from marketd.models import NOTHING_KNOWN, Job, JobId, Known, Listing, Product, Quote, Unit, Variant
 from marketd.outcome import Failed, Outcome, Priced, Released, Retried, Snoozed
+from marketd.telemetry import RequestReport
 
 _Told: TypeAlias = dict[tuple[str, str, str | None], str]  #: by (what, sku, currency): JSON
 
@@ -126,6 +127,19 @@ QuoteRow: TypeAlias = tuple[
     str | None,
     int,
 ]
+
+#: A line of the call record, in the order of `record_requests`.
+CallRow: TypeAlias = tuple[
+    str, str, str, int, datetime, str, int | None, float, bool, str, datetime | None, bool | None, str | None
+]
+
+
+def call_row(call: RequestReport, useful: bool | None, wasted: str | None) -> CallRow:
+    """`useful`: whether the call brought something, None if it is not known; else `wasted` says why not."""
+    return (
+        call.provider, call.account, call.endpoint, call.priority, call.granted_at, call.status_class, call.http_status,
+        round(call.took_s, 4), call.given_back, call.meter, call.cost_window, useful, wasted,
+    )  # fmt: skip
 
 
 def outcome_row(u: int, job: Job, outcome: Outcome, observed: Mapping[str | None, datetime]) -> OutcomeRow:
