@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from marketd import clock, errors, leases
@@ -23,6 +23,7 @@ from marketd.telemetry import FetchReport, Observer, RequestReport
 
 _FOR_LATER = (Retried, Snoozed)
 _AT_ONCE_S = 0.001  #: a cool-down that is over as soon as it is told
+_ASIDE = timedelta(minutes=1)  #: after the next probe, which is another's then
 
 
 class Visit(Protocol):
@@ -79,6 +80,7 @@ class _Fetch:
     ended: float = 0.0
     found: Found | None = None
     error: BaseException | None = None
+    aside: bool = False  #: lets others be the next probe
 
     def outcomes(self) -> list[tuple[Job, Outcome]]:
         """What that means for each job. Neither found nor failed: it was cut off, for its lease was lost."""
@@ -130,6 +132,7 @@ class Fetching:
         self._keeper = leases.Keeper(stores.jobs, observer)
         self._under_way: set[asyncio.Task[Any]] = set()  #: those that are not back from the provider yet
         self.settling = 0  #: those that are
+        self._refused: set[str] = set()  #: units that were a probe and met a 403, and no answer since
 
     def cut_off(self, task: asyncio.Task[Any]) -> None:
         """End the fetch of this task of `run`; its jobs are released. One that is being settled is left alone."""
@@ -156,6 +159,7 @@ class Fetching:
         finally:
             self._under_way.discard(task)
             this.ended = clock.monotonic()
+        self._judge(this)
         self.settling += 1
         self._on_fetched()
         try:
@@ -164,11 +168,31 @@ class Fetching:
             self.settling -= 1
             self._keeper.let_go(this.kept)
 
+    def _judge(self, this: _Fetch) -> None:
+        """A 403 closes the lane, for mostly it means us. One that means a single product would close it for ever.
+
+        It would be each probe. So a probe that meets one steps aside; and a unit that did, and meets one again in a
+        lane that works for others, is refused by itself.
+        """
+        key = this.unit.key
+        match this.error:
+            case None if this.found is not None:
+                self._refused.discard(key)
+            case errors.Unauthorized(error_code="forbidden") if this.visit.is_probe:
+                self._refused.add(key)
+                this.aside = True
+            case errors.Unauthorized(error_code="forbidden") as error if key in self._refused:
+                if not this.unit.troubled:
+                    this.error = errors.Rejected(str(error), code="forbidden", http_status=403)
+
     async def _conclude(self, this: _Fetch) -> None:
         unit, outcomes = this.unit, this.outcomes()
         settled: Settled | None = None
         try:
-            await self._report_trouble(this)
+            probe_at = await self._report_trouble(this)
+            if this.aside and probe_at is not None:
+                rest = Snoozed(until=probe_at + _ASIDE, reason="unauthorized")
+                outcomes = [(job, rest) for job in unit.jobs]
             if not this.kept.lost:
                 settled = await self._settle(this, outcomes)
         except errors.LeaseLost:
@@ -195,14 +219,14 @@ class Fetching:
                     raise
                 await asyncio.sleep(clock.full_jitter(tries, base_s=0.2, cap_s=2))
 
-    async def _report_trouble(self, this: _Fetch) -> None:
-        """Tell the account's circuit how it went, where that is news."""
+    async def _report_trouble(self, this: _Fetch) -> datetime | None:
+        """Tell the account's circuit how it went, where that is news. Returns until when it is open, if it is."""
         unit, error = this.unit, this.error
         if isinstance(error, errors.NotGranted) and error.reason != "shutdown":
             self._observer.event("refused", provider=unit.provider, reason=error.reason)
         kind = _kind_of_trouble(error, unit, this.visit)
         if kind is None:
-            return
+            return None
         detail = None if error is None else str(error)
         state = await self._stores.circuits.report(
             unit.provider,
@@ -221,6 +245,7 @@ class Fetching:
                 until=state.until.isoformat() if state.until else None,
                 detail=detail,
             )
+        return state.until
 
     def _retry_after_s(self, this: _Fetch) -> float | None:
         match this.error:

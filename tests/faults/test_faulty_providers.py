@@ -148,6 +148,41 @@ async def test_throttling_and_refused_credentials_close_one_lane_and_cost_no_att
     assert await broken(db) == {}
 
 
+async def test_a_403_that_means_one_product_does_not_keep_the_lane_from_all_others(
+    db: Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    circuit = "select circuit from market_providers where provider = 'alias'"
+    status = "select status from market_jobs where id = $1"
+
+    async def becomes(wanted: str, sql: str, *args: object) -> None:
+        async def it() -> bool:
+            return bool(await db.fetchval(sql, *args) == wanted)
+
+        await until(it, what=wanted)
+
+    async def probe_is_due() -> None:
+        await db.execute(
+            "update market_providers set circuit_until = clock_timestamp() where provider = 'alias'"
+        )
+
+    async with daemon(database, sandbox, tmp_path):
+        await ended(db, [await ask(db, "alias", PANDA, "10")])
+        sandbox.fault("alias", "status", endpoint="catalog", times=None, status=403)  # PANDA is known
+        refused = await ask(db, "alias", "CP9366", "10.5")
+        await becomes("open", circuit)
+        other = await ask(db, "alias", PANDA, "10")
+        await probe_is_due()
+        await becomes("deferred", status, refused)
+        assert (await db.fetchval(circuit), await db.fetchval(status, other)) == ("open", "pending")
+        await probe_is_due()
+        await becomes("done", status, other)
+        assert await db.fetchval(circuit) == "closed"
+        await db.execute("update market_jobs set run_at = clock_timestamp() where id = $1", refused)
+        row = (await ended(db, [refused]))[refused]
+        assert (row["status"], row["error_code"], row["attempt"]) == ("failed", "forbidden", 1)
+        assert await db.fetchval(circuit) == "closed"
+
+
 async def test_a_refused_refresh_token_stops_only_its_own_provider_until_an_operator_says_so(
     db: Connection, database: str, sandbox: Sandbox, tmp_path: Path
 ) -> None:
