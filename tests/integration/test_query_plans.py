@@ -182,7 +182,7 @@ async def _settle_args(
     priced = {(u, size) for u, _, size in jobs} | {(u, size) for u in place.values() for size in also}
     seen = (await db.fetchval("select now()")).timestamp()
 
-    def columns(rows: Sequence[Sequence[Any]]) -> list[str | None]:
+    def columns(rows: Sequence[Sequence[Any]]) -> list[str | Sequence[float | None] | None]:
         return [column(values) for values in zip(*rows, strict=True)]
 
     return len(jobs), (

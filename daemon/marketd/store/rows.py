@@ -184,11 +184,13 @@ def _seconds(time: datetime | None) -> float | None:
     return None if time is None else time.timestamp()
 
 
-def column(values: Sequence[object]) -> str | None:
-    """A column of rows as one text, as `settle` reads it; None when nothing but None is in it."""
+def column(values: Sequence[Any]) -> str | Sequence[float | None] | None:
+    """A column of rows as `settle` reads it: one text, of times an array; None when nothing but None is in it."""
     missing = values.count(None)
     if missing == len(values):
         return None
+    if any(isinstance(value, float) for value in values):
+        return values
     joined = _BETWEEN.join(
         [_NULL if value is None else str(value) for value in values] if missing else map(str, values)
     )

@@ -96,7 +96,7 @@ class Settles:
         return _settled(batch, row)
 
 
-def _columns(rows: Sequence[Sequence[object]], count: int) -> list[str | None]:
+def _columns(rows: Sequence[Sequence[Any]], count: int) -> list[str | Sequence[float | None] | None]:
     return [column(values) for values in zip(*rows, strict=True)] if rows else [None] * count
 
 
