@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -83,7 +83,7 @@ class Notes:
     def request_done(self, report: RequestReport) -> None:
         self.requests.append(report)
 
-    def fetch_done(self, report: FetchReport) -> None:
+    def fetches_done(self, reports: Sequence[FetchReport]) -> None:
         raise AssertionError("no fetch is reported here")
 
     def event(self, name: str, **fields: object) -> None:

@@ -95,7 +95,7 @@ class _Fetch:
         """For the observers; `settled` is None when that was not to be."""
         return FetchReport(
             unit=self.unit,
-            outcomes=[(job.id, outcome) for job, outcome in outcomes],
+            outcomes=[outcome for _, outcome in outcomes],
             requests=self.visit.requests,
             quotes=len(self.found.quotes) if self.found else 0,
             changed=settled.changed if settled else 0,
@@ -133,6 +133,7 @@ class Fetching:
         self._under_way: set[asyncio.Task[Any]] = set()  #: those that are not back from the provider yet
         self.settling = 0  #: those that are
         self._refused: set[str] = set()  #: units that were a probe and met a 403, and no answer since
+        self._to_tell: list[FetchReport] = []
 
     def cut_off(self, task: asyncio.Task[Any]) -> None:
         """End the fetch of this task of `run`; its jobs are released. One that is being settled is left alone."""
@@ -200,9 +201,19 @@ class Fetching:
         except errors.DatabaseUnavailable as trouble:
             # The lease will expire and any daemon takes the jobs up again: late, not lost.
             self._observer.event("settle_given_up", unit=unit.key, error=str(trouble))
-        self._observer.fetch_done(this.report(outcomes, settled))
+        self._tell(this.report(outcomes, settled))
         if any(isinstance(outcome, _FOR_LATER) for _, outcome in outcomes):
             self._on_deferred()
+
+    def _tell(self, report: FetchReport) -> None:
+        """Together with what else ends in this turn of the loop, as all do that were settled by one statement."""
+        if not self._to_tell:
+            asyncio.get_running_loop().call_soon(self._tell_all)
+        self._to_tell.append(report)
+
+    def _tell_all(self) -> None:
+        reports, self._to_tell = self._to_tell, []
+        self._observer.fetches_done(reports)
 
     async def _settle(self, this: _Fetch, outcomes: Sequence[tuple[Job, Outcome]]) -> Settled:
         """Settle, patiently: the calls are spent, so a restarting Postgres is waited for as long as a lease."""

@@ -75,7 +75,7 @@ class Gauges:
         if report.status_class in _TELLING:
             self.hurry()
 
-    def fetch_done(self, report: FetchReport) -> None: ...
+    def fetches_done(self, reports: Sequence[FetchReport]) -> None: ...
 
     def event(self, name: str, **fields: object) -> None:
         if name == "config_reloaded":

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
 from urllib.parse import quote
 
@@ -207,13 +207,13 @@ class LogObserver:
             **({"given_back": True} if report.given_back else {}),
         )
 
-    def fetch_done(self, report: FetchReport) -> None:
-        if (
-            report.error is None
-            and not report.lease_lost
-            and not logging.getLogger().isEnabledFor(logging.INFO)
-        ):
-            return
+    def fetches_done(self, reports: Sequence[FetchReport]) -> None:
+        all_of_them = logging.getLogger().isEnabledFor(logging.INFO)
+        for report in reports:
+            if all_of_them or report.lease_lost or report.error is not None:
+                self._fetch_done(report)
+
+    def _fetch_done(self, report: FetchReport) -> None:
         unit = report.unit
         fields = {
             "provider": unit.provider,
@@ -222,7 +222,7 @@ class LogObserver:
             "sizes": list(unit.sizes[:_MOST_LISTED]),
             "priorities": dict(Counter(str(job.priority) for job in unit.jobs)),
             "jobs": [int(job.id) for job in unit.jobs[:_MOST_LISTED]],
-            "outcomes": dict(Counter(_word(outcome) for _, outcome in report.outcomes)),
+            "outcomes": dict(Counter(_word(outcome) for outcome in report.outcomes)),
             "requests": report.requests,
             "quotes": report.quotes,
             "changed": report.changed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from marketd import clock, errors
 from marketd.provider import Usage
@@ -34,7 +34,7 @@ class Reconciler:
     def request_done(self, report: RequestReport) -> None:
         """Nothing: single requests are no news here."""
 
-    def fetch_done(self, report: FetchReport) -> None:
+    def fetches_done(self, reports: Sequence[FetchReport]) -> None:
         """Nothing: neither are fetches."""
 
     def event(self, name: str, **fields: object) -> None:

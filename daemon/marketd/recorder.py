@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from marketd.errors import DatabaseUnavailable
 from marketd.store.budgets import Circuits
@@ -25,11 +26,12 @@ class Recorder:
         if not report.of_fetch:
             self._remember(report, None, None)
 
-    def fetch_done(self, report: FetchReport) -> None:
-        """Only now can be told what its calls were good for."""
-        for call in report.calls:
-            reason = waste_of(call, report)
-            self._remember(call, None if call.given_back else reason is None, reason)
+    def fetches_done(self, reports: Sequence[FetchReport]) -> None:
+        """Only now can be told what their calls were good for."""
+        for report in reports:
+            for call in report.calls:
+                reason = waste_of(call, report)
+                self._remember(call, None if call.given_back else reason is None, reason)
 
     def _remember(self, call: RequestReport, useful: bool | None, reason: str | None) -> None:
         self._rows.append(call_row(call, useful, reason))

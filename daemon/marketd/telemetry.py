@@ -35,7 +35,7 @@ class FetchReport:
     """One fetch, settled (or not: `lease_lost`)."""
 
     unit: Unit
-    outcomes: Sequence[tuple[int, Outcome]]  #: (job id, outcome)
+    outcomes: Sequence[Outcome]  #: one for each of the unit's jobs
     requests: int
     quotes: int
     changed: int
@@ -86,10 +86,9 @@ def waste_of(call: RequestReport, fetch: FetchReport) -> str | None:
         return None  # a token serves every fetch of its life
     if fetch.lease_lost:
         return "stale"
-    outcomes = [outcome for _, outcome in fetch.outcomes]
-    if any(isinstance(outcome, Priced) for outcome in outcomes):
+    if any(isinstance(outcome, Priced) for outcome in fetch.outcomes):
         return "duplicate" if fetch.quotes and fetch.stored == 0 else None
-    codes = [outcome.error_code for outcome in outcomes if isinstance(outcome, Failed | Retried)]
+    codes = [outcome.error_code for outcome in fetch.outcomes if isinstance(outcome, Failed | Retried)]
     if not codes or any(code in _NO_ANSWER for code in codes):
         return "unfinished"
     return "unreadable" if any(code in _UNREADABLE for code in codes) else "not_found"
@@ -99,7 +98,10 @@ class Observer(Protocol):
     """Receives reports; must not raise and must not block."""
 
     def request_done(self, report: RequestReport) -> None: ...
-    def fetch_done(self, report: FetchReport) -> None: ...
+    def fetches_done(self, reports: Sequence[FetchReport]) -> None:
+        """Those that ended together: under load hundreds, each of which should cost little."""
+        ...
+
     def event(self, name: str, **fields: object) -> None:
         """A rare thing an operator wants to know: `listener_lost`, `rescued`, `cooldown_started`, ..."""
         ...
@@ -115,9 +117,9 @@ class Observers:
         for observer in self._observers:
             observer.request_done(report)
 
-    def fetch_done(self, report: FetchReport) -> None:
+    def fetches_done(self, reports: Sequence[FetchReport]) -> None:
         for observer in self._observers:
-            observer.fetch_done(report)
+            observer.fetches_done(reports)
 
     def event(self, name: str, **fields: object) -> None:
         for observer in self._observers:

@@ -43,8 +43,10 @@ class Tally:
     def request_done(self, report: RequestReport) -> None:
         self.calls += not report.given_back
 
-    def fetch_done(self, report: FetchReport) -> None:
-        for _, outcome in () if report.lease_lost else report.outcomes:
+    def fetches_done(self, reports: Sequence[FetchReport]) -> None:
+        for outcome in [
+            outcome for report in reports if not report.lease_lost for outcome in report.outcomes
+        ]:
             match outcome:
                 case Priced():
                     self.done += 1

@@ -33,7 +33,7 @@ def fetch(
     *outcomes: Outcome, quotes: int = 1, stored: int | None = 1, lease_lost: bool = False
 ) -> FetchReport:
     return FetchReport(
-        unit=UNIT, outcomes=list(enumerate(outcomes)), requests=1, quotes=quotes, changed=0, wait_s=0, fetch_s=0,
+        unit=UNIT, outcomes=outcomes, requests=1, quotes=quotes, changed=0, wait_s=0, fetch_s=0,
         settle_s=0, lease_lost=lease_lost, stored=stored,
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ import asyncio
 import copy
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import time
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Live:
 
     def request_done(self, report: RequestReport) -> None: ...
 
-    def fetch_done(self, report: FetchReport) -> None: ...
+    def fetches_done(self, reports: Sequence[FetchReport]) -> None: ...
 
     def event(self, name: str, **fields: object) -> None:
         self.events.append((name, fields))

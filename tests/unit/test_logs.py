@@ -78,7 +78,7 @@ def _unit(account: str = "default", *jobs: tuple[str, int]) -> Unit:
 def _report(*outcomes: Outcome, **more: Any) -> FetchReport:
     values: dict[str, Any] = {
         "unit": _unit(),
-        "outcomes": list(enumerate(outcomes, 1)),
+        "outcomes": outcomes,
         "requests": 1,
         "quotes": 14,
         "changed": 3,
@@ -95,7 +95,7 @@ def _report(*outcomes: Outcome, **more: Any) -> FetchReport:
 def test_a_fetch_is_one_canonical_line(sink: _Sink) -> None:
     observer: Observer = logs.LogObserver()
     failed = Failed(error_code="size_not_offered", message="no 9", cooldown=timedelta(days=1))
-    observer.fetch_done(_report(Priced(size="10"), failed, Priced(size="10")))
+    observer.fetches_done([_report(Priced(size="10"), failed, Priced(size="10"))])
     line = sink.line()
     assert list(line)[:4] == ["ts", "level", "event", "logger"]
     assert datetime.fromisoformat(line.pop("ts")).tzinfo is not None
@@ -120,9 +120,9 @@ def test_a_fetch_is_one_canonical_line(sink: _Sink) -> None:
 
 def test_a_lost_lease_is_a_warning_and_an_unexpected_error_an_error(sink: _Sink) -> None:
     observer = logs.LogObserver()
-    observer.fetch_done(_report(lease_lost=True, unit=_unit("shop2")))
-    observer.fetch_done(
-        _report(Retried(delay=timedelta(1), error_code="internal", message=""), error=ValueError("odd"))
+    observer.fetches_done([_report(lease_lost=True, unit=_unit("shop2"))])
+    observer.fetches_done(
+        [_report(Retried(delay=timedelta(1), error_code="internal", message=""), error=ValueError("odd"))]
     )
     lost, odd = sink.lines()
     assert (lost["level"], lost["lease_lost"], lost["account"]) == ("warning", True, "shop2")
@@ -203,7 +203,7 @@ def test_a_hidden_text_is_masked_wherever_it_turns_up(sink: _Sink) -> None:
     try:
         raise RuntimeError(f"refused {SECRET}")
     except RuntimeError as error:
-        observer.fetch_done(_report(error=error))
+        observer.fetches_done([_report(error=error)])
     logging.getLogger("lib").error("sent %r", SECRET)
     assert "hunter2" not in sink.getvalue()
     assert sink.lines()[0]["text"] == f"a {logs.MASK} b"

@@ -12,12 +12,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from marketd import __version__
 from marketd.http_client import STATUS_CLASSES
 from marketd.metrics import Metrics, band, outcome_word
 from marketd.metrics.document import document
+from marketd.metrics.families import Distribution
 from marketd.metrics.words import ERRORS, LANE_STATES, OUTCOMES, REQUEST_CLASSES
 from marketd.models import Job, JobId, Unit
 from marketd.outcome import Failed, Outcome, Priced, Released, Retried, Snoozed
@@ -67,7 +69,7 @@ def _fetch(*outcomes: Outcome, lease_lost: bool = False) -> FetchReport:
     )
     return FetchReport(
         unit=unit,
-        outcomes=[(number, outcome) for number, outcome in enumerate(outcomes)],
+        outcomes=outcomes,
         requests=2,
         calls=(_request(), _request()),
         quotes=0,
@@ -95,6 +97,19 @@ def test_every_promised_metric_is_exported_from_the_start(metrics: Metrics) -> N
         prices_fetched view_freshness_ratio view_age_seconds marginal_call_views units_watched plan_seconds
     """
     assert {f"marketd_{name}" for name in promised.split()} <= names
+
+
+def test_many_observations_at_once_are_the_same_as_one_by_one() -> None:
+    registry, buckets, amounts = CollectorRegistry(), (0.1, 1.0, 2.0), (0.0, 0.1, 0.1001, 1.0, 2.0, 2.0, 1e9)
+    ours = Distribution("ours", "", ("provider",), registry=registry, buckets=buckets)
+    theirs = Histogram("theirs", "", ("provider",), registry=registry, buckets=buckets)
+    ours.labels("stockx").observe_all(amounts[:3])
+    ours.labels("stockx").observe_all(amounts[3:])
+    ours.labels("stockx").observe_all([])
+    for amount in amounts:
+        theirs.labels("stockx").observe(amount)
+    one, other = ([sample[1:3] for sample in family.samples] for family in registry.collect())
+    assert one == other
 
 
 def test_every_label_set_exists_before_its_first_event(metrics: Metrics) -> None:
@@ -165,7 +180,7 @@ def test_a_call_given_back_was_neither_sent_nor_spent(metrics: Metrics) -> None:
 
 
 def test_a_fetch_counts_its_outcomes_and_its_time(metrics: Metrics) -> None:
-    metrics.fetch_done(_fetch(Priced(size="10"), Priced(size="9", reason="no_asks"), FAILED))
+    metrics.fetches_done([_fetch(Priced(size="10"), Priced(size="9", reason="no_asks"), FAILED)])
     for word, count in (("priced", 1), ("no_asks", 1), ("failed", 1), ("retried", 0)):
         assert _value(metrics, "marketd_jobs_finished_total", provider="stockx", outcome=word) == count
     assert _value(metrics, "marketd_wait_seconds_sum", provider="stockx", band="hot") == 3
@@ -178,12 +193,12 @@ def test_a_fetch_counts_its_outcomes_and_its_time(metrics: Metrics) -> None:
     [(FAILED, "not_found"), (Retried(delay=timedelta(1), error_code="timeout", message=""), "unfinished")],
 )
 def test_calls_that_brought_no_price_count_as_wasted(metrics: Metrics, outcome: Outcome, reason: str) -> None:
-    metrics.fetch_done(_fetch(outcome))
+    metrics.fetches_done([_fetch(outcome)])
     assert _value(metrics, "marketd_calls_wasted_total", provider="stockx", reason=reason) == 2
 
 
 def test_a_fetch_that_lost_its_lease_finished_nothing(metrics: Metrics) -> None:
-    metrics.fetch_done(_fetch(Priced(size="10"), lease_lost=True))
+    metrics.fetches_done([_fetch(Priced(size="10"), lease_lost=True)])
     assert _value(metrics, "marketd_lease_lost_total", provider="stockx") == 1
     assert _value(metrics, "marketd_jobs_finished_total", provider="stockx", outcome="priced") == 0
     assert _value(metrics, "marketd_calls_wasted_total", provider="stockx", reason="stale") == 2
@@ -260,11 +275,11 @@ def test_what_a_provider_does_while_it_is_gone_leaves_no_series_and_counts_again
 ) -> None:
     for providers in (["alias"], ["alias", "stockx"]):
         metrics.request_done(_request())
-        metrics.fetch_done(_fetch(Priced(size="10")))
+        metrics.fetches_done([_fetch(Priced(size="10"))])
         metrics.init_labels(providers)
         assert "stockx" in providers or 'provider="stockx"' not in metrics.render()[0].decode()
     metrics.request_done(_request())
-    metrics.fetch_done(_fetch(Priced(size="10")))
+    metrics.fetches_done([_fetch(Priced(size="10"))])
     assert _value(metrics, "marketd_provider_requests_total", provider="stockx", **{"class": "ok"}) == 1
     assert _value(metrics, "marketd_jobs_finished_total", provider="stockx", outcome="priced") == 1
 
@@ -332,10 +347,10 @@ def test_the_page_about_the_metrics_is_what_the_code_exports() -> None:
 
 def test_trouble_and_refused_items_are_told_apart_by_their_code(metrics: Metrics) -> None:
     odd = Failed(error_code="a code of tomorrow", message="", cooldown=timedelta())
-    metrics.fetch_done(_fetch(Retried(delay=timedelta(1), error_code="timeout", message=""), FAILED, odd))
+    metrics.fetches_done([_fetch(Retried(delay=timedelta(1), error_code="timeout", message=""), FAILED, odd)])
     for code in ("timeout", "unknown_sku", "other"):
         assert _value(metrics, "marketd_job_errors_total", provider="stockx", code=code) == 1
-    metrics.fetch_done(_fetch(Priced(size="10"), Released(reason="budget")))
+    metrics.fetches_done([_fetch(Priced(size="10"), Released(reason="budget"))])
     assert (
         sum(_value(metrics, "marketd_job_errors_total", provider="stockx", code=code) or 0 for code in ERRORS)
         == 3

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal
+
+import prometheus_client
 
 from marketd import __version__
 from marketd.metrics.families import Families
@@ -99,28 +102,34 @@ class Metrics(Families):
             if 0 <= waited_s <= _WAKE_AT_MOST_S:
                 self.woken(provider, waited_s)
 
-    def fetch_done(self, report: FetchReport) -> None:
-        provider = report.unit.provider
-        if provider not in self._providers:
-            return
-        self._of(self._wait, provider, band(report.unit.priority)).observe(report.wait_s)
-        self._of(self._fetch, provider).observe(report.fetch_s)
-        for call in report.calls:
-            if (reason := waste_of(call, report)) is not None:
-                self._wasted.labels(provider, reason).inc()
-        if report.lease_lost:
-            self._lease_lost.labels(provider).inc()
-            return
-        self._of(self._settle, provider).observe(report.settle_s)
-        for word, count in (("changed", report.changed), ("same", report.quotes - report.changed)):
-            if count > 0:
-                self._of(self._looked, provider, word).inc(count)
-        words = [outcome_word(outcome) for _, outcome in report.outcomes]
-        for word in set(words):
-            self._of(self._finished, provider, word).inc(words.count(word))
-        for _, outcome in report.outcomes:
-            if (code := error_word(outcome)) is not None:
-                self._errors.labels(provider, code).inc()
+    def fetches_done(self, reports: Sequence[FetchReport]) -> None:
+        for provider in {report.unit.provider for report in reports} & self._providers:
+            self._fetches_done(provider, [report for report in reports if report.unit.provider == provider])
+
+    def _fetches_done(self, provider: str, reports: Sequence[FetchReport]) -> None:
+        waits: dict[str, list[float]] = {}
+        for report in reports:
+            waits.setdefault(band(report.unit.priority), []).append(report.wait_s)
+        for urgency, times in waits.items():
+            self._wait.labels(provider, urgency).observe_all(times)
+        self._fetch.labels(provider).observe_all([report.fetch_s for report in reports])
+        wasted = [waste_of(call, report) for report in reports for call in report.calls]
+        self._count(self._wasted, provider, wasted)
+        settled = [report for report in reports if not report.lease_lost]
+        self._lease_lost.labels(provider).inc(len(reports) - len(settled))
+        self._settle.labels(provider).observe_all([report.settle_s for report in settled])
+        changed = sum([report.changed for report in settled])
+        self._looked.labels(provider, "changed").inc(changed)
+        self._looked.labels(provider, "same").inc(sum([report.quotes for report in settled]) - changed)
+        outcomes = [outcome for report in settled for outcome in report.outcomes]
+        self._count(self._finished, provider, map(outcome_word, outcomes))
+        self._count(self._errors, provider, map(error_word, outcomes))
+
+    @staticmethod
+    def _count(family: prometheus_client.Counter, provider: str, words: Iterable[str | None]) -> None:
+        for word, count in Counter(words).items():
+            if word is not None:
+                family.labels(provider, word).inc(count)
 
     def event(self, name: str, **fields: object) -> None:
         method, wanted = self._events.get(name, (None, ()))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections import Counter as Counts
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any, TypeVar
 
@@ -34,6 +36,16 @@ _SETTLE_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 M = TypeVar("M", bound=MetricWrapperBase)
+
+
+class Distribution(Histogram):
+    """A histogram that is told of many at once: each `observe` takes two locks and a walk through the buckets."""
+
+    def observe_all(self, amounts: Sequence[float]) -> None:
+        self._sum.inc(sum(amounts))
+        buckets = Counts([bisect_left(self._upper_bounds, amount) for amount in amounts])
+        for bucket, count in buckets.items():
+            self._buckets[bucket].inc(count)
 
 
 class Families:
@@ -170,9 +182,10 @@ class Families:
 
     def _histogram(
         self, name: str, text: str, buckets: tuple[float, ...], **labels: tuple[str, ...]
-    ) -> Histogram:
+    ) -> Distribution:
         names = ["provider", *labels]
-        return self._family(Histogram(f"marketd_{name}", text, names, registry=None, buckets=buckets), labels)
+        family = Distribution(f"marketd_{name}", text, names, registry=None, buckets=buckets)
+        return self._family(family, labels)
 
     def _family(self, metric: M, labels: Mapping[str, tuple[str, ...]]) -> M:
         self.registry.register(metric)
