@@ -29,10 +29,29 @@ async def test_statements_at_once_use_others_and_all_are_idle_afterwards(databas
         assert pool.size == (3, 3)
 
 
+@pytest.mark.parametrize("size", [1, 2])
+async def test_who_waits_gets_the_next_free_connection(database: str, size: int) -> None:
+    async with opened(database, size=size) as pool:
+        long = [asyncio.create_task(pool.fetch("select pg_sleep(5)")) for _ in range(size - 1)]
+        order: list[str] = []
+
+        async def timed(name: str, sql: str) -> None:
+            await pool.fetch(sql)
+            order.append(name)
+
+        short = asyncio.create_task(timed("short", "select pg_sleep(0.1)"))
+        await asyncio.sleep(0)  # it has its connection, or asks for it before the next
+        await asyncio.wait_for(asyncio.gather(short, timed("who waits", "select 1")), 3)
+        assert order == ["short", "who waits"]
+        for task in long:
+            task.cancel()
+        await asyncio.gather(*long, return_exceptions=True)
+
+
 async def test_a_connection_that_the_server_ended_while_it_idled_costs_nothing(
     db: Connection, database: str
 ) -> None:
-    async with opened(database) as pool:
+    async with opened(database, size=1) as pool:
         for _ in range(3):
             pid = await pool.fetchval(_PID)
             await db.execute("select pg_terminate_backend($1)", pid)

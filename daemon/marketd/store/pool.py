@@ -82,6 +82,7 @@ class Database:
         self._application = application
         self._pool: Pool | None = None
         self._at_hand: Connection | None = None
+        self._waiting = 0  #: statements that wait for a connection of the pool
         self._expired = 0  #: times that all connections were given up
         self.acquired = 0  #: connections taken since the start
         self.waited_s = 0.0  #: and how long that took, together
@@ -185,17 +186,21 @@ class Database:
                 connection.terminate()
             await pool.release(connection)
             raise
-        if self._at_hand is None and pool is self._pool and expired == self._expired:
-            self._at_hand = connection
-        else:
+        if self._at_hand or self._waiting or expired != self._expired or pool is not self._pool:
             await pool.release(connection)
+        else:
+            self._at_hand = connection
         return rows
 
     async def _take(self, pool: Pool) -> Connection:
         connection, self._at_hand = self._at_hand, None
         if connection is not None and not _lost(connection):
             return connection
-        return await pool.acquire(timeout=self._timeout_s)
+        self._waiting += 1
+        try:
+            return await pool.acquire(timeout=self._timeout_s)
+        finally:
+            self._waiting -= 1
 
     async def _expire(self, pool: Pool) -> None:
         """Whatever befell one connection befell those that idle, too."""
