@@ -7,10 +7,10 @@ Nothing here logs or counts; observers are told once, after it is in the databas
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from marketd import clock, errors, leases
 from marketd.models import Job, Unit
@@ -20,6 +20,8 @@ from marketd.retry import RetryPolicy, decide_error, decide_found
 from marketd.store.budgets import Circuits, Report
 from marketd.store.jobs import JobStore, Settled
 from marketd.telemetry import FetchReport, Observer, RequestReport
+
+Written = TypeVar("Written")
 
 _FOR_LATER = (Retried, Snoozed)
 _AT_ONCE_S = 0.001  #: a cool-down that is over as soon as it is told
@@ -216,14 +218,19 @@ class Fetching:
         self._observer.fetches_done(reports)
 
     async def _settle(self, this: _Fetch, outcomes: Sequence[tuple[Job, Outcome]]) -> Settled:
-        """Settle, patiently: the calls are spent, so a restarting Postgres is waited for as long as a lease."""
-        deadline = clock.monotonic() + this.settings.lease.total_seconds()
         quotes = this.found.quotes if this.found else ()
         listing = this.found.listing if this.found else None
+        return await self._patiently(
+            this, lambda: self._stores.jobs.settle(this.unit, outcomes, quotes, listing)
+        )
+
+    async def _patiently(self, this: _Fetch, write: Callable[[], Awaitable[Written]]) -> Written:
+        """The calls are spent, so a restarting Postgres is waited for as long as a lease."""
+        deadline = this.ended + this.settings.lease.total_seconds()
         tries = 0
         while True:
             try:
-                return await self._stores.jobs.settle(this.unit, outcomes, quotes, listing)
+                return await write()
             except errors.DatabaseUnavailable:
                 tries += 1
                 if clock.monotonic() > deadline:
@@ -239,14 +246,17 @@ class Fetching:
         if kind is None:
             return None
         detail = None if error is None else str(error)
-        state = await self._stores.circuits.report(
-            unit.provider,
-            unit.account,
-            kind,
-            retry_after_s=self._retry_after_s(this),
-            day_spent=isinstance(error, errors.Throttled) and error.day_spent,
-            detail=detail,
-            receipt=this.visit.receipt,
+        state = await self._patiently(
+            this,
+            lambda: self._stores.circuits.report(
+                unit.provider,
+                unit.account,
+                kind,
+                retry_after_s=self._retry_after_s(this),
+                day_spent=isinstance(error, errors.Throttled) and error.day_spent,
+                detail=detail,
+                receipt=this.visit.receipt,
+            ),
         )
         if state.changed:
             self._observer.event(

@@ -179,6 +179,28 @@ async def test_a_full_disk_at_the_settle_is_waited_for_and_the_call_is_not_made_
     assert await broken(db) == {}
 
 
+async def test_a_price_is_not_dropped_when_the_account_s_circuit_cannot_be_told(
+    db: Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    signature = await db.fetchval("select pg_get_function_arguments('market_report'::regproc)")
+    await db.execute(f"""
+        alter function market_report rename to market_report_of_a_good_day;
+        create function market_report({signature}) language plpgsql as
+        $$ begin raise exception 'No space left on device' using errcode = '53100'; end $$""")
+    async with running(_configured(database, sandbox, tmp_path)):
+        await db.execute("update market_providers set circuit_failures = 1 where provider = 'stockx'")
+        job = await ask(db, "stockx", *GOLDEN[0])
+        asked = lambda: asyncio.sleep(0, sandbox.count("stockx", endpoint="market_data"))  # noqa: E731
+        await until(asked, what="the fetch")
+        await asyncio.sleep(0.5)
+        await db.execute("""
+            drop function market_report;
+            alter function market_report_of_a_good_day rename to market_report""")
+        row = (await ended(db, [job]))[job]
+    assert (row["status"], row["attempt"], row["rescues"]) == ("done", 1, 0)
+    assert sandbox.count("stockx", endpoint="market_data") == 1
+
+
 async def test_a_schema_that_grows_under_a_running_daemon_does_not_stop_it(
     db: Connection, database: str, sandbox: Sandbox, tmp_path: Path
 ) -> None:
