@@ -23,6 +23,11 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @property
+    def currencies(self) -> frozenset[str]:
+        """What these options leave of the provider's currencies; empty = all of them."""
+        return frozenset()
+
 
 class Credentials(BaseModel):
     """Base of a provider's `credentials:`. A provider with an empty one is off."""

@@ -10,6 +10,7 @@ from marketd import clock, login, providers
 from marketd.config import Config, ProviderTypes
 from marketd.config import Provider as Stanza
 from marketd.config.flat import digest
+from marketd.config.providers import currencies_of
 from marketd.fetching import LaneSettings, Visit
 from marketd.models import DEFAULT_ACCOUNT, Unit
 from marketd.provider import Credentials
@@ -156,7 +157,7 @@ def _limits(name: str, account: str, stanza: Stanza, kind: type[Plugin]) -> Acco
         all_sizes=kind.all_sizes,
         images=kind.images,
         currency=stanza.currency,
-        currencies=sorted(kind.currencies),
+        currencies=sorted(currencies_of(stanza.options, kind.currencies)),
         quota_hour=budget.per_hour,
         quota_day=budget.per_day,
         day_zone=budget.day_starts.zone,

@@ -67,7 +67,7 @@ comment on table market_providers is 'One row per provider account: limits, oper
 insert into market_providers (provider, all_sizes, images, first_calls, currency, currencies, quota_hour, quota_day, day_zone) values
   ('stockx', true, false, 3, 'GBP', '{AUD,CAD,CHF,EUR,GBP,HKD,JPY,KRW,MXN,NZD,SGD,USD}', 100, 25000, 'UTC'),
   ('alias', true, true, 2, 'USD', '{USD}', 200, null, 'UTC'),
-  ('ebay', false, true, 1, 'USD', '{}', 150, 5000, 'America/Los_Angeles');
+  ('ebay', false, true, 1, 'USD', '{USD}', 150, 5000, 'America/Los_Angeles');
 
 create table market_account_users (
   provider text not null,

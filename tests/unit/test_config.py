@@ -18,9 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator
 
-from marketd import config
+from marketd import config, wiring
 from marketd.config import ProviderTypes
 from marketd.errors import ConfigError
+from marketd.providers import discover
 from marketd.wiring import provider_types
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -199,6 +200,27 @@ def test_who_sets_one_limit_keeps_the_others_of_the_provider() -> None:
     none = {"per_hour": None, "per_day": None}
     free = config.from_mapping({"providers": {"ebay": {"budget": none}}}, provider_types()).providers["ebay"]
     assert (free.budget.per_hour, free.budget.per_day) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "stanza", [{"currency": "GBP"}, {"options": {"marketplace": "EBAY_GB"}, "timeout": "never"}]
+)
+def test_the_currency_of_ebay_is_that_of_its_marketplace(stanza: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.from_mapping({"providers": {"ebay": stanza}}, provider_types())
+    written, other = ("GBP", "USD") if "currency" in stanza else ("USD", "GBP")
+    assert (
+        f"providers.ebay.currency: expected one of {other} by these options, got '{written}'"
+        in caught.value.problems
+    )
+
+
+def test_what_ebay_may_be_asked_for_follows_its_marketplace() -> None:
+    stanza = {"currency": "GBP", "options": {"marketplace": "EBAY_GB"}}
+    loaded = config.from_mapping({"providers": {"ebay": stanza, "stockx": {}}}, provider_types())
+    ebay, stockx = wiring.accounts_of(loaded, discover())
+    assert ebay.currencies == ["GBP"]
+    assert {"GBP", "USD"} < set(stockx.currencies)
 
 
 def test_limits_and_token_address_of_a_provider_hold_at_its_own_address_only() -> None:

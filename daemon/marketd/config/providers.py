@@ -13,6 +13,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
+    ValidationInfo,
     WithJsonSchema,
     create_model,
     model_validator,
@@ -133,13 +134,13 @@ class Provider(Model):
     base_url: Address
     token_url: Address | None = None
     credentials: BaseModel
-    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+    options: BaseModel
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]  #: after `options`, which may allow fewer
     budget: Budget = Budget()
     pace: Pace = Pace()
     concurrency: Int = Field(default=1, ge=1, le=1000)
     timeout: Annotated[Duration, lasting("10ms", "10m")] = timedelta(seconds=30)
     circuit: Circuit = Circuit()
-    options: BaseModel
     accounts: dict[AccountName, Account] = Field(default_factory=dict)
 
     def budget_of(self, account: str) -> Budget:
@@ -164,9 +165,16 @@ class Provider(Model):
         return self
 
 
-def _known_currency(value: str, *, allowed: frozenset[str]) -> str:
+def currencies_of(options: BaseModel | None, offered: frozenset[str]) -> frozenset[str]:
+    """Those of the `offered` currencies that a provider's options leave; empty means any."""
+    return getattr(options, "currencies", None) or offered
+
+
+def _known_currency(value: str, info: ValidationInfo, *, offered: frozenset[str]) -> str:
+    allowed = currencies_of(info.data.get("options"), offered)
     if allowed and value not in allowed:
-        raise ValueError(f"expected one of {', '.join(sorted(allowed))}")
+        why = "" if allowed == offered else " by these options"
+        raise ValueError(f"expected one of {', '.join(sorted(allowed))}{why}")
     return value
 
 
@@ -180,7 +188,7 @@ def stanza_type(name: str, types: ProviderTypes) -> type[Provider]:
     currency = Annotated[
         str,
         Field(pattern=r"^[A-Z]{3}$"),
-        AfterValidator(partial(_known_currency, allowed=types.currencies)),
+        AfterValidator(partial(_known_currency, offered=types.currencies)),
     ]
     fields: dict[str, Any] = {
         "credentials": (types.credentials, Field(default_factory=dict, validate_default=True)),

@@ -41,6 +41,8 @@ REFUSED_ITEMS: Final = (
     "size_not_offered",
     "size_required",
     "size_system",
+    "currency",
+    "forbidden",
 )
 ERRORS: Final = TROUBLES + REFUSED_ITEMS
 REQUEST_CLASSES: Final = (

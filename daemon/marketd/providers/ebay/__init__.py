@@ -17,14 +17,13 @@ from marketd import errors, http_client, oauth, provider
 from marketd.models import Listing, Product, Quote
 from marketd.provider import Ask, Found, Http, Usage
 from marketd.providers.ebay import reading, sales, searching
-from marketd.providers.ebay.options import Band, Credentials, Options
+from marketd.providers.ebay.options import MARKETPLACES, Band, Credentials, Options
 from marketd.providers.ebay.reading import Offer
 
 __all__ = ["PROVIDER", "Band", "Credentials", "EBay", "Options"]
 
 SCOPE = "https://api.ebay.com/oauth/api_scope"  #: the production host also in eBay's own sandbox
 SEARCH = "/buy/browse/v1/item_summary/search"
-_CURRENCIES = {"EBAY_US": "USD", "EBAY_CA": "CAD", "EBAY_AU": "AUD", "EBAY_GB": "GBP", "EBAY_DE": "EUR"}
 
 
 class EBay:
@@ -33,7 +32,7 @@ class EBay:
     name: ClassVar[str] = "ebay"
     all_sizes: ClassVar[bool] = False
     images: ClassVar[bool] = True
-    currencies: ClassVar[frozenset[str]] = frozenset(_CURRENCIES.values())
+    currencies: ClassVar[frozenset[str]] = frozenset(MARKETPLACES.values())
     defaults: ClassVar[Mapping[str, Any]] = {
         "base_url": "https://api.ebay.com",
         "token_url": "/identity/v1/oauth2/token",
@@ -93,11 +92,9 @@ class EBay:
 
     async def fetch(self, ask: Ask, http: Http) -> Found:
         """A quote for each asked size. The product's name and picture are those of the cheapest listing."""
-        expected = _CURRENCIES[self.options.marketplace]
-        if ask.currency != expected:
-            raise errors.Rejected(
-                f"{self.options.marketplace} has prices in {expected}, not in {ask.currency}", code="currency"
-            )
+        marketplace = self.options.marketplace
+        if ask.currency not in self.options.currencies:
+            raise errors.Rejected(f"{marketplace} has no prices in {ask.currency}", code="currency")
         quotes: dict[str | None, Quote] = {}
         answers: dict[str | None, str | errors.ProviderError | None] = {}
         best: Offer | None = None

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from marketd import provider
 
+MARKETPLACES = {"EBAY_US": "USD", "EBAY_CA": "CAD", "EBAY_AU": "AUD", "EBAY_GB": "GBP", "EBAY_DE": "EUR"}
+
 
 class Credentials(provider.Credentials):
     """The keyset of an application; it must be enabled for production."""
@@ -44,3 +46,8 @@ class Options(provider.Options):
     band: Band = Band()
     search_titles: bool = True  # a second request without the size aspect when the first finds nothing
     insights: bool = False  # one more request per size, for sold prices; the keyset needs the scope
+
+    @property
+    def currencies(self) -> frozenset[str]:
+        """A marketplace has prices in one."""
+        return frozenset((MARKETPLACES[self.marketplace],))
