@@ -340,9 +340,14 @@ select (select array_agg(h.u) from held h) as held, d.jobs, d.again, p.stored, p
 -- rescue, its mates do not; too many make it poison: failed, with the reason. Where workers die of something else (kills,
 -- a machine without memory, an outage), a job may be there several times by chance: as long as it was there at less than
 -- three in four of the deaths since it became a suspect, it is given three times as many rescues.
+-- One that settle passed over, because somebody held its row, pays nothing: the row of its fetch is gone, and its daemon lives.
+-- (That of a dead daemon's fetch may be gone, too: the next claim of the unit takes it.)
 with expired as (
-  select j.id, j.unit_key, j.lease_id, j.locked_by, j.suspect_since, j.lead, j.rescues + 1 as deaths, s.max_rescues,
-         clock_timestamp() as now_at
+  select j.id, j.unit_key, j.lease_id, j.locked_by, j.suspect_since, j.rescues + 1 as deaths, s.max_rescues,
+         clock_timestamp() as now_at,
+         j.lead and (exists (select from market_fetches f where f.unit_key = j.unit_key and f.lease_id = j.lease_id)
+                     or not exists (select from market_daemons d
+                                     where d.daemon_id = j.locked_by and d.alive_until > clock_timestamp())) as pays
     from market_jobs j, market_settings s
    where j.status = 'running' and j.lease_expires_at < (select clock_timestamp())   -- bare, it is no index condition
      -- the fetch's own row is the lease; a job's lags behind when somebody held the job's row at an extension
@@ -351,7 +356,7 @@ with expired as (
    order by j.lease_expires_at limit 500
    for update of j skip locked
 ), judged as (
-  select e.*, e.lead and e.deaths > e.max_rescues and (
+  select e.*, e.pays and e.deaths > e.max_rescues and (
            e.deaths > 3 * e.max_rescues
            or 4 * e.deaths >= 3 * (select count(*) from market_daemons d
                                     where d.died_at >= e.suspect_since or d.daemon_id = e.locked_by)) as poison
@@ -361,12 +366,12 @@ with expired as (
    where f.unit_key = e.unit_key and f.lease_id = e.lease_id
 ), buried as (
   update market_daemons d set died_at = (select min(e.now_at) from expired e)
-   where d.died_at is null and d.daemon_id in (select e.locked_by from expired e)
+   where d.died_at is null and d.daemon_id in (select e.locked_by from expired e where e.pays)
 )
 update market_jobs j set
   status = case when e.poison then 'failed' else 'pending' end,
-  rescues = j.rescues + j.lead::int, attempt = greatest(0, j.attempt - 1), lead = false,
-  suspect_since = coalesce(j.suspect_since, case when e.lead then (select min(x.now_at) from expired x) end),
+  rescues = j.rescues + e.pays::int, attempt = greatest(0, j.attempt - 1), lead = false,
+  suspect_since = coalesce(j.suspect_since, case when e.pays then (select min(x.now_at) from expired x) end),
   lease_id = null, lease_expires_at = null, locked_by = null,
   run_at = case when e.poison then j.run_at else clock_timestamp() end,
   error_code = case when e.poison then 'poison' end,

@@ -645,8 +645,9 @@ async def test_an_app_idle_in_transaction_stalls_nothing_but_itself(
 
 
 async def test_a_row_that_an_app_locks_by_hand_delays_only_that_job(
-    connect: Connect, db: Connection, jobs: JobStore
+    connect: Connect, db: Connection, pool: Database
 ) -> None:
+    jobs = JobStore(pool, await daemon(db))
     held = (await enqueue(db, size="9"))["job_id"]
     free = (await enqueue(db, size="10"))["job_id"]
     unit = await claim_one(jobs)
@@ -663,9 +664,11 @@ async def test_a_row_that_an_app_locks_by_hand_delays_only_that_job(
     await locked.rollback()
     # Nobody fetches for it any more: it is rescued without fault, and served by the price that is there.
     await _expire(db)
-    await jobs.rescue()
+    assert [r.job_id for r in await jobs.rescue()] == [held]
+    assert await value(db, "select died_at from market_daemons") is None
     assert await claim(jobs) == []
-    assert (await job(db, held))["outcome"] == "fresh"
+    row = await job(db, held)
+    assert (row["outcome"], row["rescues"], row["suspect_since"]) == ("fresh", 0, None)
 
 
 async def test_a_job_whose_own_lease_lags_behind_its_fetch_is_not_rescued(
@@ -692,6 +695,18 @@ async def test_an_expired_lease_returns_the_job_with_its_attempt_refunded(
     row = await job(db, job_id)
     assert (row["status"], row["attempt"], row["rescues"], row["lease_id"]) == ("pending", 0, 1, None)
     assert await value(db, "select count(*) from market_fetches") == 0
+
+
+async def test_a_dead_workers_job_pays_although_the_next_claim_of_its_unit_was_quicker_than_the_rescue(
+    db: Connection, jobs: JobStore
+) -> None:
+    lead = (await enqueue(db, size="9"))["job_id"]
+    await claim_one(jobs)
+    await enqueue(db, size="10")
+    await _expire(db)
+    await claim_one(jobs)
+    await jobs.rescue()
+    assert (await job(db, lead))["rescues"] == 1
 
 
 async def test_mates_pay_nothing_for_a_worker_that_died_on_another_job(

@@ -25,7 +25,7 @@ _JOB_COLUMNS, _QUOTE_COLUMNS = len(get_args(OutcomeRow)), len(get_args(QuoteRow)
 
 @value
 class Settled:
-    """What a settle wrote. `skipped` jobs were locked by somebody else; their leases will expire."""
+    """What a settle wrote. `skipped` jobs were locked by somebody else: `rescue` takes them up, without fault."""
 
     changed: int
     stored: int  #: prices that were newer than the known ones, changed or not
