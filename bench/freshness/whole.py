@@ -61,6 +61,13 @@ async def whole_run(
         await db.close()
 
 
+class _Strict(Observers):
+    """A pass that failed in part would spoil the figures in silence."""
+
+    def event(self, name: str, **fields: object) -> None:
+        assert fields.get("result") != "failed", fields
+
+
 class Whole(Run):
     """Apps, scheduler, lane and provider in one virtual time. Keeps the same books as `Run`, apart from the SQL's."""
 
@@ -84,7 +91,7 @@ class Whole(Run):
             keep_requests=24 * _HOUR,
         )
         self._scheduler = Scheduler(
-            timing, RunStore(db), self._jobs, Observers(), [PlanStore(db, lambda: tick).plan]
+            timing, RunStore(db), self._jobs, _Strict(), [PlanStore(db, lambda: tick).plan]
         )
         self._alive_for = timing.alive_for
         first = np.flatnonzero(np.diff(world.product_of[world.unit_of], prepend=-1))

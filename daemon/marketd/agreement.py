@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import asyncpg
-
 from marketd import errors, wiring
 from marketd.config import Config
 from marketd.metrics import Metrics
@@ -46,8 +44,8 @@ class Agreement:
                 renewed=renewed,
                 further=[self._plans.dials_written(wiring.dials_of(config))],
             )
-        except asyncpg.PostgresError as error:
-            raise errors.ConfigError([f"Postgres refuses a value ({error.sqlstate}): {error}"]) from error
+        except errors.StatementRefused as error:
+            raise errors.ConfigError([f"Postgres refuses a value: {error}"]) from error
 
     def forget(self) -> None:
         """Our own settings are new: who differs from them is to be told anew."""

@@ -3,7 +3,9 @@
 MarketdError
   ConfigError               exit 78 at start; on SIGHUP the old config stays
   SchemaError               exit 78: the database's schema is missing, old, newer or changed
-  DatabaseUnavailable       exit 75, or wait and reconnect
+  DatabaseError
+    DatabaseUnavailable     exit 75, or wait and reconnect
+    StatementRefused        not by itself any better the next time: told, and the rest goes on
   LeaseLost                 another worker owns the unit: drop the result, count it
   NotGranted                budget, pace, cool-down, circuit or pause refuse the next request: snooze
   ProviderError             what a provider answered; `code` is a stable word for SQL and metrics
@@ -38,8 +40,16 @@ class SchemaError(MarketdError):
     """The database's schema does not fit this program; the message says what to do."""
 
 
-class DatabaseUnavailable(MarketdError):
+class DatabaseError(MarketdError):
+    """Postgres did not do what was asked."""
+
+
+class DatabaseUnavailable(DatabaseError):
     """Postgres cannot be reached (or refuses us) right now."""
+
+
+class StatementRefused(DatabaseError):
+    """Postgres refuses a statement for what is in it, or in its tables: a number out of range, a check, a right."""
 
 
 class CannotListen(MarketdError):

@@ -305,4 +305,6 @@ def _kind_of_trouble(error: BaseException | None, unit: Unit, visit: Visit) -> R
 
 
 def _unexpected(error: BaseException | None) -> bool:
-    return error is not None and not isinstance(error, errors.MarketdError)
+    """Whether it is a fault of ours: neither an answer of the provider nor a state of the world."""
+    ours = isinstance(error, errors.StatementRefused)
+    return error is not None and (ours or not isinstance(error, errors.MarketdError))

@@ -155,7 +155,7 @@ class Scheduler:
             self._now.clear()
             try:
                 await self.one_pass("notify" if forced else "timer", forced=forced)
-            except errors.DatabaseUnavailable as error:
+            except errors.DatabaseError as error:
                 self._observer.event("run_done", result="failed", error=str(error))
             self.last_pass = clock.monotonic()
             await self._until_next()
@@ -175,28 +175,30 @@ class Scheduler:
             await _either(self._now, self._retimed, left_s)
 
     async def one_pass(self, trigger: str, *, forced: bool = False) -> bool:
-        """Do one pass unless another daemon did within the interval. Raises DatabaseUnavailable."""
+        """Do one pass unless another daemon did within the interval.
+
+        Raises DatabaseError when it cannot be begun or ended; what fails in it is told. One that is cut off has no end.
+        """
         distance = _ASKED_TOGETHER if forced else self.timing.interval * 0.9
         run = await self._runs.begin(trigger, distance, asked=forced)
         if run is None:
             self._observer.event("run_done", result="skipped")
             return False
-        error: str | None = None
-        try:
-            await self._chores_of(run)
-        except errors.MarketdError as trouble:
-            error = f"{type(trouble).__name__}: {trouble}"[:300]
-            raise
-        finally:
-            # The audit row says how it ended, also when it ended badly.
-            await self._runs.end(
-                run, await self._jobs.finished_between(run.previous_at, run.started_at), error
-            )
-        self._observer.event("run_done", result="ok", run_id=run.run_id)
+        failed = await self._chores_of(run)
+        error = "; ".join(failed)[:300] or None
+        counts = await self._jobs.finished_between(run.previous_at, run.started_at)
+        await self._runs.end(run, counts, error)
+        if error is None:
+            self._observer.event("run_done", result="ok", run_id=run.run_id)
+        else:
+            self._observer.event("run_done", result="failed", run_id=run.run_id, error=error)
         return True
 
-    async def _chores_of(self, run: Run) -> None:
-        """All of them, also those after one that failed: a statement that outlasts its time shall starve no other."""
+    async def _chores_of(self, run: Run) -> list[str]:
+        """All of them, also those after one that failed: a statement that is slow, or refused, starves no other.
+
+        Returns what failed.
+        """
 
         async def learn_demand() -> None:
             since = min(_DEMAND_CAP_S, max(1.0, (run.started_at - run.previous_at).total_seconds()))
@@ -207,10 +209,9 @@ class Scheduler:
         for chore in chores:
             try:
                 await chore()
-            except errors.DatabaseUnavailable as error:
+            except errors.DatabaseError as error:
                 failed.append(f"{chore.__name__.strip('_')}: {error}")
-        if failed:
-            raise errors.DatabaseUnavailable("; ".join(failed))
+        return failed
 
     async def _prune(self) -> None:
         await self._runs.prune(

@@ -19,6 +19,7 @@ from hypothesis.errors import Flaky
 from hypothesis.stateful import run_state_machine_as_test
 
 from faults.test_state_machine import SEED, Place, Queue, close_place, open_place
+from marketd.errors import StatementRefused
 from marketd.store import jobs, settles
 from marketd.store.sqlfile import queries
 
@@ -131,7 +132,7 @@ def test_a_planted_fault_is_found(database: str, plant: Plant, monkeypatch: pyte
         try:
             loop.run(_plant(Queue.place.db, plant))
             # Flaky: found, and not again in the same history, since real clocks go on.
-            with pytest.raises((AssertionError, asyncpg.PostgresError, Flaky)) as found:
+            with pytest.raises((AssertionError, asyncpg.PostgresError, StatementRefused, Flaky)) as found:
                 run_state_machine_as_test(seed(SEED)(Queue), settings=plan)
         finally:
             loop.run(close_place(Queue.place))

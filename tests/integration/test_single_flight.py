@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from marketd import errors
-from marketd.scheduler import Scheduler, Timing
+from marketd.scheduler import Chore, Scheduler, Timing
 from marketd.store.jobs import JobStore
 from marketd.store.pool import Database
 from marketd.store.runs import RunStore
@@ -96,11 +96,49 @@ async def test_a_chore_that_fails_starves_no_other_and_is_named(database: str, d
         done.append("second")
 
     await db.execute("insert into market_job_runs (started_at) values (now() - interval '31 days')")
+    notes = Notes()
     async with opened(database) as pool:
-        jobs = JobStore(pool, uuid4())
-        scheduler = Scheduler(TIMING, RunStore(pool), jobs, Notes(), chores=(first, second))
-        with pytest.raises(errors.DatabaseUnavailable, match="first: canceling statement"):
-            await scheduler.one_pass("timer")
+        await _scheduler(pool, notes, first, second).one_pass("timer")
     assert done == ["second"]
     [run] = await db.fetch("select error from market_job_runs")  # the old one was pruned
     assert "first: canceling statement" in run["error"]
+    [(name, told)] = notes.events
+    assert (name, told["result"], told["error"]) == ("run_done", "failed", run["error"])
+
+
+async def test_a_chore_whose_statement_postgres_refuses_ends_no_daemon(database: str, db: Connection) -> None:
+    done: list[str] = []
+    async with opened(database) as pool:
+
+        async def first() -> None:
+            await pool.fetch("select 2147483647 + 1")
+
+        async def second() -> None:
+            done.append("second")
+
+        await _scheduler(pool, Notes(), first, second).one_pass("timer")
+    assert done == ["second"]
+    [run] = await db.fetch("select completed_at, error from market_job_runs")
+    assert run["completed_at"] is not None
+    assert "first: NumericValueOutOfRangeError: integer out of range" in run["error"]
+
+
+async def test_a_pass_that_was_cut_off_is_not_told_as_a_success(database: str, db: Connection) -> None:
+    begun = asyncio.Event()
+
+    async def hanging() -> None:
+        begun.set()
+        await asyncio.sleep(3600)
+
+    notes = Notes()
+    async with opened(database) as pool:
+        cut_off = asyncio.create_task(_scheduler(pool, notes, hanging).one_pass("timer"))
+        await begun.wait()
+        cut_off.cancel()
+        await asyncio.wait([cut_off])
+    assert notes.events == []
+    assert await value(db, "select completed_at from market_job_runs") is None
+
+
+def _scheduler(pool: Database, notes: Notes, *chores: Chore) -> Scheduler:
+    return Scheduler(TIMING, RunStore(pool), JobStore(pool, uuid4()), notes, chores=chores)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from marketd.errors import DatabaseUnavailable
+from marketd.errors import DatabaseError
 from marketd.store.pool import Database, Statement
 from marketd.store.sqlfile import queries
 
@@ -49,7 +49,7 @@ class PlanStore:
         return self._sql["put_dials"], dials.row()
 
     async def plan(self) -> None:
-        """One pass over all accounts. Raises DatabaseUnavailable for those that failed; what was planned stays.
+        """One pass over all accounts. Raises DatabaseError for those that failed; what was planned stays.
 
         Two daemons cannot plan the same account at once: each account's statement takes an advisory lock, or nothing.
         """
@@ -61,7 +61,7 @@ class PlanStore:
         for provider, account in await self._db.fetch(self._sql["accounts"]):
             try:
                 await self._db.fetch(self._sql["plan"], provider, account, self._interval().total_seconds())
-            except DatabaseUnavailable as error:
+            except DatabaseError as error:
                 failed.append(f"{provider}/{account}: {error}")
         if failed:
-            raise DatabaseUnavailable("; ".join(failed))
+            raise DatabaseError("; ".join(failed))

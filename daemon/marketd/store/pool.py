@@ -1,7 +1,8 @@
 """Connections to Postgres: the only place where asyncpg's errors become ours.
 
 Every call has a timeout. A statement that lost a fair fight (deadlock, serialization, a plan made stale by DDL) is run
-again; anything that means "Postgres is not there" becomes DatabaseUnavailable, and the caller backs off.
+again; anything that means "Postgres is not there" becomes DatabaseUnavailable, and the caller backs off; whatever else
+it says is StatementRefused.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, TypeAlias
 import asyncpg
 
 from marketd.clock import full_jitter
-from marketd.errors import DatabaseUnavailable
+from marketd.errors import DatabaseUnavailable, StatementRefused
 
 _AGAIN = (
     asyncpg.DeadlockDetectedError,
@@ -137,7 +138,7 @@ class Database:
         return self._pool.get_size(), self._pool.get_idle_size() + at_hand
 
     async def fetch(self, sql: str, *args: Any, patience_s: float | None = None) -> list[asyncpg.Record]:
-        """Run one statement in a transaction of its own. Raises DatabaseUnavailable.
+        """Run one statement in a transaction of its own. Raises DatabaseUnavailable, StatementRefused.
 
         `patience_s`, where it is shorter than the usual timeout: for statements that double as a probe.
         """
@@ -152,7 +153,10 @@ class Database:
         return None if row is None else row[0]
 
     async def together(self, statements: Sequence[Statement]) -> list[asyncpg.Record]:
-        """Run several statements in one transaction; the rows of the last. Raises DatabaseUnavailable."""
+        """Run several statements in one transaction; the rows of the last.
+
+        Raises DatabaseUnavailable, StatementRefused.
+        """
         return await self._run(statements)
 
     async def _run(
@@ -169,6 +173,8 @@ class Database:
                 if isinstance(error, asyncpg.ReadOnlySQLTransactionError | TimeoutError) and self._pool:
                     await self._expire(self._pool)  # a standby now, or cut off
                 raise DatabaseUnavailable(in_words(error)) from error
+            except asyncpg.PostgresError as error:
+                raise StatementRefused(in_words(error)) from error
         raise AssertionError("unreachable: the last try returns or raises")
 
     async def _once(self, statements: Sequence[Statement], patience_s: float | None) -> list[asyncpg.Record]:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import asyncpg
 
-from marketd.errors import LeaseLost
+from marketd.errors import LeaseLost, StatementRefused
 from marketd.models import Job, Listing, Quote, Unit
 from marketd.outcome import Outcome
 from marketd.store.batching import Batcher
@@ -54,13 +54,13 @@ class Settles:
         )
 
     def __call__(self, fetched: Fetched) -> Awaitable[Settled]:
-        """Raises LeaseLost, DatabaseUnavailable; or what Postgres has against this fetch."""
+        """Raises LeaseLost, DatabaseUnavailable; StatementRefused, if it is this fetch that Postgres refuses."""
         return self._batches(fetched)
 
     async def _each(self, batch: Sequence[Fetched]) -> list[Settled | Exception]:
         try:
             return await self._together(batch)
-        except asyncpg.PostgresError as error:
+        except StatementRefused as error:
             if len(batch) == 1:
                 return [error]
         # One of them holds what Postgres refuses; the others shall not suffer for it.
