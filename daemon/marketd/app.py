@@ -181,7 +181,10 @@ class App:
         """
         new = wiring.with_logins(new)
         accounts = wiring.accounts_of(new, self._kinds)
+        on = {(a.provider, a.account) for a in accounts if a.off_reason is None}
+        doors = self._visits.build(new, on)  # first, since a provider may refuse what the file says
         await self._agreement.write(new, accounts, renewed=await self._renewed(old, new))
+        self._visits.use(doors)
         self._visits.void_blocks()
         self._config = new
         logs.setup(new.log, stream=self._log_stream)
@@ -193,7 +196,7 @@ class App:
         self._poller.timing = wiring.timing_of(new)
         self._poller.kick()
         self._scheduler.retime(wiring.timing_of(new))
-        self._lanes.halt_all_but({(a.provider, a.account) for a in accounts if a.off_reason is None})
+        self._lanes.halt_all_but(on)
         for account in accounts:
             if account.off_reason is not None:
                 self._observer.event("provider_off", lane=account.lane, reason=account.off_reason)
@@ -210,7 +213,7 @@ class App:
         await self._agreement.compare(self._config)
 
     def _lane_settings(self, provider: str, account: str) -> LaneSettings:
-        visit = self._visits.opener(self._config, provider, account)
+        visit = self._visits.opener(provider, account)
         ahead = self._visits.charged_ahead(provider, account)
         return wiring.lane_settings(self._config, provider, account, visit, ahead)
 

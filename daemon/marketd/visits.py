@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from uuid import UUID
 
 import aiohttp
 from aiolimiter import AsyncLimiter
 
+from marketd import errors
 from marketd.config import Config
-from marketd.config.flat import secrets
+from marketd.config.flat import MASK, secrets
 from marketd.http_client import Door, ProviderHttp
 from marketd.models import DEFAULT_ACCOUNT, Unit
 from marketd.provider import Ask, Found, TellsUsage, Usage
@@ -22,6 +23,7 @@ from marketd.telemetry import Observer, RequestReport
 from marketd.values import value
 
 Lane = tuple[str, str]
+Built = tuple[str, Plugin, Door]  #: by the fingerprint of what it was built from
 
 _TIMER_S = 0.001  #: event loops wake no more exactly
 
@@ -72,36 +74,54 @@ class Visits:
         self._kinds = kinds
         self._state_dir = state_dir
         self._observer = observer
-        self._built: dict[Lane, tuple[str, Plugin, Door]] = {}
+        self._built: dict[Lane, Built] = {}
         self._chargers: dict[Lane, Charger] = {}
 
-    def opener(self, config: Config, provider: str, account: str) -> Callable[[Unit], Visit]:
-        """What opens a visit for each unit of this lane. An unchanged stanza keeps its door, and so its token."""
+    def build(self, config: Config, lanes: Iterable[Lane]) -> dict[Lane, Built]:
+        """What `use` puts to work. An unchanged stanza keeps its door, and so its token. Raises ConfigError."""
+        return {lane: self._build(config, *lane) for lane in lanes}
+
+    def use(self, built: dict[Lane, Built]) -> None:
+        """From now on visits go through these."""
+        self._built = built
+
+    def _build(self, config: Config, provider: str, account: str) -> Built:
         stanza = config.providers[provider]
         fingerprint = config.lane_digest(provider, account)
         known = self._built.get((provider, account))
-        if known is None or known[0] != fingerprint:
+        if known is not None and known[0] == fingerprint:
+            return known
+        credentials = stanza.credentials_of(account)
+        hidden = tuple(sorted(secrets(credentials), key=len, reverse=True))
+        suffix = "" if account == DEFAULT_ACCOUNT else f"-{account}"
+        try:
             plugin = self._kinds[provider](stanza.options)
-            suffix = "" if account == DEFAULT_ACCOUNT else f"-{account}"
-            door = Door(
-                provider=provider,
-                account=account,
-                base_url=stanza.base_url.rstrip("/"),
-                timeout_s=stanza.timeout.total_seconds(),
-                session=self._session,
-                auth=plugin.authorize(
-                    stanza.credentials_of(account),
-                    token_url=stanza.token_url,
-                    token_file=self._state_dir / f"{provider}{suffix}-token.json",
-                ),
-                pacer=_pacer(stanza.pace.interval_s),
-                classify=plugin.classify,
-                secrets=tuple(sorted(secrets(stanza.credentials_of(account)), key=len, reverse=True)),
+            auth = plugin.authorize(
+                credentials,
+                token_url=stanza.token_url,
+                token_file=self._state_dir / f"{provider}{suffix}-token.json",
             )
-            known = (fingerprint, plugin, door)
-            self._built[provider, account] = known
-        _, built, door = known
+        except Exception as error:  # maybe someone else's module: the operator must learn whose it is
+            reason = f"{type(error).__name__}: {error}"
+            for secret in hidden:
+                reason = reason.replace(secret, MASK)
+            raise errors.ConfigError([f"providers.{provider}: {reason}"]) from None
+        door = Door(
+            provider=provider,
+            account=account,
+            base_url=stanza.base_url.rstrip("/"),
+            timeout_s=stanza.timeout.total_seconds(),
+            session=self._session,
+            auth=auth,
+            pacer=_pacer(stanza.pace.interval_s),
+            classify=plugin.classify,
+            secrets=hidden,
+        )
+        return fingerprint, plugin, door
 
+    def opener(self, provider: str, account: str) -> Callable[[Unit], Visit]:
+        """What opens a visit for each unit of this lane."""
+        _, built, door = self._built[provider, account]
         charger = self._charger(provider, account)
 
         def visit(unit: Unit) -> Visit:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import signal
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
@@ -40,9 +42,18 @@ async def bazaar() -> AsyncIterator[str]:
     await runner.cleanup()
 
 
-def _install(folder: Path) -> None:
+def _install(folder: Path, *, needs_token_url: bool = False) -> None:
     """The page's module as an installed distribution: the module itself, and the entry point's metadata."""
     (module,) = re.findall(r"## The module\n+```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    if needs_token_url:
+        made = "        return oauth.StaticToken("
+        assert made in module
+        refusal = (
+            "        if not token_url:\n"
+            "            raise ValueError(f'no token_url for {credentials.key.get_secret_value()}')\n"
+        )
+        module = module.replace(made, refusal + made)
+    folder.mkdir()
     (folder / "marketd_bazaar.py").write_text(module)
     info = folder / "marketd_bazaar-1.0.dist-info"
     info.mkdir()
@@ -54,7 +65,6 @@ async def test_the_documented_provider_fetches_prices(
     db: asyncpg.Connection, database: str, bazaar: str, tmp_path: Path
 ) -> None:
     plugins = tmp_path / "plugins"
-    plugins.mkdir()
     _install(plugins)
     configuration = {
         "database": {"dsn": database},
@@ -85,3 +95,40 @@ async def test_the_documented_provider_fetches_prices(
         ("DD1391-100", "12", "size_not_offered", None, None),
         ("NOPE-1", "9", "unknown_sku", None, None),
     }
+
+
+async def test_a_provider_that_refuses_its_stanza_keeps_the_daemon_down_or_as_it_was(
+    db: asyncpg.Connection, database: str, bazaar: str, tmp_path: Path
+) -> None:
+    plugins = tmp_path / "plugins"
+    _install(plugins, needs_token_url=True)
+    stanza = {"base_url": bazaar, "credentials": {"key": "a-key"}, "currency": "USD"}
+    configuration = {
+        "database": {"dsn": database},
+        "state_dir": str(tmp_path / "state"),
+        "http": {"port": 0},
+        "scheduler": {"poll": "200ms"},
+        "providers": {"bazaar": stanza},
+    }
+    daemon = Daemon(tmp_path, configuration, env={"PYTHONPATH": str(plugins)})
+    refusal = "providers.bazaar: ValueError: no token_url for **********"
+    await daemon.spawn()
+    assert await asyncio.wait_for(daemon.process.wait(), 20) == 78
+    assert refusal in daemon.text()
+
+    daemon.write({**configuration, "providers": {"bazaar": {**stanza, "token_url": bazaar}}})
+    await daemon.start()
+    try:
+        before = await db.fetchval("select config_hash from market_settings")
+        daemon.write({**configuration, "scheduler": {"poll": "300ms"}})
+        daemon.process.send_signal(signal.SIGHUP)
+
+        async def rejected() -> bool:
+            return '"event": "config_rejected"' in daemon.text()
+
+        await until(rejected)
+        assert await db.fetchval("select config_hash from market_settings") == before
+    finally:
+        assert await daemon.stop() == 0
+    assert daemon.text().count(refusal) >= 2
+    assert "a-key" not in daemon.text()

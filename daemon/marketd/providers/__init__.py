@@ -41,7 +41,7 @@ class Plugin(Provider, Protocol):
     def authorize(self, credentials: Any, *, token_url: str | None, token_file: Path) -> Auth:
         """What proves who we are, from `credentials_type`; a minted token may be kept in the file.
 
-        Raises ValueError when `token_url` is needed and missing.
+        Raises ValueError when `token_url` is needed and missing; the configuration is then refused.
         """
         ...
 

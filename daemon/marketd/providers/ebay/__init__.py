@@ -92,9 +92,11 @@ class EBay:
 
     async def fetch(self, ask: Ask, http: Http) -> Found:
         """A quote for each asked size. The product's name and picture are those of the cheapest listing."""
-        marketplace = self.options.marketplace
-        if ask.currency not in self.options.currencies:
-            raise errors.Rejected(f"{marketplace} has no prices in {ask.currency}", code="currency")
+        expected = MARKETPLACES[self.options.marketplace]
+        if ask.currency != expected:
+            raise errors.Rejected(
+                f"{self.options.marketplace} has prices in {expected}, not in {ask.currency}", code="currency"
+            )
         quotes: dict[str | None, Quote] = {}
         answers: dict[str | None, str | errors.ProviderError | None] = {}
         best: Offer | None = None
