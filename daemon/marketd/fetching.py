@@ -181,6 +181,8 @@ class Fetching:
         match this.error:
             case None if this.found is not None:
                 self._refused.discard(key)
+            case errors.Unauthorized() if self._renewed(this):
+                pass
             case errors.Unauthorized(error_code="forbidden") if this.visit.is_probe:
                 self._refused.add(key)
                 this.aside = True
@@ -272,9 +274,13 @@ class Fetching:
         match this.error:
             case errors.Throttled(retry_after_s=retry_after_s):
                 return retry_after_s
-            case errors.Unauthorized() if this.settings.credentials != self._in_force().credentials:
-                return _AT_ONCE_S  # a reload replaced them meanwhile: those in force are probed at once
+            case errors.Unauthorized() if self._renewed(this):
+                return _AT_ONCE_S  # those in force are probed at once
         return None
+
+    def _renewed(self, this: _Fetch) -> bool:
+        """Whether a reload replaced the credentials meanwhile."""
+        return this.settings.credentials != self._in_force().credentials
 
 
 def _ask(unit: Unit) -> Ask:
