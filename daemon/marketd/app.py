@@ -136,7 +136,7 @@ class App:
         )
         self._poller = Poller(timing, jobs, lambda state: self._lanes.wake(state), self._observer)
         self._lanes = Lanes(stores, self._observer, self._poller.kick)
-        self._plans = PlanStore(db, lambda: self._scheduler.timing.interval)
+        self._plans = PlanStore(db, lambda: self._scheduler.timing.interval, lambda: self._scheduler.turned())
         self._agreement = Agreement(self._daemons, self._plans, self._kinds, self.metrics, self._observer)
         self._scheduler = Scheduler(
             timing, runs, jobs, self._observer, chores=(Enrichment(jobs).enrich, self._plans.plan)

@@ -46,7 +46,6 @@ class Health:
     def stuck(self) -> list[str]:
         """Loops that do not come round any more; a database that is away does not count, they wait for it."""
         now = clock.monotonic()
-        interval_s = self._scheduler.timing.interval.total_seconds()
         poll_s = self._poller.timing.poll.total_seconds()
         marks = {
             f"lane {provider}/{account}": (lane.last_turn, _STUCK_S)
@@ -54,7 +53,7 @@ class Health:
             if not lane.busy
         }
         marks["poller"] = (self._poller.last_turn, _STUCK_S + 2 * poll_s)
-        marks["scheduler"] = (self._scheduler.last_pass, _STUCK_S + 2 * interval_s)
+        marks["scheduler"] = (self._scheduler.last_turn, _STUCK_S)
         if self._listener.connected and self._listener.last_echo is not None:
             marks["listener"] = (self._listener.last_echo, _STUCK_S)
         return [

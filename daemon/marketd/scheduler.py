@@ -14,6 +14,7 @@ from marketd.store.runs import Run, RunStore
 from marketd.telemetry import Observer
 
 _SWEEP_AT_MOST_S = 15.0
+_LOOK_ROUND_S = 30.0  #: between passes the loop comes round so often, which the watchdog sees
 _DEMAND_CAP_S = 3600.0
 _ASKED_TOGETHER = timedelta(seconds=1)  #: every daemon hears of a wish for a pass, and one pass is enough
 
@@ -143,11 +144,16 @@ class Scheduler:
         self._chores = chores
         self._now = asyncio.Event()
         self._retimed = asyncio.Event()
-        self.last_pass = clock.monotonic()  #: when the loop last came round, for the watchdog
+        self.last_pass = clock.monotonic()  #: when the last one was over: the interval begins
+        self.last_turn = clock.monotonic()  #: when the loop last got on, for the watchdog
 
     def run_now(self) -> None:
         """Somebody asked for a pass (market_run_now)."""
         self._now.set()
+
+    def turned(self) -> None:
+        """A part of a pass is done. Its statements are limited in time each, not together."""
+        self.last_turn = clock.monotonic()
 
     async def run(self) -> None:
         while True:
@@ -169,10 +175,11 @@ class Scheduler:
         late = clock.jittered(1.0, spread=0.05)
         while not self._now.is_set():
             self._retimed.clear()
+            self.turned()
             left_s = self.last_pass + self.timing.interval.total_seconds() * late - clock.monotonic()
             if left_s <= 0:
                 return
-            await _either(self._now, self._retimed, left_s)
+            await _either(self._now, self._retimed, min(left_s, _LOOK_ROUND_S))
 
     async def one_pass(self, trigger: str, *, forced: bool = False) -> bool:
         """Do one pass unless another daemon did within the interval.
@@ -211,6 +218,7 @@ class Scheduler:
                 await chore()
             except errors.DatabaseError as error:
                 failed.append(f"{chore.__name__.strip('_')}: {error}")
+            self.turned()
         return failed
 
     async def _prune(self) -> None:
@@ -218,6 +226,7 @@ class Scheduler:
             jobs=self.timing.keep_finished,
             history=self.timing.keep_history,
             requests=self.timing.keep_requests,
+            turned=self.turned,
         )
 
 

@@ -17,7 +17,7 @@ import asyncpg
 import pytest
 
 from marketd.cli import main
-from marketd.errors import DatabaseUnavailable, Transient
+from marketd.errors import DatabaseError, Transient
 from marketd.models import Quote, Unit
 from marketd.outcome import Failed, Outcome, Priced, Retried
 from marketd.store.jobs import JobStore
@@ -715,7 +715,7 @@ async def test_an_account_whose_plan_fails_starves_no_other(db: Any, database: s
     pool = Database(database, size=2, timeout_s=10)
     await pool.open()
     try:
-        with pytest.raises(DatabaseUnavailable, match=r"alias/default: .*statement timeout"):
+        with pytest.raises(DatabaseError, match=r"alias/default: .*statement timeout"):
             await PlanStore(pool, lambda: HOUR).plan()
     finally:
         await pool.close()

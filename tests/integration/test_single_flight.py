@@ -13,6 +13,7 @@ import pytest
 from marketd import errors
 from marketd.scheduler import Chore, Scheduler, Timing
 from marketd.store.jobs import JobStore
+from marketd.store.plan import PlanStore
 from marketd.store.pool import Database
 from marketd.store.runs import RunStore
 from provider_kit import Notes
@@ -138,6 +139,34 @@ async def test_a_pass_that_was_cut_off_is_not_told_as_a_success(database: str, d
         await asyncio.wait([cut_off])
     assert notes.events == []
     assert await value(db, "select completed_at from market_job_runs") is None
+
+
+async def test_a_long_pass_is_seen_to_get_on(database: str, db: Connection) -> None:
+    """Its statements are limited in time each, not together: ten minutes of pruning are no reason for the watchdog."""
+    await db.execute(
+        "insert into market_jobs (provider, sku, size) select 'stockx', 'A-' || n, '10' from generate_series(1, 5) n"
+    )
+    await db.execute(
+        "update market_jobs set status = 'done', outcome = 'fresh', completed_at = now() - interval '1 day'"
+    )
+    turns: list[float] = []
+
+    async def chore() -> None:
+        turns.append(scheduler.last_turn)
+
+    async with opened(database) as pool:
+        batches: list[None] = []
+        await RunStore(pool).prune(
+            jobs=TICK, history=TICK, requests=TICK, turned=lambda: batches.append(None), batch=2
+        )
+        await PlanStore(pool, lambda: TICK, lambda: batches.append(None)).plan()
+        assert len(batches) == 3 + 1 + 1 + 1 + 1  # prune_jobs, the other two, a fold, an account
+        scheduler = _scheduler(pool, Notes(), chore, chore)
+        turns.append(scheduler.last_turn)
+        passed = scheduler.last_pass
+        await scheduler.one_pass("timer")
+        assert len({*turns, scheduler.last_turn}) == 4
+        assert scheduler.last_pass == passed, "the interval begins when it is over"
 
 
 def _scheduler(pool: Database, notes: Notes, *chores: Chore) -> Scheduler:

@@ -27,7 +27,7 @@ def parts() -> SimpleNamespace:
         poller=SimpleNamespace(
             last_turn=now, last_poll=now, timing=SimpleNamespace(poll=timedelta(seconds=5))
         ),
-        scheduler=SimpleNamespace(last_pass=now, timing=SimpleNamespace(interval=timedelta(minutes=1))),
+        scheduler=SimpleNamespace(last_turn=now),
         listener=SimpleNamespace(connected=True, last_echo=now),
     )
 
@@ -45,7 +45,7 @@ def test_a_daemon_that_gets_on_is_ready(parts: SimpleNamespace) -> None:
     [
         ("lane", "last_turn", "lane stockx/default"),
         ("poller", "last_turn", "poller"),
-        ("scheduler", "last_pass", "scheduler"),
+        ("scheduler", "last_turn", "scheduler"),
         ("listener", "last_echo", "listener"),
     ],
 )

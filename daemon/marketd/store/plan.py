@@ -38,10 +38,13 @@ class Dials:
 class PlanStore:
     """Folds what apps told, and opens background jobs for the calls of the next interval."""
 
-    def __init__(self, db: Database, interval: Callable[[], timedelta]) -> None:
-        """`interval`: the present distance between two passes."""
+    def __init__(
+        self, db: Database, interval: Callable[[], timedelta], turned: Callable[[], None] = lambda: None
+    ) -> None:
+        """`interval`: the present distance between two passes; `turned` is called after each statement of `plan`."""
         self._db = db
         self._interval = interval
+        self._turned = turned
         self._sql = queries("plan")
 
     def dials_written(self, dials: Dials) -> Statement:
@@ -55,6 +58,7 @@ class PlanStore:
         """
         for _ in range(_FOLDS):
             [row] = await self._db.fetch(self._sql["fold"])
+            self._turned()
             if row["more"] is False:
                 break
         failed = []
@@ -63,5 +67,6 @@ class PlanStore:
                 await self._db.fetch(self._sql["plan"], provider, account, self._interval().total_seconds())
             except DatabaseError as error:
                 failed.append(f"{provider}/{account}: {error}")
+            self._turned()
         if failed:
             raise DatabaseError("; ".join(failed))

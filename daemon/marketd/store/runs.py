@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -43,15 +43,23 @@ class RunStore:
         await self._db.fetch(self._sql["learn_demand"], seconds)
 
     async def prune(
-        self, *, jobs: timedelta, history: timedelta, requests: timedelta, batch: int = 2000
+        self,
+        *,
+        jobs: timedelta,
+        history: timedelta,
+        requests: timedelta,
+        turned: Callable[[], None] = lambda: None,
+        batch: int = 2000,
     ) -> None:
         """Delete what is too old, in batches that are a transaction each, so that no lock is held for long.
 
-        After some batches of a kind the rest is left to the next pass.
+        After some batches of a kind the rest is left to the next pass. `turned` is called after each.
         """
         for name, age in (("prune_jobs", jobs), ("prune_history", history), ("prune_requests", requests)):
             for _ in range(_PRUNE_BATCHES):
-                if await self._db.fetchval(self._sql[name], age, batch) < batch:
+                gone = await self._db.fetchval(self._sql[name], age, batch)
+                turned()
+                if gone < batch:
                     break
         await self._db.fetch(self._sql["prune_rest"])
 
