@@ -163,7 +163,7 @@ create table market_job_requests (
 comment on table market_job_requests is 'Who asked for a job and when. A merge writes here and leaves a running job''s own row alone; no foreign key, which would lock it.';
 CREATE INDEX market_job_requests_job ON market_job_requests USING btree (job_id, requested_at);
 CREATE INDEX market_job_requests_loose ON market_job_requests USING btree (job_id, requested_at) WHERE (loose AND (NOT served));
-CREATE INDEX market_job_requests_unfolded ON market_job_requests USING btree (request_id) WHERE (NOT folded);
+CREATE INDEX market_job_requests_unfolded ON market_job_requests USING btree (job_id) WHERE (NOT folded);
 
 create table market_job_runs (
   run_id bigint generated always as identity not null,
@@ -2793,21 +2793,21 @@ CREATE OR REPLACE FUNCTION market_fold_requests()
  RETURNS integer
  LANGUAGE plpgsql
 AS $function$
-declare r record; j market_jobs; n int := 0;
+declare met bigint; j market_jobs; r record; n int := 0;
 begin
-  for r in
-    select q.* from market_job_requests q
-     where not q.folded and not exists (select from market_jobs m where m.id = q.job_id and m.status = 'running')
-     order by q.request_id limit 500
-  loop
-    select * into j from market_jobs where id = r.job_id and status in ('pending', 'deferred') for update skip locked;
-    if found then
+  for met in select distinct q.job_id from market_job_requests q where not q.folded order by q.job_id loop
+    select * into j from market_jobs where id = met and status <> 'running' for update skip locked;
+    continue when not found and exists (select from market_jobs m where m.id = met);
+    with folded as (
+      update market_job_requests q set folded = true where q.job_id = met and not q.folded returning q.priority, q.not_before
+    )
+    select count(*) as requests, max(f.priority) as priority, min(coalesce(f.not_before, clock_timestamp())) as not_before into r
+      from folded f;
+    if r.requests > 0 and j.status in ('pending', 'deferred') then   -- another daemon may have been quicker
       perform market__fold_into(j, r.priority, r.not_before);
-    elsif exists (select from market_jobs m where m.id = r.job_id and m.status in ('pending', 'deferred', 'running')) then
-      continue;
     end if;
-    update market_job_requests set folded = true where request_id = r.request_id;
-    n := n + 1;
+    n := n + r.requests;
+    exit when n >= 500;
   end loop;
   return n;
 end $function$;

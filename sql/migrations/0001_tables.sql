@@ -248,7 +248,7 @@ create table market_job_requests (
 );
 create index market_job_requests_job on market_job_requests (job_id, requested_at);
 -- Serves fold.
-create index market_job_requests_unfolded on market_job_requests (request_id) where not folded;
+create index market_job_requests_unfolded on market_job_requests (job_id) where not folded;
 -- Serves settle and reopen. Few rows are in it: those that came while the job's row was in other hands.
 create index market_job_requests_loose on market_job_requests (job_id, requested_at) where loose and not served;
 comment on table market_job_requests is

@@ -161,24 +161,25 @@ begin
   return case when p_priority > j.priority then 'raised' else 'merged' end;
 end $$;
 
--- Folds in the requests that met a row in somebody's hands; what is held, or runs, still is left for the next time.
+-- Folds in the requests that met a row in somebody's hands, those of a job together; what is held, or runs, still is left for
+-- the next time. It counts for nothing in the limit, or one who holds many would keep all others waiting.
 create function market_fold_requests() returns int
 language plpgsql as $$
-declare r record; j market_jobs; n int := 0;
+declare met bigint; j market_jobs; r record; n int := 0;
 begin
-  for r in
-    select q.* from market_job_requests q
-     where not q.folded and not exists (select from market_jobs m where m.id = q.job_id and m.status = 'running')
-     order by q.request_id limit 500
-  loop
-    select * into j from market_jobs where id = r.job_id and status in ('pending', 'deferred') for update skip locked;
-    if found then
+  for met in select distinct q.job_id from market_job_requests q where not q.folded order by q.job_id loop
+    select * into j from market_jobs where id = met and status <> 'running' for update skip locked;
+    continue when not found and exists (select from market_jobs m where m.id = met);
+    with folded as (
+      update market_job_requests q set folded = true where q.job_id = met and not q.folded returning q.priority, q.not_before
+    )
+    select count(*) as requests, max(f.priority) as priority, min(coalesce(f.not_before, clock_timestamp())) as not_before into r
+      from folded f;
+    if r.requests > 0 and j.status in ('pending', 'deferred') then   -- another daemon may have been quicker
       perform market__fold_into(j, r.priority, r.not_before);
-    elsif exists (select from market_jobs m where m.id = r.job_id and m.status in ('pending', 'deferred', 'running')) then
-      continue;
     end if;
-    update market_job_requests set folded = true where request_id = r.request_id;
-    n := n + 1;
+    n := n + r.requests;
+    exit when n >= 500;
   end loop;
   return n;
 end $$;

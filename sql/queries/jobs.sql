@@ -415,7 +415,7 @@ select p.provider, p.account,
        -- null when nothing will be due; what is due and was not promoted is in somebody's hands and no reason to hurry
        (select date_part('epoch', min(j.run_at) - clock_timestamp()) from market_jobs j
          where j.status = 'deferred' and j.run_at > (select clock_timestamp())) as next_due_s,
-       (select min(r.request_id) from market_job_requests r where not r.folded) is not null as unfolded
+       (select min(r.job_id) from market_job_requests r where not r.folded) is not null as unfolded
   from market_providers p where p.enabled;
 
 -- name: next_chance

@@ -490,3 +490,49 @@ async def test_a_request_that_meets_a_locked_job_is_folded_in_later(connect: Con
     assert await value(daemon, "select market_fold_requests()") == 1
     assert (await job(app, job_id))["priority"] == 200
     assert await value(daemon, "select market_fold_requests()") == 0
+
+
+async def test_requests_for_what_one_app_holds_keep_no_other_from_its_job(connect: Connect) -> None:
+    holder, app, daemon = [await connect() for _ in range(3)]
+    items = [item(f"AA{n}-100") for n in range(600)]
+    await enqueue_many(app, items)
+    last = (await enqueue(app, "ZZ1-100"))["job_id"]
+    held, brief = holder.transaction(), holder.transaction()
+    await held.start()
+    await holder.execute("select from market_jobs where id <> $1 for update", last)
+    await brief.start()
+    await holder.execute("select from market_jobs where id = $1 for update", last)
+    await enqueue_many(app, items, priority=200)
+    for priority in (100, 200, 150):
+        assert (await enqueue(app, "ZZ1-100", priority=priority))["result"] == "merged"
+    await brief.rollback()
+    assert await value(daemon, "select market_fold_requests()") == 3
+    assert (await job(app, last))["priority"] == 200
+    assert await value(daemon, "select market_fold_requests()") == 0
+    await held.rollback()
+    assert await value(daemon, "select market_fold_requests()") == 500
+    assert await value(daemon, "select market_fold_requests()") == 100
+    assert await value(daemon, "select min(priority) from market_jobs") == 200
+
+
+async def test_earlier_times_that_met_a_locked_job_are_folded_in_together(connect: Connect) -> None:
+    holder, app = [await connect() for _ in range(2)]
+    soon = await now(app) + timedelta(hours=1)
+    job_id = (await enqueue(app, not_before=soon + timedelta(hours=5)))["job_id"]
+    held = holder.transaction()
+    await held.start()
+    await holder.execute("select from market_jobs for update")
+    for later in (2, 0, 1):
+        await enqueue(app, not_before=soon + timedelta(hours=later))
+    await held.rollback()
+    assert await value(app, "select market_fold_requests()") == 3
+    row = await job(app, job_id)
+    assert (row["status"], row["run_at"]) == ("deferred", soon)
+
+
+async def test_a_request_of_a_job_that_is_gone_is_not_looked_at_again(db: Connection) -> None:
+    await db.execute(
+        "insert into market_job_requests (job_id, priority, folded, loose) values (77, 100, false, true)"
+    )
+    assert await value(db, "select market_fold_requests()") == 1
+    assert await value(db, "select market_fold_requests()") == 0
