@@ -203,6 +203,37 @@ def test_who_sets_one_limit_keeps_the_others_of_the_provider() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("jobs: {lease: 1s, max_attempts: 0}", "jobs.lease: expected at least 3s"),
+        ("jobs: {backoff: {base: 1h, x: 1}}", "jobs.backoff.base: base is longer"),
+        ("jobs: {backoff: {cap: 1s, x: 1}}", "jobs.backoff.base: base is longer"),
+        ("testing: {hour: 1h, x: 1}", "testing.day: day is shorter"),
+        ("database: {embedded: true, listen_dsn: 'postgresql://h/d', x: 1}", "database.embedded: true, and a"),
+        (STOCKX % "budget: {reserve: 96%, per_hour: 1.5}", "reserve 96% and background_min 5% make more"),
+        (STOCKX % "accounts: {a: {users: [u, u], x: 1}}", "user 'u' is listed twice"),
+        (STOCKX % "timeout: 0s, accounts: {a: {users: [u]}, b: {users: [u]}}", "user 'u' is in accounts a and b"),
+    ],
+)  # fmt: skip
+def test_a_check_of_several_keys_is_made_whatever_else_is_wrong_there(text: str, told: str) -> None:
+    assert len(faults(text)) == 2
+    assert any(told in line for line in faults(text))
+
+
+@pytest.mark.parametrize(
+    ("stanza", "reason"),
+    [
+        ({"base_url": "http://127.0.0.1:1"}, "required where base_url is not the provider's own"),
+        ({"token_url": None}, "an address is required: this provider's access tokens are made there"),
+    ],
+)
+def test_a_missing_token_url_is_told_whatever_else_is_wrong(stanza: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.from_mapping({"providers": {"stockx": {**stanza, "timeout": "never"}}}, provider_types())
+    assert f"providers.stockx.token_url: {reason}" in caught.value.problems
+
+
+@pytest.mark.parametrize(
     "stanza", [{"currency": "GBP"}, {"options": {"marketplace": "EBAY_GB"}, "timeout": "never"}]
 )
 def test_the_currency_of_ebay_is_that_of_its_marketplace(stanza: dict[str, Any]) -> None:

@@ -16,9 +16,9 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
-def fault(reason: str, *, key: str = "") -> PydanticCustomError:
-    """An error about several keys, or about a value not to be shown; it is placed at `key`, a child."""
-    return PydanticCustomError("marketd", "{reason}", {"reason": reason, "key": key})
+def fault(reason: str) -> PydanticCustomError:
+    """An error about several keys, or about a value not to be shown."""
+    return PydanticCustomError("marketd", "{reason}", {"reason": reason})
 
 
 def _no_bool(value: Any) -> Any:

@@ -65,8 +65,7 @@ def _fault(
     context = error.get("ctx") or {}
     kind = error["type"]
     if kind == "marketd":
-        key = str(context["key"])
-        return Fault((*path, key) if key else path, str(context["reason"]))
+        return Fault(path, str(context["reason"]))
     if kind == "extra_forbidden":
         return Fault(path, _unknown_key(str(loc[-1]), _owner(model, loc[:-1])))
     if kind == "missing":

@@ -117,14 +117,22 @@ def _providers(data: Any, source: Source, provider_types: Mapping[str, ProviderT
         if isinstance(stanza, Mapping):
             if "token_url" not in stanza and (raw := source.written.get((*path, "base_url"))):
                 source.written[(*path, "token_url")] = raw  # it may begin with what was substituted there
-            stanza = _completed(with_defaults(stanza, types.defaults))
+            written, stanza = stanza, _completed(with_defaults(stanza, types.defaults))
+            if types.defaults.get("token_url") and stanza.get("token_url") is None:
+                _missing_token_url((*path, "token_url"), written, source)
         provider = _checked(stanza_type(name, types), stanza, source, path)
         if provider is not None:
             good[name] = provider
-            if types.defaults.get("token_url") and not provider.token_url:
-                reason = "required where base_url is not the provider's own"
-                source.faults.append(Fault((*path, "token_url"), reason))
     return good
+
+
+def _missing_token_url(path: KeyPath, written: Mapping[str, Any], source: Source) -> None:
+    if path in source.unread:
+        return  # told already
+    reason = "required where base_url is not the provider's own"
+    if "token_url" in written:
+        reason = "an address is required: this provider's access tokens are made there"
+    source.faults.append(Fault(path, reason))
 
 
 def _completed(stanza: Mapping[str, Any]) -> dict[str, Any]:

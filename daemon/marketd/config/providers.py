@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import time, timedelta
 from functools import partial
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -16,7 +16,7 @@ from pydantic import (
     ValidationInfo,
     WithJsonSchema,
     create_model,
-    model_validator,
+    field_validator,
 )
 
 from marketd.config.base import Address, Int, Model, fault, is_loopback
@@ -77,17 +77,17 @@ class Budget(Model):
         DayStart, BeforeValidator(parse_day_start), _text_schema(r"^\d\d:\d\d +\S+$", "00:00 UTC")
     ] = DayStart()
     window: Literal["fixed", "rolling"] = "fixed"
-    reserve: Annotated[Reserve, BeforeValidator(_reserve), _text_schema(r"^(auto|.*%)$", "auto")] = Reserve()
     background_min: Share = 0.05
+    reserve: Annotated[Reserve, BeforeValidator(_reserve), _text_schema(r"^(auto|.*%)$", "auto")] = Reserve()
 
-    @model_validator(mode="after")
-    def _shares_fit(self) -> Self:
-        if self.reserve.share + self.background_min > 1:
-            share = f"{self.background_min * 100:g}%"
-            raise fault(
-                f"reserve {self.reserve} and background_min {share} make more than 100%", key="reserve"
-            )
-        return self
+    @field_validator("reserve")
+    @classmethod
+    def _shares_fit(cls, reserve: Reserve, info: ValidationInfo) -> Reserve:
+        background_min = info.data.get("background_min", 0.0)
+        if reserve.share + background_min > 1:
+            share = f"{background_min * 100:g}%"
+            raise fault(f"reserve {reserve} and background_min {share} make more than 100%")
+        return reserve
 
 
 class Pace(Model):
@@ -116,12 +116,13 @@ class Account(Model):
     budget: Budget | None = None
     users: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = ()
 
-    @model_validator(mode="after")
-    def _users_once(self) -> Self:
-        twice = sorted({user for user in self.users if self.users.count(user) > 1})
+    @field_validator("users")
+    @classmethod
+    def _users_once(cls, users: tuple[str, ...]) -> tuple[str, ...]:
+        twice = sorted({user for user in users if users.count(user) > 1})
         if twice:
-            raise fault(f"user {twice[0]!r} is listed twice", key="users")
-        return self
+            raise fault(f"user {twice[0]!r} is listed twice")
+        return users
 
 
 AccountName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -153,16 +154,17 @@ class Provider(Model):
         known = self.accounts.get(account)
         return known.credentials if known else self.credentials
 
-    @model_validator(mode="after")
-    def _accounts_apart(self) -> Self:
-        if "default" in self.accounts:
-            raise fault("'default' names the provider's own credentials; choose another name", key="accounts")
+    @field_validator("accounts")
+    @classmethod
+    def _accounts_apart(cls, accounts: dict[str, Account]) -> dict[str, Account]:
+        if "default" in accounts:
+            raise fault("'default' names the provider's own credentials; choose another name")
         owner: dict[str, str] = {}
-        for name, account in self.accounts.items():
+        for name, account in accounts.items():
             for user in account.users:
                 if owner.setdefault(user, name) != name:
-                    raise fault(f"user {user!r} is in accounts {owner[user]} and {name}", key="accounts")
-        return self
+                    raise fault(f"user {user!r} is in accounts {owner[user]} and {name}")
+        return accounts
 
 
 def currencies_of(options: BaseModel | None, offered: frozenset[str]) -> frozenset[str]:

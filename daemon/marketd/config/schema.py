@@ -1,11 +1,15 @@
-"""The whole of config.yaml but `providers:`, with the shipped defaults."""
+"""The whole of config.yaml but `providers:`, with the shipped defaults.
+
+A check of several keys stands at the last of them (fields are validated in their order, `info.data` has those that are
+in order), so that it is made whatever else is wrong in the section.
+"""
 
 from __future__ import annotations
 
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from pydantic import (
@@ -13,8 +17,9 @@ from pydantic import (
     BeforeValidator,
     Field,
     SecretStr,
+    ValidationInfo,
     WithJsonSchema,
-    model_validator,
+    field_validator,
 )
 
 from marketd.config.base import Int, Model, Number, fault
@@ -40,17 +45,18 @@ class Database(Model):
     """Where Postgres is. `listen_dsn` goes around a pooler that cannot LISTEN."""
 
     dsn: Dsn = None
-    embedded: bool = False
     listen_dsn: Dsn = None
+    embedded: bool = False
     pool_size: Int = Field(default=8, ge=1, le=50)
     statement_timeout: Annotated[Duration, lasting("100ms", "10m")] = timedelta(seconds=10)
 
-    @model_validator(mode="after")
-    def _one_database(self) -> Self:
-        if self.embedded and (self.dsn or self.listen_dsn):
-            name = "dsn" if self.dsn else "listen_dsn"
-            raise fault(f"true, and a {name} is set too: choose one", key="embedded")
-        return self
+    @field_validator("embedded")
+    @classmethod
+    def _one_database(cls, embedded: bool, info: ValidationInfo) -> bool:
+        named = [name for name in ("dsn", "listen_dsn") if info.data.get(name)]
+        if embedded and named:
+            raise fault(f"true, and a {named[0]} is set too: choose one")
+        return embedded
 
 
 def _state_dir(value: Any) -> Any:
@@ -90,14 +96,15 @@ class Scheduler(Model):
 class Backoff(Model):
     """Full-jitter backoff of a retry: up to base * 2^(attempt-1), never over cap."""
 
-    base: Annotated[Duration, lasting("1ms")] = timedelta(seconds=2)
     cap: Annotated[Duration, lasting("1ms")] = timedelta(minutes=15)
+    base: Annotated[Duration, lasting("1ms")] = Field(default=timedelta(seconds=2), validate_default=True)
 
-    @model_validator(mode="after")
-    def _base_below_cap(self) -> Self:
-        if self.base > self.cap:
-            raise fault("base is longer than cap", key="base")
-        return self
+    @field_validator("base")
+    @classmethod
+    def _base_below_cap(cls, base: timedelta, info: ValidationInfo) -> timedelta:
+        if base > info.data.get("cap", base):
+            raise fault("base is longer than cap")
+        return base
 
 
 class Jobs(Model):
@@ -116,11 +123,12 @@ class Jobs(Model):
         """How often a running fetch extends its lease: a quarter of it, at least a second."""
         return max(_HEARTBEAT_FLOOR, self.lease / 4)
 
-    @model_validator(mode="after")
-    def _lease_outlives_heartbeats(self) -> Self:
-        if self.lease < 3 * self.heartbeat:
-            raise fault("expected at least 3s (a lease must outlive three heartbeats)", key="lease")
-        return self
+    @field_validator("lease")
+    @classmethod
+    def _lease_outlives_heartbeats(cls, lease: timedelta) -> timedelta:
+        if lease < 3 * _HEARTBEAT_FLOOR:
+            raise fault("expected at least 3s (a lease must outlive three heartbeats)")
+        return lease
 
 
 def _image(value: str) -> str:
@@ -154,7 +162,7 @@ class Prior(Model):
 
 
 class Planner(Model):
-    """Dials of the background order; their meaning is in the planner's own file."""
+    """Dials of the background order; docs/FRESHNESS.md says what they mean."""
 
     enabled: bool = True
     kappa: Number = Field(default=0.05, ge=0, le=1)
@@ -172,13 +180,16 @@ class Testing(Model):
     __test__ = False  # pytest would take it for a test class
 
     hour: Annotated[Duration, lasting("1s", "1h")] = timedelta(seconds=60)
-    day: Annotated[Duration, lasting("1s", "1d")] = timedelta(minutes=24)
+    day: Annotated[Duration, lasting("1s", "1d")] = Field(
+        default=timedelta(minutes=24), validate_default=True
+    )
 
-    @model_validator(mode="after")
-    def _day_holds_hour(self) -> Self:
-        if self.day < self.hour:
-            raise fault("day is shorter than hour", key="day")
-        return self
+    @field_validator("day")
+    @classmethod
+    def _day_holds_hour(cls, day: timedelta, info: ValidationInfo) -> timedelta:
+        if day < info.data.get("hour", day):
+            raise fault("day is shorter than hour")
+        return day
 
 
 def _default_state_dir() -> Path:
