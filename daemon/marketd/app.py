@@ -192,6 +192,7 @@ class App:
             new.secrets() | (old.secrets() if old else frozenset())
         )  # fetches under way still have those
         self.metrics.init_labels(new.providers)
+        self.metrics.wake_priority = new.scheduler.wake_priority
         self.metrics.build(schema=str(migrate.version()))
         self._poller.timing = wiring.timing_of(new)
         self._poller.kick()

@@ -315,11 +315,20 @@ def test_process_facts_are_exported(metrics: Metrics) -> None:
 
 
 @pytest.mark.parametrize(
-    ("priority", "name"),
-    [(1000, "manual"), (200, "manual"), (199, "hot"), (150, "hot"), (149, "background"), (0, "background")],
-)
-def test_bands_begin_at_200_and_150(priority: int, name: str) -> None:
-    assert band(priority) == name
+    ("priority", "wake_priority", "name"),
+    [
+        (1000, 150, "manual"), (200, 150, "manual"), (199, 150, "hot"), (150, 150, "hot"), (149, 150, "background"),
+        (0, 150, "background"), (130, 120, "hot"), (119, 120, "background"), (220, 250, "manual"), (199, 250, "background"),
+    ],
+)  # fmt: skip
+def test_bands_begin_at_200_and_at_the_wake_priority(priority: int, wake_priority: int, name: str) -> None:
+    assert band(priority, wake_priority) == name
+
+
+def test_what_is_counted_as_hot_begins_at_the_wake_priority(metrics: Metrics) -> None:
+    metrics.wake_priority = 120
+    metrics.request_done(_request(priority=130))
+    assert _value(metrics, "marketd_calls_spent_total", provider="stockx", band="hot") == 1
 
 
 def test_request_classes_are_those_of_the_http_client() -> None:

@@ -70,7 +70,7 @@ STATUS = """
     Show the queue, the budgets, how fresh prices are, the lanes and why they do not run, last runs, errors.
 
     A lane is one provider account. `urgent` and `background` say whether such a call may leave now, or what
-    it waits for. The bands of the queue are manual (priority 200 and more), hot (150), background (below).
+    it waits for. The bands of the queue are manual (priority 200 and more), hot (scheduler.wake_priority, 150), background (below).
 
     Examples:
       marketd status

@@ -78,6 +78,7 @@ class Metrics(Families):
             "notification_ignored": (self.notification_ignored, ()),
             "run_done": (self.run_done, ("result",)),
         }
+        self.wake_priority = 150  #: `scheduler.wake_priority`, from which a request is urgent
         self._listened = False
         self._heard: dict[
             str, float
@@ -87,7 +88,7 @@ class Metrics(Families):
     # --- telemetry.Observer ----------------------------------------------------------------------------
 
     def request_done(self, report: RequestReport) -> None:
-        provider, urgency = report.provider, band(report.priority)
+        provider, urgency = report.provider, band(report.priority, self.wake_priority)
         if provider not in self._providers:  # a reload took it away meanwhile, and its series with it
             return
         if report.given_back:
@@ -109,7 +110,7 @@ class Metrics(Families):
     def _fetches_done(self, provider: str, reports: Sequence[FetchReport]) -> None:
         waits: dict[str, list[float]] = {}
         for report in reports:
-            waits.setdefault(band(report.unit.priority), []).append(report.wait_s)
+            waits.setdefault(band(report.unit.priority, self.wake_priority), []).append(report.wait_s)
         for urgency, times in waits.items():
             self._wait.labels(provider, urgency).observe_all(times)
         self._fetch.labels(provider).observe_all([report.fetch_s for report in reports])

@@ -27,7 +27,7 @@ How to read them:
   trouble with a provider or a reload); a scrape never waits for Postgres.
   `marketd_db_gauges_last_success_timestamp_seconds` says how old they are.
 - `provider` is each provider of the configuration, also one that is off. Accounts of a provider are added up.
-- `band` is the urgency: `manual` from priority 200, `hot` from 150, else `background`.
+- `band` is the urgency: `manual` from priority 200, `hot` from `scheduler.wake_priority` (150), else `background`.
 - `marketd_requests_received_total` counts the rows that requests leave: `queued`, `merged`, `raised`. Who is told
   `fresh`, or is refused for a bad argument, leaves none and is not counted.
 - A limit that is not set has quota, used and remaining 0.

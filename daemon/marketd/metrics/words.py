@@ -60,11 +60,11 @@ REQUEST_CLASSES: Final = (
 )
 
 
-def band(priority: int) -> str:
-    """The band of a priority: `manual` from 200, `hot` from 150, else `background`."""
+def band(priority: int, wake_priority: int) -> str:
+    """The band of a priority, as in SQL: `manual` from 200, `hot` from `wake_priority`, else `background`."""
     if priority >= 200:
         return "manual"
-    return "hot" if priority >= 150 else "background"
+    return "hot" if priority >= wake_priority else "background"
 
 
 def error_word(outcome: Outcome) -> str | None:
