@@ -20,7 +20,7 @@ from marketd.config import Config, from_mapping, load
 from marketd.config.substitution import Substitution
 from marketd.config.yaml_source import read
 from marketd.embedded import EmbeddedError, EmbeddedPostgres
-from marketd.errors import ConfigError, DatabaseUnavailable, SchemaError
+from marketd.errors import ConfigError, DatabaseUnavailable, SchemaError, StatementRefused
 from marketd.store.pool import Database
 
 SYSTEM_FILE = Path("/etc/marketd/config.yaml")
@@ -141,7 +141,7 @@ async def connected(dsn: str, *, timeout_s: float = 15.0, pooled: bool = False) 
     try:
         await _check_schema(db)
         yield db
-    except asyncpg.PostgresError as error:
+    except StatementRefused as error:
         raise in_words(error) from error
     finally:
         await db.close()
@@ -153,13 +153,15 @@ async def _check_schema(db: Database) -> None:
 
     try:
         await migrate.check(db)
-    except asyncpg.InsufficientPrivilegeError:
+    except StatementRefused as error:
         # An app's login may call functions and not read this table; what it calls tells what is missing.
-        return
+        if not isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError):
+            raise
 
 
-def in_words(error: asyncpg.PostgresError) -> CommandError | SchemaError:
+def in_words(refusal: StatementRefused | asyncpg.PostgresError) -> CommandError | SchemaError:
     """What an operator can do about a statement that Postgres refused."""
+    error = refusal.__cause__ if isinstance(refusal, StatementRefused) else refusal
     message = str(error).splitlines()[0] if str(error) else type(error).__name__
     if isinstance(error, asyncpg.InvalidParameterValueError):
         # The function's own name is not what was typed.
@@ -174,4 +176,4 @@ def in_words(error: asyncpg.PostgresError) -> CommandError | SchemaError:
         return CommandError(
             f"Postgres does not allow it ({message}): use a login with the role market_operator"
         )
-    return CommandError(f"Postgres refused ({error.sqlstate}): {message}")
+    return CommandError(f"Postgres refused ({getattr(error, 'sqlstate', '?')}): {message}")

@@ -19,7 +19,7 @@ from marketd.cli.exits import CommandError, Exit
 from marketd.cli.live import Screen, screen
 from marketd.cli.tables import Block, Table, age, amount, item, text
 from marketd.demo import Lane, Plan, Row, Snapshot, run
-from marketd.errors import SchemaError
+from marketd.errors import SchemaError, StatementRefused
 
 _WIDE = 120  #: columns from which on there is room for names
 
@@ -36,7 +36,7 @@ def demo(arguments: Namespace) -> int:
             seen = asyncio.run(run(plan, _Watching(out, stack)))
         except SchemaError as error:
             raise SchemaError(f"{error} (or, for the demo, delete {plan.state_dir})") from error
-        except asyncpg.PostgresError as error:
+        except (StatementRefused, asyncpg.PostgresError) as error:
             raise in_words(error) from error
         except TimeoutError as error:
             raise CommandError(f"the demo did not come to its end: {error}; see {log_path}") from error
