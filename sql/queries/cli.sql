@@ -63,7 +63,7 @@ select clock_timestamp() as now, (select max(version) from market_schema) as sch
        (select config_hash from market_settings) as config_hash;
 
 -- name: jobs
--- $1 states  $2 provider  $3 error code  $4 least age (interval)  $5 rows; null: any
+-- $1 states  $2 provider  $3 error code  $4 least age (interval)  $5 band; null: any  $6 rows  $7 the longest due first, else the newest
 select id, provider, account, sku, size, currency, priority, status, attempt, max_attempts, outcome, error_code,
        error_message, user_id, run_at, created_at, started_at, completed_at,
        date_part('epoch', clock_timestamp() - created_at) as age_s
@@ -72,8 +72,10 @@ select id, provider, account, sku, size, currency, priority, status, attempt, ma
    and ($2::text is null or provider = $2)
    and ($3::text is null or error_code = $3)
    and ($4::interval is null or created_at < clock_timestamp() - $4)
- order by id desc
- limit $5;
+   and ($5::text is null or $5 = case when priority >= 200 then 'manual'
+          when priority >= (select wake_priority from market_settings) then 'hot' else 'background' end)
+ order by case when $7::boolean then run_at end, id desc
+ limit $6;
 
 -- name: why_job
 select w.*, clock_timestamp() as now, j.provider, j.account, j.sku, j.size, j.currency, j.priority, j.attempt, j.max_attempts

@@ -146,6 +146,17 @@ async def test_jobs_lists_what_the_filters_let_through(run: Run, db: Connection)
     assert await skus("--provider", "alias") == ["B-1"]
     assert await skus("--error", "unknown_sku", "--older", "1h") == ["A-1"]
     assert await skus("--state", "done") == []
+    await run("enqueue", "alias", "B-2", "9", "--priority", "manual")
+    await db.execute("update market_settings set wake_priority = 120")
+    await run("enqueue", "alias", "B-3", "9", "--priority", "130")
+    await db.execute("update market_jobs set run_at = now() - interval '1 hour' where sku = 'B-3'")
+    assert await skus("--state", "open", "--oldest") == ["B-3", "B-1", "B-2"]
+    assert await skus("--band", "hot") == ["B-3"]
+    assert await skus("--band", "manual", "--oldest", "--limit", "1") == ["B-2"]
+    assert await skus("--state", "open", "--band", "background") == ["B-1"]
+    code, out, _ = await run("jobs", "--oldest", "--limit", "1")
+    assert (code, "only the oldest 1 are shown" in out) == (0, True)
+    await db.execute("delete from market_jobs where sku in ('B-2', 'B-3')")
     code, out, _ = await run("jobs", "--limit", "2")
     assert code == 0
     assert "unknown_sku: not there" in out

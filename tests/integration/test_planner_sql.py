@@ -788,7 +788,7 @@ async def test_the_watchlist_and_the_plan_can_be_worked_from_the_command_line(
     )
     assert (await told("watch", "stockx", "A-1", "10")).startswith("0 stockx A-1 size 10 was watched already")
     assert (await told("watch", "stockx", "A-1", "99")).startswith(
-        "1 marketd: watch: size '99' cannot be read"
+        "2 marketd: watch: size '99' cannot be read"
     )
     await db.execute("delete from market_jobs")
     await db.fetchval("select market__fold()")

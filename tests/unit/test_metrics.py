@@ -318,7 +318,8 @@ def test_process_facts_are_exported(metrics: Metrics) -> None:
     ("priority", "wake_priority", "name"),
     [
         (1000, 150, "manual"), (200, 150, "manual"), (199, 150, "hot"), (150, 150, "hot"), (149, 150, "background"),
-        (0, 150, "background"), (130, 120, "hot"), (119, 120, "background"), (220, 250, "manual"), (199, 250, "background"),
+        (0, 150, "background"), (130, 120, "hot"), (119, 120, "background"), (220, 250, "manual"),
+        (199, 250, "background"),
     ],
 )  # fmt: skip
 def test_bands_begin_at_200_and_at_the_wake_priority(priority: int, wake_priority: int, name: str) -> None:

@@ -168,6 +168,8 @@ def _reading(commands: Commands) -> None:
     jobs.add_argument("--state", choices=STATES, help="`open` is pending, running and deferred")
     jobs.add_argument("--provider", metavar="NAME")
     jobs.add_argument("--error", metavar="CODE", help="last error, such as unknown_sku or timeout")
+    jobs.add_argument("--band", choices=BANDS, help="how urgent; see `marketd status --help`")
+    jobs.add_argument("--oldest", action="store_true", help="those first that have been due for longest")
     jobs.add_argument("--older", type=span, metavar="TIME", help="asked for longer ago than this")
     jobs.add_argument("--limit", type=count, default=50, metavar="N", help="default: %(default)s")
     _add_json(jobs)

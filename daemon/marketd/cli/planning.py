@@ -67,7 +67,7 @@ def _one(arguments: Namespace, query: str) -> int:
     wanted = {key: getattr(arguments, key) for key in ("provider", "sku", "size", "currency")}
     [row] = _ask(arguments, query, json.dumps([wanted]), arguments.user)
     if row["result"] == "refused":
-        raise CommandError(f"{query}: {row['error_message']}", Exit.FAILED)
+        raise CommandError(f"{query}: {row['error_message']}", Exit.USAGE)
     rows = int(row["result"] in ("watched", "unwatched"))
     if arguments.json:
         answer = {key: row[key] for key in ("job_id", "result", "wait_reason", "eta")}

@@ -90,7 +90,7 @@ def _why_lines(row: dict[str, Any], job: int | None, wanted: tuple[str, ...]) ->
 
 
 def jobs(arguments: Namespace) -> int:
-    """List jobs, newest first."""
+    """List jobs."""
     return asyncio.run(_jobs(arguments))
 
 
@@ -104,14 +104,17 @@ async def _jobs(arguments: Namespace) -> int:
             arguments.provider,
             arguments.error,
             arguments.older,
+            arguments.band,
             arguments.limit,
+            arguments.oldest,
         )
     if arguments.json:
         print(as_json([dict(row) for row in rows]))
         return Exit.OK
     print(text([_jobs_table([dict(row) for row in rows])]))
     if len(rows) == arguments.limit:
-        print(f"\nonly the newest {arguments.limit} are shown; --limit N shows more")
+        which = "oldest" if arguments.oldest else "newest"
+        print(f"\nonly the {which} {arguments.limit} are shown; --limit N shows more")
     return Exit.OK
 
 

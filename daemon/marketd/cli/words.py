@@ -70,7 +70,8 @@ STATUS = """
     Show the queue, the budgets, how fresh prices are, the lanes and why they do not run, last runs, errors.
 
     A lane is one provider account. `urgent` and `background` say whether such a call may leave now, or what
-    it waits for. The bands of the queue are manual (priority 200 and more), hot (scheduler.wake_priority, 150), background (below).
+    it waits for. The bands of the queue are manual (priority 200 and more), hot (from scheduler.wake_priority,
+    150, on), and background (below).
 
     Examples:
       marketd status
@@ -93,13 +94,14 @@ WHY = """
 """
 
 JOBS = """
-    List jobs, the newest first.
+    List jobs, the newest first (or, with --oldest, those that have been due for longest).
 
     A job is one request to refresh the price of one item: pending (may run now), running, deferred (waits
     for a time), done or failed. `marketd why ID` tells more about one, `marketd retry` wakes failed ones.
 
     Examples:
       marketd jobs --state open --older 1h
+      marketd jobs --state pending --band manual --oldest
       marketd jobs --state failed --provider stockx --error unknown_sku --limit 500
       marketd jobs --state failed --json | jq '.[].sku'
 """
