@@ -165,11 +165,13 @@ async def test_a_403_that_means_one_product_does_not_keep_the_lane_from_all_othe
             "update market_providers set circuit_until = clock_timestamp() where provider = 'alias'"
         )
 
-    async with daemon(database, sandbox, tmp_path):
+    # One slot: of two that are claimed for the probe either may be it.
+    async with daemon(database, sandbox, tmp_path, concurrency=1):
         await ended(db, [await ask(db, "alias", PANDA, "10")])
         sandbox.fault("alias", "status", endpoint="catalog", times=None, status=403)  # PANDA is known
         refused = await ask(db, "alias", "CP9366", "10.5")
         await becomes("open", circuit)
+        await becomes("pending", status, refused)
         other = await ask(db, "alias", PANDA, "10")
         await probe_is_due()
         await becomes("deferred", status, refused)
