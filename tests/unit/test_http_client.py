@@ -37,9 +37,11 @@ class Wire:
     hang_up: bool = False  #: close the connection after an answer
     seen: list[bytes] = field(default_factory=list)
     connections: int = 0
+    serving: set[asyncio.Task[Any] | None] = field(default_factory=set)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.serving.add(asyncio.current_task())
         try:
             while True:
                 request = await reader.readuntil(b"\r\n\r\n")
@@ -57,6 +59,7 @@ class Wire:
         except (asyncio.IncompleteReadError, ConnectionError):
             return
         finally:
+            self.serving.discard(asyncio.current_task())
             writer.close()
 
 
@@ -81,7 +84,12 @@ async def running(wire: Wire) -> AsyncIterator[Wire]:
     server = await asyncio.start_server(wire.serve, "127.0.0.1", 0)
     async with server:
         wire.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        yield wire
+        try:
+            yield wire
+        finally:
+            for task in wire.serving:  # from Python 3.12 on a server waits for its connections when it closes
+                if task is not None:
+                    task.cancel()
 
 
 @dataclass
