@@ -172,7 +172,7 @@ class App:
             self._gauges,
             *self._further_observers,
         )
-        self._reconciler.observer = self._observer
+        self._reconciler.observer = self._gauges.observer = self._observer
 
     async def _apply(self, old: Config | None, new: Config) -> None:
         """Write what Postgres keeps in one transaction, then swap what runs; a fetch keeps what it began with.

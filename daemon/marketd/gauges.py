@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from marketd import clock, systemd
-from marketd.errors import DatabaseUnavailable
+from marketd.errors import DatabaseError, DatabaseUnavailable, StatementRefused
 from marketd.metrics import DatabaseGauge, Metrics
 from marketd.store.pool import Database
 from marketd.store.runs import RunStore
-from marketd.telemetry import FetchReport, RequestReport
+from marketd.telemetry import FetchReport, Observer, RequestReport
 
 _EVERY_S = 30.0
 _SOON_S = 5.0  #: least distance of two refreshes when something is wrong, or mended
@@ -41,7 +41,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 class Gauges:
-    """The refresh task. When Postgres is away the gauges keep their values and their timestamp shows it.
+    """The refresh task. What cannot be read keeps its value, and the timestamp of all shows it.
 
     Also an observer: after trouble with a provider, or a reload, the next refresh comes soon.
     """
@@ -67,6 +67,7 @@ class Gauges:
         self._interval_s = interval_s
         self._echo_at = echo_at
         self._last_wish: int | None = None
+        self.observer: Observer | None = None  #: set after construction, since it observes too
         self._due = 0.0  #: monotonic
         self._read_at = 0.0
         self.trouble = ""  #: comes first in the line that `systemctl status` shows
@@ -108,10 +109,14 @@ class Gauges:
             await self._also()
         except DatabaseUnavailable:
             return  # the gauges' own timestamp tells their age, and the pollers log the outage
+        except StatementRefused as error:
+            self._tell("all", error)
 
     async def refresh(self) -> None:
-        """Read once and set all. Raises DatabaseUnavailable."""
-        figures = await self._runs.gauges()
+        """Read once and set all that could be read. Raises DatabaseError."""
+        figures, failed = await self._runs.gauges()
+        for name, error in failed.items():
+            self._tell(name, error)
         figures["budgets"] = _spendable(figures["budgets"])
         for name, values in _by_gauge(figures).items():
             self._metrics.replace(name, values)
@@ -120,8 +125,14 @@ class Gauges:
             self._metrics.lane_state(provider, state)
         self._metrics.locked_out({row["provider"] for row in figures["lanes"] if row["locked_out"]})
         await self._count_wishes(int(figures["last_wish"][0]["number"]))
-        self._metrics.database_read(time.time(), figures["xmin"][0]["age"])
+        self._metrics.oldest_xmin(figures["xmin"][0]["age"])
+        if not failed:
+            self._metrics.database_read(time.time())
         systemd.status(f"{self.trouble}{_summary(figures, states)}")
+
+    def _tell(self, figures: str, error: DatabaseError) -> None:
+        if self.observer is not None:
+            self.observer.event("gauges_failed", figures=figures, error=str(error))
 
     async def _count_wishes(self, last: int) -> None:
         if self._last_wish is not None and last > self._last_wish:
@@ -147,9 +158,11 @@ def _spendable(budgets: Rows) -> list[Mapping[str, Any]]:
 def _summary(figures: Mapping[str, Rows], states: Mapping[str, str]) -> str:
     """What the daemon is at, in one line."""
     jobs = dict.fromkeys(("pending", "running", "deferred"), 0)
-    for row in figures["jobs"]:
+    for row in figures.get("jobs", ()):
         jobs[row["status"]] += row["jobs"]
     counts = ", ".join(f"{number} {status}" for status, number in jobs.items())
+    if "jobs" not in figures:
+        counts = "jobs cannot be counted"
     lanes = ", ".join(f"{provider} {state}" for provider, state in states.items() if state != "off")
     left = ", ".join(
         f"{row['provider']} {row['remaining']} of {row['quota']}"
@@ -162,7 +175,7 @@ def _summary(figures: Mapping[str, Rows], states: Mapping[str, str]) -> str:
 def _by_gauge(figures: Mapping[str, Rows]) -> dict[DatabaseGauge, dict[tuple[str, ...], float]]:
     """Summed over accounts: the metrics know providers only."""
     found: dict[DatabaseGauge, dict[tuple[str, ...], float]] = {}
-    for gauge, column in (("jobs", "jobs"), ("oldest_ready", "oldest_ready_s")):
+    for gauge, column in (("jobs", "jobs"), ("oldest_ready", "oldest_ready_s")) if "jobs" in figures else ():
         sums: dict[tuple[str, ...], float] = defaultdict(float)
         for row in figures["jobs"]:
             words = (row["provider"], row["status"], row["band"])
@@ -186,12 +199,14 @@ def _by_gauge(figures: Mapping[str, Rows]) -> dict[DatabaseGauge, dict[tuple[str
     found["budget_reset"] = {
         (row["provider"], row["window_kind"]): float(row["resets_in_s"]) for row in figures["budgets"]
     }
-    found["targets"] = {(row["provider"], row["state"]): row["targets"] for row in figures["targets"]}
-    found["price_age"] = {
-        (row["provider"], percentile): age
-        for row in figures["prices"]
-        for percentile, age in zip(_PERCENTILES, row["ages_s"], strict=True)
-    }
+    if "targets" in figures:
+        found["targets"] = {(row["provider"], row["state"]): row["targets"] for row in figures["targets"]}
+    if "prices" in figures:
+        found["price_age"] = {
+            (row["provider"], percentile): age
+            for row in figures["prices"]
+            for percentile, age in zip(_PERCENTILES, row["ages_s"], strict=True)
+        }
     for gauge in _PLANNED:
         found[gauge] = {(row["provider"],): row[gauge] for row in figures["freshness"]}
     return found

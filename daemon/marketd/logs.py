@@ -168,6 +168,7 @@ class LogObserver:
             "config_needs_restart",
             "config_rejected",
             "database_unavailable",
+            "gauges_failed",
             "give_back_failed",
             "lane_closed",
             "lease_extension_failed",

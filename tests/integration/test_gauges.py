@@ -13,6 +13,7 @@ import pytest
 from harness import configured, running, until
 from marketd.app import App
 from marketd.sandbox import Sandbox
+from marketd.store import runs
 from marketd.store.sqlfile import queries
 
 QUICK = {"poll": "200ms", "interval": "300ms"}
@@ -105,6 +106,26 @@ async def test_an_operators_pause_shows_long_before_the_next_regular_look(
         await _reaches(app, 1, "lane_state", provider="stockx", state="paused")
         await db.fetch(queries("cli")["resume"], "stockx")
         await _reaches(app, 1, "lane_state", provider="stockx", state="ready")
+
+
+async def test_a_figure_that_cannot_be_read_blinds_no_other(
+    db: asyncpg.Connection,
+    database: str,
+    sandbox: Sandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    broken = {**queries("runs"), "price_ages": "select 1 / 0"}
+    monkeypatch.setattr(runs, "queries", lambda name: broken if name == "runs" else queries(name))
+    async with running(configured(database, sandbox, tmp_path, scheduler=QUICK)) as app:
+        await _reaches(app, 1, "lane_state", provider="stockx", state="ready")
+        await db.execute("select market_enqueue('stockx', 'DD1391-100', '10', 200)")
+        await _reaches(app, 1, "targets", provider="stockx", state="fresh")
+        assert _value(app, "db_gauges_last_success_timestamp_seconds") == 0, "not all of them are of now"
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "gauges_failed" in line]
+    assert (told[0]["level"], told[0]["figures"]) == ("warning", "prices")
+    assert "division by zero" in told[0]["error"]
 
 
 async def test_what_apps_ask_for_is_counted_by_what_became_of_it(

@@ -356,6 +356,19 @@ async def test_targets_are_estimated_from_a_limited_number_of_pages(full: Connec
     assert await _pages(full, statement) < 2500
 
 
+async def test_ages_of_prices_are_estimated_from_a_limited_number_of_pages(full: Connection) -> None:
+    wide = "select string_agg(md5(i::text), '') as words from generate_series(1, 55) i"
+    await full.execute(
+        "insert into market_prices (provider, sku, currency, basis, observed_at, changed_at)"
+        " select 'ebay', 'S-' || n, 'USD', to_jsonb(words), now() - n * interval '1 second', now()"
+        f" from generate_series(1, 20000) n, ({wide}) w"
+    )
+    statement = queries("runs")["price_ages"]
+    [ages] = [row["ages_s"] for row in await full.fetch(statement) if row["provider"] == "ebay"]
+    assert ages == pytest.approx([10_000, 19_000, 20_000], rel=0.1)
+    assert await _pages(full, statement) < 2500
+
+
 async def test_looking_for_the_next_chance_reads_one_end_of_the_queue(full: Connection) -> None:
     await full.execute("update market_jobs set priority = 100 where status = 'pending' and priority = 200")
     for provider in ("stockx", "ebay"):

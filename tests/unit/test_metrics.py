@@ -301,7 +301,8 @@ def test_process_facts_are_exported(metrics: Metrics) -> None:
     metrics.pool(8, 5, acquired=10, waited_s=0.5)
     metrics.pool(8, 5, acquired=12, waited_s=2.0)
     metrics.loop_lag(0.002)
-    metrics.database_read(1234.0, 77)
+    metrics.database_read(1234.0)
+    metrics.oldest_xmin(77)
     metrics.build(schema="0005")
     assert _value(metrics, "marketd_pool_connections") == 8
     assert _value(metrics, "marketd_pool_idle_connections") == 5

@@ -212,10 +212,13 @@ class Metrics(Families):
         for words in known:
             family.labels(*words).set(values.get(words, 0))
 
-    def database_read(self, now: float, oldest_xmin_age: int) -> None:
+    def oldest_xmin(self, age: int) -> None:
+        """Transactions that the oldest snapshot holds up."""
+        self._xmin.set(age)
+
+    def database_read(self, now: float) -> None:
         """All gauges were just replaced, at Unix time `now`."""
         self._gauges_at.set(now)
-        self._xmin.set(oldest_xmin_age)
 
     # --- the process -----------------------------------------------------------------------------------
 

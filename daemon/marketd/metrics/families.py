@@ -92,7 +92,9 @@ class Families:
             state=TARGET_STATES,
         )
         self._price_age = self._gauge(
-            "price_age_seconds", "Age of stored prices at a percentile", percentile=AGE_PERCENTILES
+            "price_age_seconds",
+            "Age of stored prices at a percentile; of many estimated from a part",
+            percentile=AGE_PERCENTILES,
         )
         self._lease_lost = self._counter("lease_lost", "Fetches whose lease went to another worker")
         self._rescued = self._counter("jobs_rescued", "Jobs taken back from a dead worker")
@@ -163,7 +165,7 @@ class Families:
         )
         self._differ = self._plain(Gauge, "config_differs", "1 if another live daemon has other settings")
         self._gauges_at = self._plain(
-            Gauge, "db_gauges_last_success_timestamp_seconds", "When the gauges from the database were read"
+            Gauge, "db_gauges_last_success_timestamp_seconds", "When all gauges from the database were read"
         )
         self._xmin = self._plain(
             Gauge, "oldest_xmin_age_transactions", "Transactions that the oldest snapshot holds up"

@@ -10,6 +10,7 @@ from typing import Any
 
 import asyncpg
 
+from marketd.errors import DatabaseError
 from marketd.store.pool import Database
 from marketd.store.sqlfile import queries
 
@@ -67,9 +68,9 @@ class RunStore:
         """How many requests apps made with numbers in (after, upto], by provider, band and result."""
         return await self._db.fetch(self._sql["wishes"], after, upto)
 
-    async def gauges(self) -> dict[str, list[Mapping[str, Any]]]:
-        """Figures for the database-derived gauges, by name of their query."""
-        # A statement each for what grows with the tables, so that none outlasts the time limit for the others.
+    async def gauges(self) -> tuple[dict[str, list[Mapping[str, Any]]], dict[str, DatabaseError]]:
+        """Figures for the database-derived gauges, by name of their query; and why some could not be read."""
+        # A statement each for what grows with the tables, so that one that outlasts the time limit takes none along.
         large = {
             "jobs": queries("jobs")["gauges"],
             "prices": self._sql["price_ages"],
@@ -85,9 +86,13 @@ class RunStore:
         found: dict[str, list[Mapping[str, Any]]] = {name: [] for name in small}
         for row in await self._db.fetch(_as_one(small)):
             found[row["name"]].append(json.loads(row["figures"]))
+        failed: dict[str, DatabaseError] = {}
         for name, sql in large.items():
-            found[name] = [dict(row) for row in await self._db.fetch(sql)]
-        return found
+            try:
+                found[name] = [dict(row) for row in await self._db.fetch(sql)]
+            except DatabaseError as error:
+                failed[name] = error
+        return found, failed
 
 
 def _as_one(statements: Mapping[str, str]) -> str:
