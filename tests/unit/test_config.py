@@ -184,6 +184,17 @@ def test_the_shipped_file_writes_out_every_key_with_its_default() -> None:
 
 
 @pytest.mark.parametrize("name", ["stockx", "alias", "ebay"])
+def test_the_shipped_file_writes_out_every_option_with_its_default(name: str) -> None:
+    (stanza,) = re.findall(
+        rf"^  {name}:\n((?: {{4}}.*\n)+)", (ROOT / "config.yaml").read_text(), re.MULTILINE
+    )
+    written = yaml.safe_load("\n".join(re.findall(r"^      # (\w+: .*)$", stanza, re.MULTILINE))) or {}
+    options = provider_types()[name].options
+    assert set(written) == set(options.model_fields)
+    assert options.model_validate(written) == options()
+
+
+@pytest.mark.parametrize("name", ["stockx", "alias", "ebay"])
 def test_a_stanza_that_says_nothing_has_the_limits_of_the_shipped_file(name: str) -> None:
     shipped = config.from_mapping(shipped_data(), provider_types()).providers[name]
     silent = config.from_mapping({"providers": {name: {}}}, provider_types()).providers[name]
