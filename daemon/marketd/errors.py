@@ -6,13 +6,14 @@ MarketdError
   DatabaseError
     DatabaseUnavailable     exit 75, or wait and reconnect
     StatementRefused        not by itself any better the next time: told, and the rest goes on
+  CannotListen              exit 1: the address for /metrics is taken
   LeaseLost                 another worker owns the unit: drop the result, count it
-  NotGranted                budget, pace, cool-down, circuit or pause refuse the next request: snooze
+  NotGranted                budget, pace, cool-down, circuit or pause refuse the next request: release
   ProviderError             what a provider answered; `code` is a stable word for SQL and metrics
     Transient               retry     reset, timeout, 5xx, HTML where JSON belongs
     BadPayload              retry     200, but not a shape that we can read
-    Throttled               snooze    429; pauses the lane until `retry_at`
-    Unauthorized            snooze    401/403; pauses the lane until credentials change
+    Throttled               release   429; pauses the lane for `retry_after_s`
+    Unauthorized            release   401/403; pauses the lane until credentials change
     Rejected                fail      4xx that says our request is wrong
     NotListed               fail      the provider has no such product
     Unmatched               fail      the product or the size cannot be told for certain
@@ -98,7 +99,7 @@ def no_such_path(what: str) -> Transient:
 
 
 class Throttled(ProviderError):
-    """The provider counts us over a limit. `retry_at` is the provider's own word, if it gave one.
+    """The provider counts us over a limit. `retry_after_s` is the provider's own word, if it gave one.
 
     `day_spent` says that a daily quota is gone, so that waiting seconds is pointless.
     """

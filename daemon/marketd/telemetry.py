@@ -14,7 +14,7 @@ from marketd.values import value
 
 @value
 class RequestReport:
-    """One HTTP request that was granted. `status_class` is a closed word: 2xx, 4xx, 429, timeout, ..."""
+    """One HTTP request that was granted. `status_class` is a closed word: ok, throttled, timeout, ..."""
 
     provider: str
     account: str
@@ -103,7 +103,7 @@ class Observer(Protocol):
         ...
 
     def event(self, name: str, **fields: object) -> None:
-        """A rare thing an operator wants to know: `listener_lost`, `rescued`, `cooldown_started`, ..."""
+        """A rare thing an operator wants to know: `listener_lost`, `rescued`, `lane_closed`, ..."""
         ...
 
 

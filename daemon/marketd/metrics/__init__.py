@@ -182,7 +182,7 @@ class Metrics(Families):
         self._listener.set(0)
 
     def listener_echo(self, age_s: float) -> None:
-        """Seconds since a notification of our own came back."""
+        """Seconds since the session that listens last proved alive."""
         self._echo.set(age_s)
 
     def notification_ignored(self) -> None:

@@ -136,7 +136,11 @@ class Families:
 
     def _define_inside(self) -> None:
         self._listener = self._plain(Gauge, "listener_connected", "1 while LISTEN works")
-        self._echo = self._plain(Gauge, "listener_echo_age_seconds", "Since a notification came full circle")
+        self._echo = self._plain(
+            Gauge,
+            "listener_echo_age_seconds",
+            "Since the session that listens last proved alive; probed every 10 s",
+        )
         self._reconnects = self._plain(Counter, "listener_reconnects", "LISTEN connections made anew")
         self._ignored = self._plain(Counter, "notifications_ignored", "Notifications of no known form")
         self._runs = Counter(
