@@ -288,6 +288,6 @@ class App:
                 released = await self._stores.jobs.release_all()
                 await self._daemons.unregister()
             self._observer.event("stopped", released=released)
-        except (errors.DatabaseUnavailable, TimeoutError) as error:
+        except (errors.DatabaseError, TimeoutError) as error:
             # Leases and alive_until run out by themselves; nothing is lost, it only takes longer.
             self._observer.event("stopped", released=0, error=str(error) or "Postgres does not answer")

@@ -48,13 +48,14 @@ class Recorder:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write all that is remembered; when Postgres is away it stays remembered."""
+        """Write all that is remembered. When Postgres is away, or a stop cuts this off, it stays remembered."""
         self._some.clear()
-        rows, self._rows = self._rows, []
-        if not rows:
+        if not (rows := self._rows.copy()):
             return
         try:
             await self._circuits.record(rows)
         except DatabaseUnavailable:
-            self._rows = (rows + self._rows)[-_KEEP_AT_MOST:]
+            del self._rows[:-_KEEP_AT_MOST]
             self._some.set()
+        else:
+            del self._rows[: len(rows)]

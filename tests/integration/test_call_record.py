@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +16,11 @@ import pytest
 from harness import configured, running, until
 from marketd.models import Job, JobId, Unit
 from marketd.outcome import Failed, Outcome, Priced, Released, Retried
+from marketd.recorder import Recorder
 from marketd.sandbox import Sandbox
+from marketd.store.budgets import Circuits
+from marketd.store.pool import Database
+from marketd.store.rows import CallRow
 from marketd.telemetry import FetchReport, RequestReport, waste_of
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -79,6 +84,26 @@ def test_a_call_that_failed_is_wasted_also_where_a_later_one_brought_the_price(
 ) -> None:
     assert waste_of(replace(CALL, status_class=word), fetch(Priced(size="10"))) == reason
     assert waste_of(replace(CALL, status_class=word, given_back=True), fetch(Priced(size="10"))) is None
+
+
+async def test_calls_whose_writing_a_stop_cut_off_are_written_by_the_last_acts() -> None:
+    written: list[Sequence[CallRow]] = []
+
+    class Slow(Circuits):
+        async def record(self, rows: Sequence[CallRow]) -> None:
+            written.append(rows)
+            await asyncio.sleep(0 if len(written) > 1 else 3600)
+
+    recorder = Recorder(Slow(Database("", size=1, timeout_s=1)))
+    recorder.request_done(replace(CALL, of_fetch=False))
+    cut_off = asyncio.create_task(recorder.flush())
+    await asyncio.sleep(0)
+    recorder.request_done(replace(CALL, of_fetch=False, endpoint="prices"))
+    cut_off.cancel()
+    await asyncio.wait([cut_off])
+    await recorder.flush()
+    await recorder.flush()
+    assert [[row[2] for row in rows] for rows in written] == [["search"], ["search", "prices"]]
 
 
 @pytest.fixture
