@@ -155,6 +155,7 @@ create table market_job_requests (
   not_before timestamp with time zone,
   requested_at timestamp with time zone default clock_timestamp() not null,
   opened boolean default false not null,
+  raised boolean default false not null,
   folded boolean default true not null,
   loose boolean default false not null,
   served boolean default false not null,
@@ -162,6 +163,7 @@ create table market_job_requests (
 );
 comment on table market_job_requests is 'Who asked for a job and when. A merge writes here and leaves a running job''s own row alone; no foreign key, which would lock it.';
 CREATE INDEX market_job_requests_job ON market_job_requests USING btree (job_id, requested_at);
+CREATE INDEX market_job_requests_joined ON market_job_requests USING btree (requested_at) WHERE ((NOT opened) AND folded AND (served OR (NOT loose)));
 CREATE INDEX market_job_requests_loose ON market_job_requests USING btree (job_id, requested_at) WHERE (loose AND (NOT served));
 CREATE INDEX market_job_requests_unfolded ON market_job_requests USING btree (job_id) WHERE (NOT folded);
 
@@ -1639,8 +1641,8 @@ begin
       return null;
     end if;
   end if;
-  insert into market_job_requests (job_id, user_id, priority, not_before, requested_at, folded, loose)
-  values (p_job_id, w.user_id, w.priority, w.not_before, clock_timestamp(), held, not held);
+  insert into market_job_requests (job_id, user_id, priority, not_before, requested_at, raised, folded, loose)
+  values (p_job_id, w.user_id, w.priority, w.not_before, clock_timestamp(), held and w.priority > j.priority, held, not held);
   return case when held then market__fold_into(j, w.priority, w.not_before) else 'merged' end;
 end $function$;
 revoke execute on function market__merge(market__wish,bigint) from public;

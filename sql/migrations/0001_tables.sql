@@ -242,6 +242,7 @@ create table market_job_requests (
   not_before timestamptz,
   requested_at timestamptz not null default clock_timestamp(),
   opened boolean not null default false,  -- the job was made for it, not merely joined
+  raised boolean not null default false,  -- it had a greater priority than the job, and its asker was told so
   folded boolean not null default true,   -- false: the job ran or somebody held its row, which does not know of this request yet
   loose boolean not null default false,   -- made without holding the job's row: may be committed after the job has ended
   served boolean not null default false   -- of loose ones only: all else is answered with its job
@@ -251,6 +252,8 @@ create index market_job_requests_job on market_job_requests (job_id, requested_a
 create index market_job_requests_unfolded on market_job_requests (job_id) where not folded;
 -- Serves settle and reopen. Few rows are in it: those that came while the job's row was in other hands.
 create index market_job_requests_loose on market_job_requests (job_id, requested_at) where loose and not served;
+-- Serves prune: those that joined a job and that it knows of.
+create index market_job_requests_joined on market_job_requests (requested_at) where not opened and folded and (served or not loose);
 comment on table market_job_requests is
   'Who asked for a job and when. A merge writes here and leaves a running job''s own row alone; no foreign key, which would lock it.';
 

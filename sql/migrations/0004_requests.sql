@@ -124,8 +124,8 @@ begin
       return null;
     end if;
   end if;
-  insert into market_job_requests (job_id, user_id, priority, not_before, requested_at, folded, loose)
-  values (p_job_id, w.user_id, w.priority, w.not_before, clock_timestamp(), held, not held);
+  insert into market_job_requests (job_id, user_id, priority, not_before, requested_at, raised, folded, loose)
+  values (p_job_id, w.user_id, w.priority, w.not_before, clock_timestamp(), held and w.priority > j.priority, held, not held);
   return case when held then market__fold_into(j, w.priority, w.not_before) else 'merged' end;
 end $$;
 

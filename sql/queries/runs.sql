@@ -49,6 +49,18 @@ with old as (
 )
 select count(*) as gone from gone;
 
+-- name: prune_joined
+-- Who joined a job that waits for long: a page that asks each second for what an account that is off should fetch. The one who
+-- opened it stays with it; so does what the job does not know of yet.
+with old as (
+  select request_id from market_job_requests
+   where not opened and folded and (served or not loose) and requested_at < (select clock_timestamp()) - $1::interval
+   order by requested_at limit $2
+), gone as (
+  delete from market_job_requests r where r.request_id = any (array(select o.request_id from old o)) returning 1
+)
+select count(*) as gone from gone;
+
 -- name: prune_history
 -- In no order: that would read all that is old for each batch.
 with old as (select ctid from market_price_history where observed_at < (select clock_timestamp()) - $1::interval limit $2)
@@ -76,25 +88,16 @@ with runs as (
 delete from market_daemons where alive_until < clock_timestamp() - interval '1 day';
 
 -- name: wishes
--- What apps asked for with request numbers in ($1, $2], and what became of it. A job that nobody's request opened is the
--- plan's own, at 100. `fresh` and refused requests leave no row.
-with touched as (
-  select distinct job_id from market_job_requests where request_id > $1 and request_id <= $2
-), asked as (
-  select r.request_id, r.opened, j.provider, r.priority,
-         coalesce(max(r.priority) over (partition by r.job_id order by r.request_id rows between unbounded preceding and 1 preceding),
-                  100) as before
-    from touched t
-    cross join lateral (
-      select x.* from market_job_requests x where x.job_id = t.job_id and x.request_id <= $2 offset 0) r   -- by key, job by job
-    join market_jobs j on j.id = r.job_id
-)
-select a.provider,
-       case when a.priority >= 200 then 'manual' when a.priority >= s.wake_priority then 'hot' else 'background' end as band,
-       case when a.opened then 'queued' when a.priority > a.before then 'raised' else 'merged' end as result,
+-- What apps asked for with request numbers in ($1, $2], and what became of it, as they were told. `fresh` and refused requests
+-- leave no row.
+select j.provider,
+       case when r.priority >= 200 then 'manual' when r.priority >= s.wake_priority then 'hot' else 'background' end as band,
+       case when r.opened then 'queued' when r.raised then 'raised' else 'merged' end as result,
        count(*)::int as wishes
-  from asked a cross join market_settings s
- where a.request_id > $1
+  from market_job_requests r
+  cross join market_settings s
+  cross join lateral (select m.provider from market_jobs m where m.id = r.job_id offset 0) j   -- by key, one by one
+ where r.request_id > $1 and r.request_id <= $2
  group by 1, 2, 3;
 
 -- name: last_wish

@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from marketd.store.runs import RunStore
 from queue_kit import (
     SKU,
     Connect,
@@ -20,6 +21,7 @@ from queue_kit import (
     job,
     now,
     open_jobs,
+    opened,
     plain_insert,
     settings,
     value,
@@ -536,3 +538,25 @@ async def test_a_request_of_a_job_that_is_gone_is_not_looked_at_again(db: Connec
     )
     assert await value(db, "select market_fold_requests()") == 1
     assert await value(db, "select market_fold_requests()") == 0
+
+
+async def test_who_joined_a_job_that_waits_for_long_is_pruned_and_what_it_has_not_heard_is_not(
+    database: str, db: Connection
+) -> None:
+    job_id = (await enqueue(db, user_id="ann"))["job_id"]
+    for _ in range(30):
+        await enqueue(db, user_id="bob")
+    await db.execute("update market_job_requests set requested_at = now() - interval '60 days'")
+    await db.execute(
+        "insert into market_job_requests (job_id, user_id, priority, requested_at, folded, loose, served)"
+        " select $1, state, 100, now() - interval '60 days', state <> 'unfolded', true, state = 'served'"
+        " from unnest(array['unfolded', 'unserved', 'served']) state",
+        job_id,
+    )
+    await enqueue(db, user_id="cid")
+    long = timedelta(days=14)
+    async with opened(database) as pool:
+        await RunStore(pool).prune(jobs=long, history=long, requests=long, batch=10)
+    users = await db.fetch("select user_id from market_job_requests order by request_id")
+    assert [row["user_id"] for row in users] == ["ann", "unfolded", "unserved", "cid"]
+    assert (await job(db, job_id))["status"] == "pending"

@@ -160,7 +160,7 @@ async def test_a_long_pass_is_seen_to_get_on(database: str, db: Connection) -> N
             jobs=TICK, history=TICK, requests=TICK, turned=lambda: batches.append(None), batch=2
         )
         await PlanStore(pool, lambda: TICK, lambda: batches.append(None)).plan()
-        assert len(batches) == 3 + 1 + 1 + 1 + 1  # prune_jobs, the other two, a fold, an account
+        assert len(batches) == 3 + 3 + 1 + 1  # prune_jobs, the other three, a fold, an account
         scheduler = _scheduler(pool, Notes(), chore, chore)
         turns.append(scheduler.last_turn)
         passed = scheduler.last_pass

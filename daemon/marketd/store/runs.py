@@ -56,7 +56,13 @@ class RunStore:
 
         After some batches of a kind the rest is left to the next pass. `turned` is called after each.
         """
-        for name, age in (("prune_jobs", jobs), ("prune_history", history), ("prune_requests", requests)):
+        kinds = {
+            "prune_jobs": jobs,
+            "prune_joined": requests,
+            "prune_history": history,
+            "prune_requests": requests,
+        }
+        for name, age in kinds.items():
             for _ in range(_PRUNE_BATCHES):
                 gone = await self._db.fetchval(self._sql[name], age, batch)
                 turned()
