@@ -205,7 +205,8 @@ class Fetching:
         except errors.DatabaseUnavailable as trouble:
             # The lease will expire and any daemon takes the jobs up again: late, not lost.
             self._observer.event("settle_given_up", unit=unit.key, error=str(trouble))
-        self._tell(this.report(outcomes, settled))
+        finally:
+            self._tell(this.report(outcomes, settled))
         if any(isinstance(outcome, _FOR_LATER) for _, outcome in outcomes):
             self._on_deferred()
 

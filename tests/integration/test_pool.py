@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from harness import until
-from marketd.errors import DatabaseUnavailable
+from marketd.errors import DatabaseUnavailable, StatementRefused
 from marketd.store.pool import Database
 from queue_kit import Connection, opened
 
@@ -90,6 +90,14 @@ async def test_a_statement_under_way_when_all_are_given_up_leaves_no_old_connect
         row = await old
         assert row is not None
         assert await pool.fetchval(_PID) != row["pid"]
+
+
+async def test_an_argument_that_cannot_be_sent_is_no_outage(database: str) -> None:
+    async with opened(database) as pool:
+        with pytest.raises(StatementRefused):
+            await pool.fetch("select $1::text", "\ud800")
+        with pytest.raises(StatementRefused):
+            await pool.fetch("select $1::int", 2**31)
 
 
 async def test_closing_waits_for_no_statement_of_the_connection_at_hand(database: str) -> None:

@@ -875,6 +875,30 @@ async def test_reopening_leaves_a_target_alone_that_has_an_open_job_or_is_being_
     assert (await job(db, job_id))["status"] == "done"
 
 
+async def test_what_cannot_be_written_of_one_fetch_is_not_held_against_those_beside_it(
+    db: Connection, jobs: JobStore
+) -> None:
+    ids = [(await enqueue(db, sku, priority=200))["job_id"] for sku in ("AA1-1", "BB1-1")]
+    mine = {unit.sku: unit for unit in await claim(jobs, 2)}
+    good, bad = await asyncio.gather(
+        _price(jobs, mine["AA1-1"], quote()),
+        _price(jobs, mine["BB1-1"], quote(basis={"region": object()})),
+        return_exceptions=True,
+    )
+    assert isinstance(good, Settled)
+    assert isinstance(bad, TypeError)
+    assert [(await job(db, job_id))["status"] for job_id in ids] == ["done", "running"]
+
+
+async def test_an_error_code_of_a_plugin_may_hold_any_character(db: Connection, jobs: JobStore) -> None:
+    job_id = (await enqueue(db))["job_id"]
+    code = "of\x1fa\x00plug\ud800in"
+    await _settle_all(
+        jobs, await claim_one(jobs), Failed(error_code=code, message=code, cooldown=timedelta())
+    )
+    assert (await job(db, job_id))["error_code"] == "of a plug in"
+
+
 # -------------------------------------------------------------------------------------------------------- retry
 
 

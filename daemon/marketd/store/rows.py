@@ -151,14 +151,14 @@ def outcome_row(u: int, job: Job, outcome: Outcome, observed: Mapping[str | None
             return (u, job.id, "priced", reason, text(size), _seconds(seen), None, None, None, None, None)
         case Retried(delay=delay, error_code=code, message=message):
             delay_s = delay.total_seconds()
-            return (u, job.id, "retried", None, None, None, code, text(message), delay_s, None, None)
+            return (u, job.id, "retried", None, None, None, text(code), text(message), delay_s, None, None)
         case Snoozed(until=until):
             return (u, job.id, "snoozed", None, None, None, None, None, None, _seconds(until), None)
         case Released():
             return (u, job.id, "released", None, None, None, None, None, None, None, None)
         case Failed(error_code=code, message=message, cooldown=cooldown):
             cooldown_s = cooldown.total_seconds()
-            return (u, job.id, "failed", None, None, None, code, text(message), None, None, cooldown_s)
+            return (u, job.id, "failed", None, None, None, text(code), text(message), None, None, cooldown_s)
 
 
 def quote_row(u: int, quote: Quote, product_id: str | None) -> QuoteRow:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import asyncpg
 
-from marketd.errors import LeaseLost, StatementRefused
+from marketd.errors import DatabaseUnavailable, LeaseLost
 from marketd.models import Job, Listing, Quote, Unit
 from marketd.outcome import Outcome
 from marketd.store.batching import Batcher
@@ -54,16 +54,18 @@ class Settles:
         )
 
     def __call__(self, fetched: Fetched) -> Awaitable[Settled]:
-        """Raises LeaseLost, DatabaseUnavailable; StatementRefused, if it is this fetch that Postgres refuses."""
+        """Raises LeaseLost, DatabaseUnavailable; or what stands against writing this fetch."""
         return self._batches(fetched)
 
     async def _each(self, batch: Sequence[Fetched]) -> list[Settled | Exception]:
         try:
             return await self._together(batch)
-        except StatementRefused as error:
+        except DatabaseUnavailable:
+            raise
+        except Exception as error:
             if len(batch) == 1:
                 return [error]
-        # One of them holds what Postgres refuses; the others shall not suffer for it.
+        # One of them holds what Postgres refuses, or what has no form there; the others shall not suffer for it.
         return [answer for fetched in batch for answer in await self._each([fetched])]
 
     async def _together(self, batch: Sequence[Fetched]) -> list[Settled | Exception]:
