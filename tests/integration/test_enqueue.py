@@ -126,6 +126,7 @@ async def test_sizes_currencies_and_accounts_are_different_targets(db: Connectio
         ({"currency": "POUND"}, "currency"),
         ({"currency": ""}, "currency"),
         ({"currency": "ZWL"}, "currency"),
+        ({"provider": "ebay", "currency": "GBP"}, "currency GBP is not offered by ebay"),
         ({"user_id": "u" * 201}, "user_id"),
     ],
 )
