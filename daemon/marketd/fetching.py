@@ -19,7 +19,7 @@ from marketd.provider import Ask, Found
 from marketd.retry import RetryPolicy, decide_error, decide_found
 from marketd.store.budgets import Circuits, Report
 from marketd.store.jobs import JobStore, Settled
-from marketd.telemetry import FetchReport, Observer, RequestReport
+from marketd.telemetry import End, FetchReport, Observer, RequestReport
 
 Written = TypeVar("Written")
 
@@ -93,7 +93,9 @@ class _Fetch:
             return [(job, Released(reason="lease_lost")) for job in self.unit.jobs]
         return [(job, decide_error(job, self.error, policy)) for job in self.unit.jobs]
 
-    def report(self, outcomes: Sequence[tuple[Job, Outcome]], settled: Settled | None) -> FetchReport:
+    def report(
+        self, outcomes: Sequence[tuple[Job, Outcome]], end: End, settled: Settled | None
+    ) -> FetchReport:
         """For the observers; `settled` is None when that was not to be."""
         return FetchReport(
             unit=self.unit,
@@ -104,7 +106,7 @@ class _Fetch:
             wait_s=(self.unit.claimed_at - min([job.due_at for job in self.unit.jobs])).total_seconds(),
             fetch_s=self.ended - self.began,
             settle_s=clock.monotonic() - self.ended,
-            lease_lost=settled is None,
+            end=end,
             calls=self.visit.calls,
             stored=settled.stored if settled else None,
             error=self.error if _unexpected(self.error) else None,
@@ -192,21 +194,26 @@ class Fetching:
 
     async def _conclude(self, this: _Fetch) -> None:
         unit, outcomes = this.unit, this.outcomes()
+        end: End = "given_up"
         settled: Settled | None = None
         try:
             probe_at = await self._report_trouble(this)
             if this.aside and probe_at is not None:
                 rest = Snoozed(until=probe_at + _ASIDE, reason="unauthorized")
                 outcomes = [(job, rest) for job in unit.jobs]
-            if not this.kept.lost:
+            if this.kept.lost:
+                end = "lease_lost"
+            else:
                 settled = await self._settle(this, outcomes)
+                end = "settled"
         except errors.LeaseLost:
+            end = "lease_lost"
             self._observer.event("stale_completion", provider=unit.provider, unit=unit.key)
         except errors.DatabaseUnavailable as trouble:
             # The lease will expire and any daemon takes the jobs up again: late, not lost.
             self._observer.event("settle_given_up", unit=unit.key, error=str(trouble))
         finally:
-            self._tell(this.report(outcomes, settled))
+            self._tell(this.report(outcomes, end, settled))
         if any(isinstance(outcome, _FOR_LATER) for _, outcome in outcomes):
             self._on_deferred()
 

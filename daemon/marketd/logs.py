@@ -211,7 +211,7 @@ class LogObserver:
     def fetches_done(self, reports: Sequence[FetchReport]) -> None:
         all_of_them = logging.getLogger().isEnabledFor(logging.INFO)
         for report in reports:
-            if all_of_them or report.lease_lost or report.error is not None:
+            if all_of_them or report.end != "settled" or report.error is not None:
                 self._fetch_done(report)
 
     def _fetch_done(self, report: FetchReport) -> None:
@@ -233,8 +233,8 @@ class LogObserver:
         }
         if report.error is not None:
             self._log.error("fetch_done", **fields, exc_info=report.error)
-        elif report.lease_lost:
-            self._log.warning("fetch_done", **fields, lease_lost=True)
+        elif report.end != "settled":
+            self._log.warning("fetch_done", **fields, **{report.end: True})
         else:
             self._log.info("fetch_done", **fields)
 

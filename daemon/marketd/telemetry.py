@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import field
 from datetime import datetime
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from marketd.models import Unit
 from marketd.outcome import Failed, Outcome, Priced, Retried
@@ -30,9 +30,13 @@ class RequestReport:
     of_fetch: bool = False  #: a fetch's report follows, which has this one among its `calls`
 
 
+#: How a fetch ended: what it brought is written, or was not to be written any more, or Postgres did not take it.
+End: TypeAlias = Literal["settled", "lease_lost", "given_up"]
+
+
 @value
 class FetchReport:
-    """One fetch, settled (or not: `lease_lost`)."""
+    """One fetch at its end."""
 
     unit: Unit
     outcomes: Sequence[Outcome]  #: one for each of the unit's jobs
@@ -42,7 +46,7 @@ class FetchReport:
     wait_s: float  #: longest time a job of the unit was due before the claim
     fetch_s: float
     settle_s: float
-    lease_lost: bool = False
+    end: End = "settled"
     calls: Sequence[RequestReport] = ()  #: the fetch's requests, in order
     stored: int | None = None  #: prices that were newer than what was known; None: it was not settled
     error: BaseException | None = field(default=None, compare=False)  #: an unexpected one, for its traceback
@@ -58,7 +62,7 @@ WASTE = (
     "throttled",
     "unreadable",  # an answer, but not one that can be read
     "failed",  # no answer
-    "unfinished",  # itself well answered, but its fetch was stopped (budget, pause, shutdown) or failed
+    "unfinished",  # itself well answered, but its fetch was stopped (budget, pause, shutdown), failed or not written
 )
 _WASTED_BY_CLASS = {
     "bad_request": "rejected",
@@ -84,8 +88,10 @@ def waste_of(call: RequestReport, fetch: FetchReport) -> str | None:
         return reason
     if call.meter != "calls":
         return None  # a token serves every fetch of its life
-    if fetch.lease_lost:
+    if fetch.end == "lease_lost":
         return "stale"
+    if fetch.end == "given_up":
+        return "unfinished"
     if any(isinstance(outcome, Priced) for outcome in fetch.outcomes):
         return "duplicate" if fetch.quotes and fetch.stored == 0 else None
     codes = [outcome.error_code for outcome in fetch.outcomes if isinstance(outcome, Failed | Retried)]

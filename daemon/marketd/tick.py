@@ -45,7 +45,7 @@ class Tally:
 
     def fetches_done(self, reports: Sequence[FetchReport]) -> None:
         for outcome in [
-            outcome for report in reports if not report.lease_lost for outcome in report.outcomes
+            outcome for report in reports if report.end == "settled" for outcome in report.outcomes
         ]:
             match outcome:
                 case Priced():

@@ -21,7 +21,7 @@ from marketd.sandbox import Sandbox
 from marketd.store.budgets import Circuits
 from marketd.store.pool import Database
 from marketd.store.rows import CallRow
-from marketd.telemetry import FetchReport, RequestReport, waste_of
+from marketd.telemetry import End, FetchReport, RequestReport, waste_of
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 CALL = RequestReport(
@@ -34,12 +34,10 @@ UNIT = Unit(
 )  # fmt: skip
 
 
-def fetch(
-    *outcomes: Outcome, quotes: int = 1, stored: int | None = 1, lease_lost: bool = False
-) -> FetchReport:
+def fetch(*outcomes: Outcome, quotes: int = 1, stored: int | None = 1, end: End = "settled") -> FetchReport:
     return FetchReport(
         unit=UNIT, outcomes=outcomes, requests=1, quotes=quotes, changed=0, wait_s=0, fetch_s=0,
-        settle_s=0, lease_lost=lease_lost, stored=stored,
+        settle_s=0, end=end, stored=stored,
     )  # fmt: skip
 
 
@@ -58,7 +56,8 @@ def retried(code: str) -> Retried:
         (fetch(Priced(size="10", reason="no_asks"), quotes=0, stored=0), None),
         (fetch(Priced(size="10"), stored=0), "duplicate"),
         (fetch(Priced(size="10"), failed("size_not_offered")), None),
-        (fetch(Priced(size="10"), lease_lost=True, stored=None), "stale"),
+        (fetch(Priced(size="10"), end="lease_lost", stored=None), "stale"),
+        (fetch(Priced(size="10"), end="given_up", stored=None), "unfinished"),
         (fetch(failed("unknown_sku"), quotes=0), "not_found"),
         (fetch(failed("size_not_offered")), "not_found"),
         (fetch(retried("bad_payload"), quotes=0), "unreadable"),

@@ -9,12 +9,15 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
+import pytest
+
+from marketd import errors
 from marketd.fetching import Fetching, LaneSettings, Stores
 from marketd.models import Job, JobId, Quote, Unit
 from marketd.provider import Found
 from marketd.retry import RetryPolicy
 from marketd.store.jobs import Settled
-from marketd.telemetry import FetchReport, RequestReport
+from marketd.telemetry import FetchReport, RequestReport, waste_of
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 CALL = RequestReport(
@@ -84,6 +87,23 @@ async def _fetched(end: Settled | Exception) -> tuple[FetchReport, BaseException
     await asyncio.sleep(0)  # those that end in one turn of the loop are told together
     [report] = notes.reports
     return report, crash
+
+
+@pytest.mark.parametrize(
+    ("settle", "end", "wasted"),
+    [
+        (Settled(changed=1, stored=1, again=0, skipped=()), "settled", None),
+        (errors.LeaseLost("taken over"), "lease_lost", "stale"),
+        (errors.DatabaseUnavailable("shutting down"), "given_up", "unfinished"),
+        (TypeError("no JSON form for object"), "given_up", "unfinished"),
+    ],
+)
+async def test_a_database_that_is_away_is_not_told_as_a_lost_lease(
+    settle: Settled | Exception, end: str, wasted: str | None
+) -> None:
+    report, _ = await _fetched(settle)
+    assert report.end == end
+    assert waste_of(CALL, report) == wasted
 
 
 async def test_a_fetch_whose_settle_crashes_is_told_with_its_calls() -> None:

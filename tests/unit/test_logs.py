@@ -120,7 +120,7 @@ def test_a_fetch_is_one_canonical_line(sink: _Sink) -> None:
 
 def test_a_lost_lease_is_a_warning_and_an_unexpected_error_an_error(sink: _Sink) -> None:
     observer = logs.LogObserver()
-    observer.fetches_done([_report(lease_lost=True, unit=_unit("shop2"))])
+    observer.fetches_done([_report(end="lease_lost", unit=_unit("shop2"))])
     observer.fetches_done(
         [_report(Retried(delay=timedelta(1), error_code="internal", message=""), error=ValueError("odd"))]
     )

@@ -23,7 +23,7 @@ from marketd.metrics.families import Distribution
 from marketd.metrics.words import ERRORS, LANE_STATES, OUTCOMES, REQUEST_CLASSES
 from marketd.models import Job, JobId, Unit
 from marketd.outcome import Failed, Outcome, Priced, Released, Retried, Snoozed
-from marketd.telemetry import FetchReport, Observer, RequestReport
+from marketd.telemetry import End, FetchReport, Observer, RequestReport
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 PROVIDERS = ("stockx", "alias", "ebay")
@@ -55,7 +55,7 @@ def _request(**more: Any) -> RequestReport:
     return RequestReport(**values | more)
 
 
-def _fetch(*outcomes: Outcome, lease_lost: bool = False) -> FetchReport:
+def _fetch(*outcomes: Outcome, end: End = "settled") -> FetchReport:
     job = Job(id=JobId(1), size="10", priority=150, attempt=1, max_attempts=5, rescues=0, due_at=NOW)
     unit = Unit(
         key="k",
@@ -77,7 +77,7 @@ def _fetch(*outcomes: Outcome, lease_lost: bool = False) -> FetchReport:
         wait_s=3,
         fetch_s=1,
         settle_s=0.01,
-        lease_lost=lease_lost,
+        end=end,
     )
 
 
@@ -198,10 +198,17 @@ def test_calls_that_brought_no_price_count_as_wasted(metrics: Metrics, outcome: 
 
 
 def test_a_fetch_that_lost_its_lease_finished_nothing(metrics: Metrics) -> None:
-    metrics.fetches_done([_fetch(Priced(size="10"), lease_lost=True)])
+    metrics.fetches_done([_fetch(Priced(size="10"), end="lease_lost")])
     assert _value(metrics, "marketd_lease_lost_total", provider="stockx") == 1
     assert _value(metrics, "marketd_jobs_finished_total", provider="stockx", outcome="priced") == 0
     assert _value(metrics, "marketd_calls_wasted_total", provider="stockx", reason="stale") == 2
+
+
+def test_a_fetch_that_postgres_did_not_take_lost_no_lease(metrics: Metrics) -> None:
+    metrics.fetches_done([_fetch(Priced(size="10"), end="given_up")])
+    assert _value(metrics, "marketd_lease_lost_total", provider="stockx") == 0
+    assert _value(metrics, "marketd_jobs_finished_total", provider="stockx", outcome="priced") == 0
+    assert _value(metrics, "marketd_calls_wasted_total", provider="stockx", reason="unfinished") == 2
 
 
 def test_a_lane_is_in_exactly_one_state(metrics: Metrics) -> None:

@@ -116,8 +116,8 @@ class Metrics(Families):
         self._fetch.labels(provider).observe_all([report.fetch_s for report in reports])
         wasted = [waste_of(call, report) for report in reports for call in report.calls]
         self._count(self._wasted, provider, wasted)
-        settled = [report for report in reports if not report.lease_lost]
-        self._lease_lost.labels(provider).inc(len(reports) - len(settled))
+        settled = [report for report in reports if report.end == "settled"]
+        self._lease_lost.labels(provider).inc(sum([report.end == "lease_lost" for report in reports]))
         self._settle.labels(provider).observe_all([report.settle_s for report in settled])
         changed = sum([report.changed for report in settled])
         self._looked.labels(provider, "changed").inc(changed)
