@@ -46,7 +46,7 @@ grant execute on function
   market_enqueue(text, text, text, int, text, timestamptz, text), market_enqueue_many(jsonb, int, text),
   market_refresh(jsonb, text), market_watch(jsonb, text), market_unwatch(jsonb, text), market_viewed(jsonb, text),
   market_why(bigint), market_why(text, text, text, text),
-  market__identity(text), market__trusted()
+  market__identity(text, name), market__trusted(name)
   to market_producer;
 -- The plain INSERT. Not: account (whose budget it would spend), unit_key (which marks rows that were checked already).
 grant insert (provider, sku, size, currency, priority, status, not_before, user_id, dedupe_key, attempt, max_attempts,

@@ -10,20 +10,20 @@ create type market__wish as (
 create function market__wish(p_provider text, p_sku text, p_size text, p_currency text, p_priority int,
                              p_not_before timestamptz, p_user_id text, p_account text default null)
 returns market__wish language plpgsql stable as $$
-declare w market__wish; p record; a record; b record;
+declare w market__wish; p record; a record; b record; sizes text;
 begin
   if p_account is null and p_user_id <> '' then
     select u.account into p_account from market_account_users u where u.provider = p_provider and u.user_id = p_user_id;
   end if;
+  select s.default_size_system into sizes from market_settings s;
   -- As nearly all are written; the rest takes the long way, of which each expression costs its preparation in each transaction.
-  if p_sku ~ '^[A-Z0-9][A-Z0-9._+-]*$' and length(p_sku) <= 64 and (p_size is null or p_size ~ '^([1-9]|1[0-9]|2[01])(\.5)?$')
+  if p_sku ~ '^[A-Z0-9][A-Z0-9._+-]*$' and length(p_sku) <= 64 and (p_size is null or sizes = 'us' and p_size ~ '^([1-9]|1[0-9]|2[01])(\.5)?$')
      and p_currency is null and p_not_before is null and p_priority between 0 and 1000 and coalesce(length(p_user_id) <= 200, true) then
     select m.provider, m.account, p_sku, p_size, m.currency, format('%s|%s|%s|%s|%s', m.provider, m.account, p_sku, m.currency, p_size),
            format(case when m.all_sizes then '%s|%s|%s|%s' else '%s|%s|%s|%s|%s' end, m.provider, m.account, p_sku, m.currency, p_size),
            p_priority, null, nullif(p_user_id, ''), null into w
       from market_providers m
-     where m.provider = p_provider and m.account = coalesce(p_account, 'default')
-       and (p_size is null or (select s.default_size_system from market_settings s) = 'us');
+     where m.provider = p_provider and m.account = coalesce(p_account, 'default');
     if found then
       return w;
     end if;
@@ -37,8 +37,7 @@ begin
     select u.account into w.account from market_account_users u where u.provider = w.provider and u.user_id = w.user_id;
   end if;
   w.account := coalesce(w.account, 'default');
-  select m.currency, m.currencies, m.all_sizes, s.default_size_system into p
-    from market_providers m, market_settings s where m.provider = w.provider and m.account = w.account;
+  select m.currency, m.currencies, m.all_sizes into p from market_providers m where m.provider = w.provider and m.account = w.account;
   if not found then
     w.problem := case when exists (select from market_providers m where m.provider = w.provider)
       then format('account %s is not an account of %s', quote_literal(left(w.account, 40)), w.provider)
@@ -47,7 +46,7 @@ begin
     return w;
   end if;
   a := market__sku(p_sku);
-  b := market__size(p_size, p.default_size_system);
+  b := market__size(p_size, sizes);
   w.sku := a.sku;
   w.size := b.size;
   w.currency := market__upper(btrim(coalesce(p_currency, p.currency)));
@@ -198,79 +197,92 @@ begin
   return stub is not null;
 end $$;
 
+-- A view counts once per user, target and ten minutes: as market__count_views has it for many, but with a plan that is kept.
+create function market__count_view(w market__wish) returns void
+language plpgsql as $$
+begin
+  insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id)
+  select 'view', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, '')
+   where not exists (select from market_signals g where g.kind = 'view' and g.dedupe_key = w.dedupe_key
+                       and g.user_id = coalesce(w.user_id, '') and g.at > clock_timestamp() - interval '10 minutes');
+end $$;
+
+create type market__opened as (
+  job_id bigint, result text, status text, run_at timestamptz, retry_at timestamptz, overridden_at timestamptz,
+  max_attempts int, turn bigint, urgent boolean, known boolean
+);
+
 -- One wish: merged into an open job, answered by a fresh price, or a new job. Statements that find one row by its key each: to
 -- join them, or to write from one in another, costs more than it saves.
--- p_is_view: asking in the background is what old apps do when they show a price; it counts as a view, once per user, target
--- and ten minutes.
+-- p_is_view: asking in the background is what old apps do when they show a price; it counts as a view.
 -- p_insert false: the caller writes the new rows (result null), unless it finds that somebody was quicker; then it asks again.
-create function market__open(w market__wish, p_is_view boolean default true, p_insert boolean default true,
-  out job_id bigint, out result text, out status text, out run_at timestamptz, out retry_at timestamptz, out overridden_at timestamptz,
-  out max_attempts int, out turn bigint, out urgent boolean, out known boolean)
+create function market__open(w market__wish, p_is_view boolean default true, p_insert boolean default true) returns market__opened
 language plpgsql as $$
-declare now_at timestamptz := clock_timestamp(); fresh_for interval; wake_priority int; t record; priced timestamptz;
+declare o market__opened; now_at timestamptz := clock_timestamp(); fresh_for interval; is_view boolean; t record; priced timestamptz;
 begin
-  select s.fresh_for, s.wake_priority, s.max_attempts into fresh_for, wake_priority, max_attempts from market_settings s;
-  urgent := w.priority >= wake_priority;
-  if p_is_view and not urgent then   -- as market__count_views has it for many, but with a plan that is kept
-    insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id, at)
-    select 'view', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, ''), now_at
-     where not exists (select from market_signals g where g.kind = 'view' and g.dedupe_key = w.dedupe_key
-                         and g.user_id = coalesce(w.user_id, '') and g.at > now_at - interval '10 minutes');
-  end if;
+  select s.fresh_for, s.max_attempts, w.priority >= s.wake_priority, p_is_view and w.priority < s.wake_priority
+    into fresh_for, o.max_attempts, o.urgent, is_view from market_settings s;
   loop
     -- The open job first, then the price: what it brings when it ends in between is seen.
-    select j.id into job_id from market_jobs j where j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred');
+    select j.id into o.job_id from market_jobs j where j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred');
     if found then
-      result := market__merge(w, job_id);
-      if result is not null then
-        return;
-      end if;
+      o.result := market__merge(w, o.job_id);
+      exit when o.result is not null;
       continue;   -- it has ended meanwhile
     end if;
     select x.observed_at, x.price_size, x.retry_at, x.overridden_at into t from market_targets x where x.dedupe_key = w.dedupe_key;
-    known := found;
+    o.known := found;
     -- as market__observed_at has it
     select p.observed_at into priced from market_prices p
      where p.provider = w.provider and p.account = w.account and p.sku = w.sku
        and coalesce(p.size, '') = coalesce(t.price_size, w.size, '') and p.currency = w.currency;
     if greatest(t.observed_at, priced) > now_at - fresh_for then
-      result := 'fresh';
-      return;
+      o.result := 'fresh';
+      exit;
     end if;
     -- Not before its own time, nor before the target's cool-down ends, which only an urgent wish looks past, and at most once
     -- in fresh_for.
-    retry_at := null;
-    overridden_at := null;
     if t.retry_at > now_at then
-      if urgent and (t.overridden_at is null or t.overridden_at < now_at - fresh_for) then
-        overridden_at := now_at;
+      if o.urgent and (t.overridden_at is null or t.overridden_at < now_at - fresh_for) then
+        o.overridden_at := now_at;
       else
-        retry_at := t.retry_at;
+        o.retry_at := t.retry_at;
       end if;
     end if;
-    run_at := greatest(w.not_before, retry_at, now_at);
-    status := case when run_at > now_at then 'deferred' else 'pending' end;
-    turn := market__turn(w.provider, w.account, w.priority, w.user_id);
-    if not p_insert then
-      return;
-    end if;
+    o.run_at := greatest(w.not_before, o.retry_at, now_at);
+    o.status := case when o.run_at > now_at then 'deferred' else 'pending' end;
+    o.turn := market__turn(w.provider, w.account, w.priority, w.user_id);
+    exit when not p_insert;
     -- The job comes before its target, as in all other ways of asking, so that who asks for the same waits in a line.
     insert into market_jobs (provider, account, sku, size, currency, priority, status, not_before, retry_at, run_at,
       overridden_at, max_attempts, turn, user_id, dedupe_key, unit_key)
-    values (w.provider, w.account, w.sku, w.size, w.currency, w.priority, market__open.status, w.not_before, market__open.retry_at,
-      market__open.run_at, market__open.overridden_at, market__open.max_attempts, market__open.turn, w.user_id, w.dedupe_key, w.unit_key)
-    on conflict (dedupe_key) where market_jobs.status in ('pending', 'running', 'deferred') do nothing returning id into job_id;
-    exit when found;   -- else somebody opened one for the same target meanwhile
+    values (w.provider, w.account, w.sku, w.size, w.currency, w.priority, o.status, w.not_before, o.retry_at, o.run_at,
+      o.overridden_at, o.max_attempts, o.turn, w.user_id, w.dedupe_key, w.unit_key)
+    on conflict (dedupe_key) where status in ('pending', 'running', 'deferred') do nothing returning id into o.job_id;
+    if not found then   -- somebody opened one for the same target meanwhile
+      o.retry_at := null;
+      o.overridden_at := null;
+      continue;
+    end if;
+    if not o.known then
+      insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
+      values (w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key) on conflict do nothing;
+    end if;
+    insert into market_job_requests (job_id, user_id, priority, opened) values (o.job_id, w.user_id, w.priority, true);
+    o.result := 'queued';
+    if o.urgent and o.status = 'pending' then
+      perform pg_notify('market_jobs', w.provider);
+    end if;
+    exit;
   end loop;
-  if not known then
-    insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
-    values (w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key) on conflict do nothing;
+  -- Nobody looks at what was never asked; if somebody did, market__fold counts both as one.
+  if is_view and o.result = 'queued' and not o.known then
+    insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id)
+    values ('view', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, ''));
+  elsif is_view then
+    perform market__count_view(w);
   end if;
-  insert into market_job_requests (job_id, user_id, priority, opened) values (market__open.job_id, w.user_id, w.priority, true);
-  result := 'queued';
-  if urgent and status = 'pending' then
-    perform pg_notify('market_jobs', w.provider);
-  end if;
+  return o;
 end $$;
 
 create function market_enqueue(provider text, sku text, size text default null, priority int default 100,
@@ -279,10 +291,10 @@ returns table (job_id bigint, result text, wait_reason text, eta timestamptz)
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp
 set plan_cache_mode = force_generic_plan   -- one plan fits all values, and a fresh session plans each statement once
 set enable_seqscan = off set jit = off as $$             -- planned while small it would walk big tables; before 18 that costs 1e10, which starts the JIT compiler
-declare w market__wish; o record;
+declare w market__wish; o market__opened;
 begin
   w := market__wish(market_enqueue.provider, market_enqueue.sku, market_enqueue.size, market_enqueue.currency,
-                    market_enqueue.priority, market_enqueue.not_before, market__identity(market_enqueue.user_id));
+                    market_enqueue.priority, market_enqueue.not_before, market__identity(market_enqueue.user_id, current_user));
   if w.problem is not null then
     raise exception 'market_enqueue: %', w.problem using errcode = '22023';
   end if;
@@ -391,7 +403,7 @@ returns table (ord int, job_id bigint, result text, wait_reason text, eta timest
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare
-  who text := market__identity(market_enqueue_many.user_id); now_at timestamptz := clock_timestamp();
+  who text := market__identity(market_enqueue_many.user_id, current_user); now_at timestamptz := clock_timestamp();
   asked market__taken[]; i market__taken; o record; x record; lane market__lane; waits text[]; etas timestamptz[]; rest jsonb; together boolean := true;
 begin
   perform market__check_items(items, 'market_enqueue_many');
@@ -524,32 +536,32 @@ begin
 end $$;
 
 -- May the caller speak for others? The schema's owner, operators, and superusers may; all others only for themselves.
--- A role that was SET (PostgREST) counts, not the login behind it.
-create function market__trusted() returns boolean
+-- A role that was SET (PostgREST) counts, not the login behind it. p_owner spares the look at who owns the schema: functions
+-- that run as their owner give their current_user.
+create function market__trusted(p_owner name default null) returns boolean
 language plpgsql stable as $$
 declare caller name := coalesce(nullif(current_setting('role', true), 'none'), session_user);
 begin
-  return pg_has_role(caller, (select relowner from pg_class where oid = 'market_jobs'::regclass), 'member')
-    or coalesce(pg_has_role(caller, to_regrole('market_operator')::oid, 'member'), false);
+  if p_owner is null then
+    select pg_get_userbyid(c.relowner) into p_owner from pg_class c where c.oid = 'market_jobs'::regclass;
+  end if;
+  return pg_has_role(caller, p_owner, 'member') or coalesce(pg_has_role(caller, to_regrole('market_operator')::oid, 'member'), false);
 end $$;
 
 -- Who asks: the setting marketd.user_id, else the JWT's subject (PostgREST), else the login. A trusted caller may name
 -- anybody, or nobody; of others an argument must be what they are.
-create function market__identity(p_user_id text default null) returns text
+create function market__identity(p_user_id text default null, p_owner name default null) returns text
 language plpgsql stable as $$
-declare who text := nullif(current_setting('marketd.user_id', true), ''); claims text;
+declare who text := nullif(current_setting('marketd.user_id', true), '');
 begin
-  if who is null then
-    claims := nullif(current_setting('request.jwt.claims', true), '');
-    if claims is not null then
-      begin
-        who := nullif(claims::jsonb ->> 'sub', '');
-      exception when invalid_text_representation or data_exception then
-        raise exception 'the setting request.jwt.claims is not JSON' using errcode = '22023';
-      end;
-    end if;
+  if who is null and current_setting('request.jwt.claims', true) <> '' then
+    begin
+      who := nullif(current_setting('request.jwt.claims')::jsonb ->> 'sub', '');
+    exception when invalid_text_representation or data_exception then
+      raise exception 'the setting request.jwt.claims is not JSON' using errcode = '22023';
+    end;
   end if;
-  if market__trusted() then
+  if market__trusted(p_owner) then
     return coalesce(nullif(p_user_id, ''), who);
   end if;
   who := coalesce(who, session_user);
@@ -566,10 +578,10 @@ end $$;
 create function market__plain_insert() returns trigger
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
-declare w market__wish; a record; now_at timestamptz;
+declare w market__wish; a market__opened; now_at timestamptz;
 begin
   w := market__wish(new.provider, new.sku, new.size, new.currency, new.priority, new.not_before,
-                    market__identity(new.user_id), nullif(new.account, 'default'));
+                    market__identity(new.user_id, current_user), nullif(new.account, 'default'));
   if w.problem is not null then
     raise exception 'market_jobs: %', w.problem using errcode = '22023';
   end if;

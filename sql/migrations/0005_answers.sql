@@ -169,7 +169,7 @@ returns table (state text, waiting_for text, until timestamptz, eta timestamptz,
 language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp as $$
 declare w market__wish; id bigint; seen timestamptz;
 begin
-  w := market__wish(market_why.provider, market_why.sku, market_why.size, market_why.currency, 100, null, market__identity(null));
+  w := market__wish(market_why.provider, market_why.sku, market_why.size, market_why.currency, 100, null, market__identity(null, current_user));
   if w.problem is not null then
     raise exception 'market_why: %', w.problem using errcode = '22023';
   end if;

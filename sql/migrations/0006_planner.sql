@@ -403,7 +403,7 @@ returns table (ord int, job_id bigint, result text, wait_reason text, eta timest
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare
-  who text := market__identity(market_watch.user_id); asked market__answer[]; good market__wish[]; added text[]; w market__wish;
+  who text := market__identity(market_watch.user_id, current_user); asked market__answer[]; good market__wish[]; added text[]; w market__wish;
 begin
   perform market__check_items(items, 'market_watch');
   asked := market__asked(items, who);
@@ -433,7 +433,7 @@ create function market_unwatch(items jsonb, user_id text default null)
 returns table (ord int, job_id bigint, result text, wait_reason text, eta timestamptz, error_code text, error_message text)
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
-declare who text := market__identity(market_unwatch.user_id); asked market__answer[]; good market__wish[]; gone text[];
+declare who text := market__identity(market_unwatch.user_id, current_user); asked market__answer[]; good market__wish[]; gone text[];
 begin
   perform market__check_items(items, 'market_unwatch');
   asked := market__asked(items, who);
@@ -454,7 +454,7 @@ create function market_viewed(items jsonb, user_id text default null)
 returns table (ord int, job_id bigint, result text, wait_reason text, eta timestamptz, error_code text, error_message text)
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
-declare who text := market__identity(market_viewed.user_id); asked market__answer[];
+declare who text := market__identity(market_viewed.user_id, current_user); asked market__answer[];
 begin
   perform market__check_items(items, 'market_viewed');
   asked := market__asked(items, who);

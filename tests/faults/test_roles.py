@@ -32,8 +32,8 @@ ASKING = {
     "market_viewed(jsonb,text)",
     "market_why(bigint)",
     "market_why(text,text,text,text)",
-    "market__identity(text)",
-    "market__trusted()",
+    "market__identity(text,name)",
+    "market__trusted(name)",
 }
 READING = {
     "market_why(text,text,text,text)",
