@@ -315,7 +315,7 @@ async def test_an_operator_does_all_that_the_command_line_does(db: Connection, l
     boss = await login("market_operator")
     job = await ask(db, "stockx", "AA1-1", "10")
     arguments: dict[str, tuple[Any, ...]] = {
-        "jobs": (None, None, None, None, 50),
+        "jobs": (None, None, None, None, None, 50, False),
         "why_job": (job,),
         "why_item": ("stockx", "AA1-1", "10", None),
         "enqueue": ("stockx", "BB1-1", "10", 200, "ann", None, None, None),
