@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -234,3 +235,35 @@ async def test_trouble_or_a_reload_voids_what_was_charged_ahead_at_once_and_give
         with pytest.raises(NotGranted, match=refusal):
             await leave(charger, URGENT, 1)
     assert (await used(db))[1] == (taken, 0)
+
+
+@pytest.mark.parametrize("moment", ["while it is charged", "as the answer comes"])
+@pytest.mark.parametrize("circuit", ["closed", "open"])
+async def test_a_charge_whose_fetch_was_cut_off_is_given_back(
+    db: Connection, database: str, monkeypatch: pytest.MonkeyPatch, circuit: str, moment: str
+) -> None:
+    """And if it was a lane's probe, the next one need not wait until that is thought lost."""
+    if circuit == "open":
+        await db.execute(
+            "update market_providers set circuit = 'open', circuit_reason = 'errors', circuit_until = '2026-03-01'"
+        )
+    loop = asyncio.get_running_loop()
+    async with charging(database) as charger:
+        fetch = charger._db.fetch
+
+        async def charged(*statement: Any) -> list[Any]:
+            rows = await fetch(*statement)
+            if moment == "while it is charged":
+                taking.cancel()
+            else:
+                loop.call_soon(taking.cancel)
+            return rows
+
+        monkeypatch.setattr(charger._db, "fetch", charged)
+        taking = asyncio.create_task(charger.gate(URGENT).take("x"))
+        with pytest.raises(asyncio.CancelledError):
+            await taking
+        await asyncio.sleep(0)
+        monkeypatch.undo()
+    assert await used(db) == [(0, 0), (0, 0)]
+    assert await db.fetchval("select circuit from market_providers where provider = 'stockx'") == circuit

@@ -25,16 +25,19 @@ class Batcher(Generic[Item, Answer]):
         at_most: int,
         at_once: int = 1,
         weight: Callable[[Item], int] = lambda _: 1,
+        unclaimed: Callable[[Answer], None] = lambda _: None,
     ) -> None:
         """`run` gives one answer for each item, in order; an exception among them is raised to its asker only.
 
         One that `run` itself raises is raised to all askers of the batch. A batch is full when its items weigh
         `at_most`; while a statement runs, further ones begin for full batches only, `at_once` of them together.
+        `unclaimed` is called with an answer whose asker was cancelled while its statement ran.
         """
         self._run = run
         self._at_most = at_most
         self._at_once = at_once
         self._weight = weight
+        self._unclaimed = unclaimed
         self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
         self._waits = 0  #: what those weigh together
         self._running = 0  #: statements
@@ -84,9 +87,10 @@ class Batcher(Generic[Item, Answer]):
         except Exception as error:
             answers = [error] * len(batch)
         for (_, waiting), found in zip(batch, answers, strict=True):
-            if waiting.cancelled():
-                continue
             if isinstance(found, Exception):
-                waiting.set_exception(found)
+                if not waiting.cancelled():
+                    waiting.set_exception(found)
+            elif waiting.cancelled():
+                self._unclaimed(found)
             else:
                 waiting.set_result(found)

@@ -61,7 +61,7 @@ class Charger:
         self._provider = provider
         self._account = account
         self._observer = observer
-        self._takes = Batcher(self._take_batch, at_most=_AT_ONCE)
+        self._takes = Batcher(self._take_batch, at_most=_AT_ONCE, unclaimed=self._unclaimed)
         self._moves = Batcher(self._move_batch, at_most=_AT_ONCE)
         self._blocks = Blocks()
         self._asking_ahead = False
@@ -85,10 +85,15 @@ class Charger:
         if charge.meter == "calls" and (ahead := self._blocks.next(charge.priority, clock.monotonic())):
             return ahead
         while True:
+            answer = self._takes(charge)
             try:
-                return await self._takes(charge)
+                return await answer
             except grants.NotYet as not_yet:
                 wait_s = not_yet.wait_s
+            except asyncio.CancelledError:
+                if not answer.cancelled() and answer.exception() is None:  # it came in the same moment
+                    self._unclaimed(answer.result())
+                raise
             await asyncio.sleep(wait_s)
 
     async def move(self, grant: Grant, within_s: float) -> Grant | None:
@@ -117,7 +122,7 @@ class Charger:
             self._give_up(block)
 
     async def close(self) -> None:
-        """Give back what was charged ahead and not used."""
+        """Give back what was charged and not used."""
         self.void_blocks()
         if self._returning:
             await asyncio.wait(self._returning)
@@ -189,13 +194,20 @@ class Charger:
 
     def _give_up(self, block: Block) -> None:
         if unused := self._blocks.give_up(block):
-            task = asyncio.get_running_loop().create_task(self._return(block.receipt, unused))
-            self._returning.add(task)
-            task.add_done_callback(self._returning.discard)
+            self._return("give_back_block", block.receipt, unused)
 
-    async def _return(self, receipt: str, calls: int) -> None:
+    def _unclaimed(self, grant: Grant) -> None:
+        """Its fetch was cut off (a stop, a lost lease) while it was charged."""
+        self._return("give_back", grant.receipt)
+
+    def _return(self, statement: str, *what: object) -> None:
+        task = asyncio.get_running_loop().create_task(self._returned(statement, *what))
+        self._returning.add(task)
+        task.add_done_callback(self._returning.discard)
+
+    async def _returned(self, statement: str, *what: object) -> None:
         try:
-            await self._db.fetch(self._sql["give_back_block"], receipt, calls)
+            await self._db.fetch(self._sql[statement], *what)
         except DatabaseUnavailable as error:
             # They stay charged, which breaks no limit.
             self._observer.event("give_back_failed", provider=self._provider, error=str(error))
