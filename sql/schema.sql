@@ -2051,7 +2051,7 @@ CREATE OR REPLACE FUNCTION market__plan_share(p market_providers, s market_setti
 AS $function$
 declare
   h record; kind text; used_bg bigint; remaining double precision; usable_s double precision;
-  best double precision := p_interval_s / greatest(0.001, p.pace_s * 1.05);
+  best double precision := p_interval_s / greatest(0.001, market__pace(p));
 begin
   foreach kind in array array['hour', 'day'] loop
     select * into h from market__shares(p, s, kind, p_now);

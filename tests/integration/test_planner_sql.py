@@ -24,6 +24,7 @@ from marketd.store.jobs import JobStore
 from marketd.store.plan import Dials, PlanStore
 from marketd.store.pool import Database
 from planner_model import Rate, first_value, gain, value, view_rate
+from queue_kit import daemon
 
 Connect = Callable[[], Awaitable["asyncpg.Connection[asyncpg.Record]"]]
 MINUTE = timedelta(minutes=1)
@@ -561,6 +562,17 @@ async def test_the_share_does_not_depend_on_the_sessions_time_zone(db: Any, zone
         for hour in range(4, 8)
     ]
     assert shares == pytest.approx([100 * 60 / 2220] * 4)
+
+
+async def test_the_share_is_no_more_than_the_slowest_daemons_spacing_lets_go(db: Any) -> None:
+    share = (
+        "select market__plan_share(p, s, 60, $1) from market_providers p, market_settings s"
+        " where provider = 'stockx'"
+    )
+    await db.execute("update market_providers set quota_hour = null, quota_day = null, pace_s = 1")
+    assert await db.fetchval(share, MID_HOUR) == pytest.approx(60 / 1.1)
+    await daemon(db, stockx={"pace_s": 5})
+    assert await db.fetchval(share, MID_HOUR) == pytest.approx(60 / (1.1 * 5))
 
 
 async def test_a_reserve_that_takes_all_still_leaves_what_is_kept_for_background(db: Any) -> None:
