@@ -43,8 +43,6 @@ create type market__lane as (
 create type market__limits as (
   hour integer,
   day integer,
-  mints integer,
-  reports integer,
   pace_s double precision
 );
 
@@ -1610,7 +1608,7 @@ CREATE OR REPLACE FUNCTION market__limit(l market__limits, p_kind text)
  LANGUAGE sql
  IMMUTABLE
 AS $function$
-  select case p_kind when 'hour' then l.hour when 'day' then l.day when 'mints' then l.mints else l.reports end
+  select case p_kind when 'hour' then l.hour when 'day' then l.day else 1000 end
 $function$;
 revoke execute on function market__limit(market__limits,text) from public;
 
@@ -1622,10 +1620,9 @@ AS $function$   -- plpgsql keeps its plans; SQL functions are planned at every c
 declare l market__limits;
 begin
   select least(p.quota_hour, min((d.told ->> 'hour')::int)), least(p.quota_day, min((d.told ->> 'day')::int)),
-         least(1000, min((d.told ->> 'mints')::int)), least(1000, min((d.told ->> 'reports')::int)),
          1.1 * greatest(p.pace_s, max((d.told ->> 'pace_s')::double precision)) into l
     from (select m.quotas -> (p.provider || '/' || p.account) as told from market_daemons m
-           where m.alive_until > clock_timestamp() offset 0) d;   -- offset: looked up once, not for each of the five
+           where m.alive_until > clock_timestamp() offset 0) d;   -- offset: looked up once, not for each of the three
   return l;
 end $function$;
 revoke execute on function market__limits(market_providers) from public;

@@ -38,22 +38,22 @@ language sql immutable as $$ select least(0.02, market__guard(s) / 4) $$;
 -- widest spacing, in seconds. Two configurations may differ for the time of a rolling restart, and then the lower limit
 -- holds. Spaced 10 % wider than asked, for jitter must not make requests look closer than they left: with 5 %, three daemons
 -- on a busy machine showed 6 in 0.992 s at 5 a second.
-create type market__limits as (hour int, day int, mints int, reports int, pace_s double precision);
+create type market__limits as (hour int, day int, pace_s double precision);
 create function market__limits(p market_providers) returns market__limits
 language plpgsql stable as $$   -- plpgsql keeps its plans; SQL functions are planned at every call
 declare l market__limits;
 begin
   select least(p.quota_hour, min((d.told ->> 'hour')::int)), least(p.quota_day, min((d.told ->> 'day')::int)),
-         least(1000, min((d.told ->> 'mints')::int)), least(1000, min((d.told ->> 'reports')::int)),
          1.1 * greatest(p.pace_s, max((d.told ->> 'pace_s')::double precision)) into l
     from (select m.quotas -> (p.provider || '/' || p.account) as told from market_daemons m
-           where m.alive_until > clock_timestamp() offset 0) d;   -- offset: looked up once, not for each of the five
+           where m.alive_until > clock_timestamp() offset 0) d;   -- offset: looked up once, not for each of the three
   return l;
 end $$;
 
+-- Of mints and usage reports a thousand a day each, as eBay has it and more than anybody needs.
 create function market__limit(l market__limits, p_kind text) returns int
 language sql immutable as $$
-  select case p_kind when 'hour' then l.hour when 'day' then l.day when 'mints' then l.mints else l.reports end
+  select case p_kind when 'hour' then l.hour when 'day' then l.day else 1000 end
 $$;
 
 create function market__pace(p market_providers) returns double precision
