@@ -334,7 +334,6 @@ create table market_products (
   image_url text,
   url text,
   details jsonb default '{}'::jsonb not null,
-  first_seen_at timestamp with time zone default clock_timestamp() not null,
   updated_at timestamp with time zone default clock_timestamp() not null,
   constraint market_products_pkey PRIMARY KEY (provider, product_id)
 );
@@ -348,11 +347,9 @@ create table market_provider_metrics (
   throttled integer default 0 not null,
   failed integer default 0 not null,
   took_s double precision default 0 not null,
-  prices integer default 0 not null,
-  prices_changed integer default 0 not null,
   constraint market_provider_metrics_pkey PRIMARY KEY (provider, account, window_start)
 );
-comment on table market_provider_metrics is 'Requests and prices per provider and hour.';
+comment on table market_provider_metrics is 'Requests per provider account and hour.';
 
 create table market_providers (
   provider text not null,

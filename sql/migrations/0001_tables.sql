@@ -284,7 +284,6 @@ create table market_products (
   image_url text,
   url text,
   details jsonb not null default '{}',
-  first_seen_at timestamptz not null default clock_timestamp(),
   updated_at timestamptz not null default clock_timestamp(),
   primary key (provider, product_id)
 );
@@ -370,8 +369,6 @@ create table market_provider_metrics (
   throttled int not null default 0,
   failed int not null default 0,
   took_s double precision not null default 0,
-  prices int not null default 0,
-  prices_changed int not null default 0,
   primary key (provider, account, window_start)
 );
-comment on table market_provider_metrics is 'Requests and prices per provider and hour.';
+comment on table market_provider_metrics is 'Requests per provider account and hour.';
