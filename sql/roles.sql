@@ -64,6 +64,7 @@ grant select on
 grant execute on function market_why(text, text, text, text) to market_reader;
 -- What the views compute with; none of these writes.
 grant execute on function
+  market__lane_state(market_providers),
   market__shown_quota(market_providers, text),
   market__shown_shares(market_providers, market_settings, text),
   market__shown_verdict(market_providers, market_settings, boolean),

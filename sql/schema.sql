@@ -1137,16 +1137,14 @@ CREATE OR REPLACE FUNCTION market__closed(p market_providers, p_now timestamp wi
  LANGUAGE sql
  STABLE
 AS $function$
-  select x.reason, case when x.reason in ('circuit', 'cooldown') then p.circuit_until end
-    from (select case
-            when not p.enabled then 'off'
-            when p.paused_at is not null then 'paused'
-            when p.circuit <> 'closed' and p.circuit_until > p_now
-                 and not (p.circuit = 'half_open' and (
-                   market__is_probe(p, p_after)
-                   or p.circuit_prober is not null and not exists (
-                        select from market_daemons d where d.daemon_id = p.circuit_prober and d.alive_until > p_now)))
-              then case when p.circuit_reason = 'errors' then 'circuit' else 'cooldown' end end as reason) x
+  select l.state, case when l.state in ('circuit', 'cooldown') then p.circuit_until end
+    from market__lane_state(p) l(state)
+   where l.state in ('off', 'paused')
+      or l.state in ('circuit', 'cooldown') and p.circuit_until > p_now
+         and not (p.circuit = 'half_open' and (
+           market__is_probe(p, p_after)
+           or p.circuit_prober is not null and not exists (
+                select from market_daemons d where d.daemon_id = p.circuit_prober and d.alive_until > p_now)))
 $function$;
 revoke execute on function market__closed(market_providers,timestamp with time zone,text) from public;
 
@@ -1524,6 +1522,16 @@ begin
   return l;
 end $function$;
 revoke execute on function market__lane(text,text,integer) from public;
+
+CREATE OR REPLACE FUNCTION market__lane_state(p market_providers)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select case when not p.enabled then 'off' when p.paused_at is not null then 'paused' when p.circuit = 'closed' then 'ready'
+              when p.circuit_reason = 'errors' then 'circuit' else 'cooldown' end
+$function$;
+revoke execute on function market__lane_state(market_providers) from public;
 
 CREATE OR REPLACE FUNCTION market__learn(p_unit_key text, p_provider text, p_account text, p_sku text, p_fetched_at timestamp with time zone, p_gaps_h double precision[], p_changed boolean[], p_failed boolean, p_now timestamp with time zone DEFAULT clock_timestamp())
  RETURNS boolean

@@ -149,20 +149,25 @@ language sql immutable as $$
   select p.circuit = 'half_open' and coalesce(strpos(p_receipt || ';', ';probe=' || p.circuit_probe || ';') > 0, false)
 $$;
 
+-- A lane in a word. Not ready, it may let a probe go: see market__closed.
+create function market__lane_state(p market_providers) returns text
+language sql immutable as $$
+  select case when not p.enabled then 'off' when p.paused_at is not null then 'paused' when p.circuit = 'closed' then 'ready'
+              when p.circuit_reason = 'errors' then 'circuit' else 'cooldown' end
+$$;
+
 -- Is the lane closed to everybody? reason null: no. p_after: the receipt of the same fetch's request before, which a
 -- half-open circuit lets go on if it is the probe. A probe whose daemon has died is given up.
 create function market__closed(p market_providers, p_now timestamptz, p_after text, out reason text, out until timestamptz)
 language sql stable as $$
-  select x.reason, case when x.reason in ('circuit', 'cooldown') then p.circuit_until end
-    from (select case
-            when not p.enabled then 'off'
-            when p.paused_at is not null then 'paused'
-            when p.circuit <> 'closed' and p.circuit_until > p_now
-                 and not (p.circuit = 'half_open' and (
-                   market__is_probe(p, p_after)
-                   or p.circuit_prober is not null and not exists (
-                        select from market_daemons d where d.daemon_id = p.circuit_prober and d.alive_until > p_now)))
-              then case when p.circuit_reason = 'errors' then 'circuit' else 'cooldown' end end as reason) x
+  select l.state, case when l.state in ('circuit', 'cooldown') then p.circuit_until end
+    from market__lane_state(p) l(state)
+   where l.state in ('off', 'paused')
+      or l.state in ('circuit', 'cooldown') and p.circuit_until > p_now
+         and not (p.circuit = 'half_open' and (
+           market__is_probe(p, p_after)
+           or p.circuit_prober is not null and not exists (
+                select from market_daemons d where d.daemon_id = p.circuit_prober and d.alive_until > p_now)))
 $$;
 
 -- May a request of this urgency leave now? reason null: yes. Else what it waits for, and until when. Changes nothing.

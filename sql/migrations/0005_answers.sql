@@ -239,9 +239,7 @@ select p.provider, p.account, k.kind as window_kind, h.starts as window_start, h
        coalesce(b.used_background, 0) as used_background, coalesce(b.given_back, 0) as given_back,
        coalesce(b.refused, 0) as refused, greatest(0, h.used - coalesce(b.quota, h.quota)) as over,
        date_part('epoch', h.ends - clock_timestamp()) as resets_in_s,
-       case when not p.enabled then 'off' when p.paused_at is not null then 'paused'
-            when p.circuit = 'closed' then 'ready'
-            when p.circuit_reason = 'errors' then 'circuit' else 'cooldown' end as lane_state,
+       market__lane_state(p) as lane_state,
        p.circuit_until as until, coalesce(p.paused_reason, p.circuit_detail, p.off_reason) as reason,
        v.reason as background_waits_for, v.until as background_until
   from market_providers p

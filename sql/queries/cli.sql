@@ -2,9 +2,7 @@
 
 -- name: lanes
 -- Each provider account: its state, and whether a call of either kind may leave now or what it waits for.
-select p.provider, p.account,
-       case when not p.enabled then 'off' when p.paused_at is not null then 'paused'
-            when p.circuit = 'closed' then 'ready' when p.circuit_reason = 'errors' then 'circuit' else 'cooldown' end as state,
+select p.provider, p.account, market__lane_state(p) as state,
        p.circuit_until as until,
        coalesce(case when not p.enabled then p.off_reason end, p.paused_reason, p.circuit_detail) as reason,
        u.reason as urgent_waits_for, u.until as urgent_until, b.reason as background_waits_for, b.until as background_until

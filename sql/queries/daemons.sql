@@ -1,8 +1,5 @@
 -- What a daemon writes of itself and of its configuration.
 
--- name: check_recovery
-select pg_is_in_recovery();
-
 -- name: register
 insert into market_daemons (daemon_id, host, pid, version, config_hash, quotas, alive_until)
 values ($1, $2, $3, $4, $5, $6::jsonb, clock_timestamp() + $7::interval)

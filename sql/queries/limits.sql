@@ -55,12 +55,11 @@ on conflict (provider, account, window_start) do update set requests = m.request
   failed = m.failed + excluded.failed, took_s = m.took_s + excluded.took_s;
 
 -- name: budget_gauges
-select provider, account, window_kind, quota, used, remaining, resets_in_s, used_background, given_back, refused, over, lane_state
+select provider, account, window_kind, quota, used, remaining, resets_in_s, over, lane_state
   from market_budget_status;
 
 -- name: lane_states
-select provider, account, case when not p.enabled then 'off' when p.paused_at is not null then 'paused'
-            when p.circuit = 'closed' then 'ready' when p.circuit_reason = 'errors' then 'circuit' else 'cooldown' end as state,
+select provider, account, market__lane_state(p) as state,
        p.circuit_until as until, coalesce(p.paused_reason, p.circuit_detail, p.off_reason) as reason,
        coalesce(p.circuit_reason = 'unauthorized', false) as locked_out
   from market_providers p order by 1, 2;

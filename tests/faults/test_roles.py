@@ -37,6 +37,7 @@ ASKING = {
 }
 READING = {
     "market_why(text,text,text,text)",
+    "market__lane_state(market_providers)",
     "market__shown_quota(market_providers,text)",
     "market__shown_shares(market_providers,market_settings,text)",
     "market__shown_verdict(market_providers,market_settings,boolean)",

@@ -304,7 +304,7 @@ PLANTED = {
         "date_part('epoch', ends[i] - p_now) - guard / 2",
         "99",
     ),
-    "a pause is not looked at": ("market__closed", "when p.paused_at is not null then 'paused'", ""),
+    "a pause is not looked at": ("market__lane_state", "when p.paused_at is not null then 'paused'", ""),
     "the day is UTC's": ("market__window", "p.day_zone", "'UTC'"),
 }
 
