@@ -181,17 +181,12 @@ class LogObserver:
     )
     #: told at any level: who set it to warning still has to see that the reload was taken
     ALWAYS = frozenset({"config_reloaded"})
-    #: events that come with every urgent job, poll or refused request
-    QUIET = frozenset({"woken", "refused", "listener_echo", "notification_ignored"})
+    #: events that come with every refused request, or as often as somebody likes
+    QUIET = frozenset({"refused", "notification_ignored"})
 
     def __init__(self) -> None:
         self._log = structlog.stdlib.get_logger("marketd")
         self._always = structlog.stdlib.get_logger(_ALWAYS)
-
-    @staticmethod
-    def set_level(level: str) -> None:
-        """From now on tells what is at `level` (debug, info, warning, error) or above."""
-        logging.getLogger().setLevel(level.upper())
 
     def request_done(self, report: RequestReport) -> None:
         if not logging.getLogger().isEnabledFor(logging.DEBUG):

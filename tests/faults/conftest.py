@@ -60,13 +60,18 @@ def own_postgres() -> Iterator[EmbeddedPostgres]:
 async def own(own_postgres: EmbeddedPostgres) -> AsyncIterator[OwnServer]:
     own_postgres.start()  # a test may have left it dead
     name = f"own_{secrets.token_hex(4)}"
-    dsn = await own_postgres.ensure_database(name)
+    await _execute(own_postgres, f"create database {name}")
+    dsn = own_postgres.dsn(name)
     await migrate(dsn)
     yield OwnServer(own_postgres, dsn)
     own_postgres.start()
-    connection = await asyncpg.connect(own_postgres.dsn("postgres"))
+    await _execute(own_postgres, f"drop database {name} with (force)")
+
+
+async def _execute(server: EmbeddedPostgres, statement: str) -> None:
+    connection = await asyncpg.connect(server.dsn("postgres"))
     try:
-        await connection.execute(f"drop database {name} with (force)")
+        await connection.execute(statement)
     finally:
         await connection.close()
 

@@ -182,9 +182,7 @@ class Queue(RuleBasedStateMachine):
     @rule(worker=workers)
     def extend(self, worker: int) -> None:
         for unit in list(self.held[worker]):
-            try:
-                self.run(self.jobs[worker].extend(unit, lease=LEASE))
-            except LeaseLost:
+            if unit.lease_id not in self.run(self.jobs[worker].extend_all([unit], lease=LEASE)):
                 self.held[worker].remove(unit)
                 self.lost.append(unit)
 

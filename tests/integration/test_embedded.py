@@ -152,13 +152,6 @@ def test_data_survives_a_stop_and_a_start(data: Path) -> None:
         assert ask(server.dsn(), "select seven from kept limit 1") == 7
 
 
-async def test_ensure_database_creates_once_whatever_the_name(data: Path) -> None:
-    with server_in(data) as server:
-        first = await server.ensure_database('odd "name"')
-        assert await server.ensure_database('odd "name"') == first
-        assert await fetch(first, "select current_database()") == 'odd "name"'
-
-
 def test_stop_leaves_no_process_and_can_be_repeated(data: Path) -> None:
     server = server_in(data)
     server.start()

@@ -150,7 +150,7 @@ def test_requests_are_told_at_debug_only(sink: _Sink) -> None:
         "timeout",
         60.0,
     )
-    observer.set_level("info")
+    logging.getLogger().setLevel(logging.INFO)
     observer.request_done(report)
     assert len(sink.lines()) == 1
 
@@ -160,9 +160,14 @@ def test_events_are_told_by_their_weight(sink: _Sink) -> None:
     observer.event("listener_lost", error="reset", level="x", event="y")
     observer.event("run_done", result="ok")
     observer.event("run_over", result="failed")
-    observer.event("woken", provider="stockx", seconds=0.1)
+    observer.event("refused", provider="stockx", reason="budget")
     levels = {line["event"]: line["level"] for line in sink.lines()}
-    assert levels == {"listener_lost": "warning", "run_done": "info", "run_over": "warning", "woken": "debug"}
+    assert levels == {
+        "listener_lost": "warning",
+        "run_done": "info",
+        "run_over": "warning",
+        "refused": "debug",
+    }
     assert (sink.lines()[0]["level_"], sink.lines()[0]["event_"]) == ("x", "y")
 
 
@@ -275,7 +280,7 @@ env = {"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino}" if sys.argv[1] == "ours"
 logs.setup(Log(level="debug", format=sys.argv[2]), env=env)
 observer = logs.LogObserver()
 observer.event("started")
-observer.event("woken")
+observer.event("refused")
 observer.event("listener_lost")
 try:
     1 / 0
@@ -301,7 +306,7 @@ def test_the_journal_gets_a_priority_before_each_json_line() -> None:
     assert [line[:3] for line in lines] == ["<6>", "<7>", "<4>", "<3>"]
     assert [json.loads(line[3:])["event"] for line in lines] == [
         "started",
-        "woken",
+        "refused",
         "listener_lost",
         "two\nlines",
     ]

@@ -216,7 +216,7 @@ def test_a_fetch_that_postgres_did_not_take_lost_no_lease(metrics: Metrics) -> N
 
 def test_a_lane_is_in_exactly_one_state(metrics: Metrics) -> None:
     metrics.lane_state("ebay", "cooldown")
-    metrics.event("lane_state", provider="ebay", state="off", until=NOW)
+    metrics.lane_state("ebay", "off")
     states = {
         word: _value(metrics, "marketd_lane_state", provider="ebay", state=word) for word in LANE_STATES
     }
@@ -225,7 +225,6 @@ def test_a_lane_is_in_exactly_one_state(metrics: Metrics) -> None:
 
 def test_events_reach_their_counters_and_unknown_ones_are_left_alone(metrics: Metrics) -> None:
     metrics.event("refused", provider="stockx", reason="budget", until=NOW)
-    metrics.event("woken", provider="stockx", seconds=0.2)
     metrics.event("rescued", provider="stockx", count=3)
     metrics.event("stale_completion", provider="stockx")
     metrics.event("run_done", result="failed", error="x")
@@ -233,7 +232,6 @@ def test_events_reach_their_counters_and_unknown_ones_are_left_alone(metrics: Me
     metrics.event("something_else", a=1)
     metrics.event("refused")
     assert _value(metrics, "marketd_calls_refused_total", provider="stockx", reason="budget") == 1
-    assert _value(metrics, "marketd_wake_to_request_seconds_count", provider="stockx") == 1
     assert _value(metrics, "marketd_jobs_rescued_total", provider="stockx") == 3
     assert _value(metrics, "marketd_stale_completions_total", provider="stockx") == 1
     assert _value(metrics, "marketd_scheduler_runs_total", result="failed") == 1
@@ -246,7 +244,7 @@ def test_only_the_second_listener_connection_is_a_reconnect(metrics: Metrics) ->
     metrics.event("listener_lost", error="reset")
     assert _value(metrics, "marketd_listener_connected") == 0
     metrics.event("listener_connected")
-    metrics.event("listener_echo", age_s=0.5)
+    metrics.listener_echo(0.5)
     assert _value(metrics, "marketd_listener_reconnects_total") == 1
     assert _value(metrics, "marketd_listener_connected") == 1
     assert _value(metrics, "marketd_listener_echo_age_seconds") == 0.5

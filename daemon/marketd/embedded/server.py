@@ -122,21 +122,6 @@ class EmbeddedPostgres:
             raise EmbeddedError("the embedded Postgres is not running")
         return _dsn(self._socket_dir, database)
 
-    async def ensure_database(self, name: str) -> str:
-        """Create the database unless it exists, and return its DSN."""
-        import asyncpg  # here, so that a first look at this module needs the standard library only
-
-        connection = await asyncpg.connect(self.dsn("postgres"), timeout=_STOP_S, command_timeout=_STOP_S)
-        try:
-            if not await connection.fetchval("select 1 from pg_database where datname = $1", name):
-                identifier = name.replace('"', '""')
-                await connection.execute(f'create database "{identifier}"')
-        except asyncpg.DuplicateDatabaseError:
-            self._log(f"database {name} was created by someone else meanwhile")
-        finally:
-            await connection.close()
-        return self.dsn(name)
-
     @classmethod
     def attach(cls, data: Path, database: str = DATABASE) -> str | None:
         """DSN of a server below `data` that another process owns and that is ready, else None.

@@ -67,14 +67,11 @@ class Metrics(Families):
             "plan_time": self._plan_s,
         }
         self._events: Mapping[str, tuple[Callable[..., None], tuple[str, ...]]] = {
-            "lane_state": (self.lane_state, ("provider", "state")),
             "refused": (self.refused, ("provider", "reason")),
-            "woken": (self.woken, ("provider", "seconds")),
             "rescued": (self.rescued, ("provider", "count")),
             "stale_completion": (self.stale_completion, ("provider",)),
             "listener_connected": (self.listener_connected, ()),
             "listener_lost": (self.listener_lost, ()),
-            "listener_echo": (self.listener_echo, ("age_s",)),
             "notification_ignored": (self.notification_ignored, ()),
             "run_done": (self.run_done, ("result",)),
         }

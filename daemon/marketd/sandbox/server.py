@@ -277,10 +277,6 @@ class Sandbox:
         """End all access tokens of a provider now; returns how many there were."""
         return self._face(provider).tokens.expire()
 
-    def set_token_life(self, provider: str, seconds: float) -> None:
-        """How long tokens live that are issued from now on."""
-        self._face(provider).tokens.life_s = seconds
-
     def grant_insights(self, granted: bool = True) -> None:
         """Whether eBay's keyset may see sold prices."""
         self._face("ebay").insights_granted = granted  # type: ignore[attr-defined]

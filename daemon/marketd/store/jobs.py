@@ -9,7 +9,6 @@ from uuid import UUID
 
 import asyncpg
 
-from marketd.errors import LeaseLost
 from marketd.models import Job, Listing, Quote, Unit
 from marketd.outcome import Outcome
 from marketd.store.pool import Database
@@ -59,11 +58,6 @@ class JobStore:
             self._sql["claim"], provider, account, units, self._daemon_id, lease, durable
         )
         return units_of(provider, account, rows)
-
-    async def extend(self, unit: Unit, *, lease: timedelta) -> None:
-        """Keep one lease for another `lease`. Raises LeaseLost."""
-        if unit.lease_id not in await self.extend_all([unit], lease=lease):
-            raise LeaseLost(f"the lease of {unit.key} was taken over")
 
     async def extend_all(self, units: Sequence[Unit], *, lease: timedelta) -> set[UUID]:
         """Keep their leases for another `lease`, in one statement; which of them are still held."""

@@ -38,7 +38,6 @@ class Listener:
         self._on_connect = on_connect
         self._on_change = on_change
         self.connected = False
-        self.reconnects = 0
         self.last_echo: float | None = None  #: monotonic time at which the session last proved alive
 
     async def run(self) -> None:
@@ -55,7 +54,6 @@ class Listener:
             ) as error:
                 failures = 1 if self.connected else failures + 1
                 self._changed(False, f"{type(error).__name__}: {error}")
-            self.reconnects += 1
             await asyncio.sleep(full_jitter(failures, base_s=0.2, cap_s=_RECONNECT_CAP_S))
 
     async def _session(self) -> None:
