@@ -5,9 +5,7 @@ from __future__ import annotations
 import random
 import time
 
-
-def monotonic() -> float:
-    return time.monotonic()
+monotonic = time.monotonic
 
 
 def jittered(seconds: float, *, spread: float = 0.25) -> float:

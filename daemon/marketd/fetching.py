@@ -45,7 +45,7 @@ class Visit(Protocol):
     @property
     def is_probe(self) -> bool: ...
 
-    async def fetch(self, ask: Ask) -> Found: ...
+    def fetch(self, ask: Ask) -> Awaitable[Found]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,8 +196,11 @@ class Fetching:
         unit, outcomes = this.unit, this.outcomes()
         end: End = "given_up"
         settled: Settled | None = None
+        if isinstance(this.error, errors.NotGranted) and this.error.reason != "shutdown":
+            self._observer.event("refused", provider=unit.provider, reason=this.error.reason)
+        news = _news(this.error, unit, this.visit)
         try:
-            probe_at = await self._report_trouble(this)
+            probe_at = await self._report_news(this, news) if news else None
             if this.aside and probe_at is not None:
                 rest = Snoozed(until=probe_at + _ASIDE, reason="unauthorized")
                 outcomes = [(job, rest) for job in unit.jobs]
@@ -214,8 +217,6 @@ class Fetching:
             self._observer.event("settle_given_up", unit=unit.key, error=str(trouble))
         finally:
             self._tell(this.report(outcomes, end, settled))
-        if any(isinstance(outcome, _FOR_LATER) for _, outcome in outcomes):
-            self._on_deferred()
 
     def _tell(self, report: FetchReport) -> None:
         """Together with what else ends in this turn of the loop, as all do that were settled by one statement."""
@@ -226,35 +227,29 @@ class Fetching:
     def _tell_all(self) -> None:
         reports, self._to_tell = self._to_tell, []
         self._observer.fetches_done(reports)
+        if any(isinstance(outcome, _FOR_LATER) for report in reports for outcome in report.outcomes):
+            self._on_deferred()
 
-    async def _settle(self, this: _Fetch, outcomes: Sequence[tuple[Job, Outcome]]) -> Settled:
+    def _settle(self, this: _Fetch, outcomes: Sequence[tuple[Job, Outcome]]) -> Awaitable[Settled]:
         quotes = this.found.quotes if this.found else ()
         listing = this.found.listing if this.found else None
-        return await self._patiently(
-            this, lambda: self._stores.jobs.settle(this.unit, outcomes, quotes, listing)
-        )
+        return self._patiently(this, lambda: self._stores.jobs.settle(this.unit, outcomes, quotes, listing))
 
     async def _patiently(self, this: _Fetch, write: Callable[[], Awaitable[Written]]) -> Written:
         """The calls are spent, so a restarting Postgres is waited for as long as a lease."""
-        deadline = this.ended + this.settings.lease.total_seconds()
         tries = 0
         while True:
             try:
                 return await write()
             except errors.DatabaseUnavailable:
                 tries += 1
-                if clock.monotonic() > deadline:
+                if clock.monotonic() > this.ended + this.settings.lease.total_seconds():
                     raise
                 await asyncio.sleep(clock.full_jitter(tries, base_s=0.2, cap_s=2))
 
-    async def _report_trouble(self, this: _Fetch) -> datetime | None:
-        """Tell the account's circuit how it went, where that is news. Returns until when it is open, if it is."""
+    async def _report_news(self, this: _Fetch, kind: Report) -> datetime | None:
+        """Tell the account's circuit how it went. Returns until when it is open, if it is."""
         unit, error = this.unit, this.error
-        if isinstance(error, errors.NotGranted) and error.reason != "shutdown":
-            self._observer.event("refused", provider=unit.provider, reason=error.reason)
-        kind = _kind_of_trouble(error, unit, this.visit)
-        if kind is None:
-            return None
         detail = None if error is None else str(error)
         state = await self._patiently(
             this,
@@ -302,7 +297,7 @@ def _ask(unit: Unit) -> Ask:
     )
 
 
-def _kind_of_trouble(error: BaseException | None, unit: Unit, visit: Visit) -> Report | None:
+def _news(error: BaseException | None, unit: Unit, visit: Visit) -> Report | None:
     """The word for the circuit; None where it has nothing to learn."""
     match error:
         case errors.Throttled():

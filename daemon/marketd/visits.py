@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -52,8 +52,8 @@ class Visit:
     def calls(self) -> Sequence[RequestReport]:
         return self.http.calls
 
-    async def fetch(self, ask: Ask) -> Found:
-        return await self.provider.fetch(ask, self.http)
+    def fetch(self, ask: Ask) -> Awaitable[Found]:
+        return self.provider.fetch(ask, self.http)
 
 
 class Visits:
@@ -125,10 +125,9 @@ class Visits:
         charger = self._charger(provider, account)
 
         def visit(unit: Unit) -> Visit:
-            gate = charger.gate(unit.priority)
-            http = ProviderHttp(
-                door, gate=gate, observer=self._observer, priority=unit.priority, of_fetch=True
-            )
+            priority = unit.priority
+            gate = charger.gate(priority)
+            http = ProviderHttp(door, gate=gate, observer=self._observer, priority=priority, of_fetch=True)
             return Visit(provider=built, http=http, gate=gate)
 
         return visit

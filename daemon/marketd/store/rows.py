@@ -11,7 +11,7 @@ from uuid import UUID
 
 import asyncpg
 
-from marketd.models import NOTHING_KNOWN, Job, JobId, Known, Listing, Product, Quote, Unit, Variant
+from marketd.models import NOTHING_KNOWN, Job, Known, Listing, Product, Quote, Unit, Variant
 from marketd.outcome import Failed, Outcome, Priced, Released, Retried, Snoozed
 from marketd.telemetry import RequestReport
 
@@ -27,10 +27,21 @@ def units_of(provider: str, account: str, rows: Sequence[asyncpg.Record]) -> lis
         if known is not None:
             told[known, sku, currency] = text
             continue
-        if key not in jobs:
-            jobs[key] = []
+        mates = jobs.setdefault(key, [])
+        if not mates:
             heads.append((key, sku, currency, lease_id, claimed_at, troubled))
-        jobs[key].append(_job(*job))
+        number, size, priority, attempt, max_attempts, rescues, due_at = job
+        mates.append(
+            Job(
+                id=number,
+                size=size,
+                priority=priority,
+                attempt=attempt,
+                max_attempts=max_attempts,
+                rescues=rescues,
+                due_at=due_at,
+            )
+        )
     return [
         Unit(
             key=key,
@@ -74,26 +85,6 @@ def _listing(told: str | None) -> Listing | None:
             Variant(id=v["id"], size=v["size"], chart=v["chart"], gtins=tuple(v["gtins"]))
             for v in row["variants"]
         ),
-    )
-
-
-def _job(
-    number: int,
-    size: str | None,
-    priority: int,
-    attempt: int,
-    max_attempts: int,
-    rescues: int,
-    due_at: datetime,
-) -> Job:
-    return Job(
-        id=JobId(number),
-        size=size,
-        priority=priority,
-        attempt=attempt,
-        max_attempts=max_attempts,
-        rescues=rescues,
-        due_at=due_at,
     )
 
 
@@ -189,7 +180,7 @@ def column(values: Sequence[Any]) -> str | Sequence[float | None] | None:
     missing = values.count(None)
     if missing == len(values):
         return None
-    if any(isinstance(value, float) for value in values):
+    if isinstance(next(value for value in values if value is not None), float):
         return values
     joined = _BETWEEN.join(
         [_NULL if value is None else str(value) for value in values] if missing else map(str, values)

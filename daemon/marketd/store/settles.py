@@ -80,9 +80,12 @@ class Settles:
             listing = fetched.listing
             product_id = listing.product.id if listing else None
             observed = _observed(fetched.quotes)
-            jobs += [outcome_row(u, job, outcome, observed) for job, outcome in fetched.outcomes]
-            prices += [quote_row(u, quote, product_id) for quote in found]
-            listings += [listing_row(u, listing)] if listing else []
+            for job, outcome in fetched.outcomes:
+                jobs.append(outcome_row(u, job, outcome, observed))
+            for quote in found:
+                prices.append(quote_row(u, quote, product_id))
+            if listing:
+                listings.append(listing_row(u, listing))
         units = [fetched.unit for fetched in batch]
         [row] = await self._db.fetch(
             self._sql,
@@ -145,6 +148,6 @@ def _settled(batch: Sequence[Fetched], row: asyncpg.Record) -> list[Settled | Ex
         product = f"{unit.provider}|{unit.account}|{unit.sku}|{unit.currency}"
         skipped = tuple([int(job.id) for job, _ in fetched.outcomes if job.id not in jobs])
         answers.append(
-            Settled(changed=changed[product], stored=stored[product], again=again[u], skipped=skipped)
+            Settled(changed=changed[product], stored=stored[product], again=again.get(u, 0), skipped=skipped)
         )
     return answers
