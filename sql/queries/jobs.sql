@@ -8,6 +8,7 @@
 --   elsewhere  what another provider lists under the sku, one with size charts first
 --   asks       the median asks of the other providers by US size ('' = none), in the same currency, not older than a week: of all
 --              sizes, since only a provider's code can tell which US size a `UK 9` is
+--   skipped    all that was looked at had become fresh: what stands behind it may be had at once
 -- An `id:` means something else at each provider.
 -- $1 provider  $2 account  $3 units  $4 daemon  $5 lease (interval)
 -- $6 durable: false where every request of these units is charged by a statement that begins after this one has answered. Its
@@ -117,7 +118,11 @@ select case when k.own then 'listing' else 'elsewhere' end, k.listing, k.sku, nu
 union all
 select 'asks', jsonb_object_agg(a.size, a.ask), a.sku, a.currency, null, null, null, null,
        null, null, null, null, null, null, null
-  from asks a group by a.sku, a.currency;
+  from asks a group by a.sku, a.currency
+union all
+select 'skipped', null, null, null, null, null, null, null,
+       null, null, null, null, null, null, null
+ where exists (select from skipped) and not exists (select from claimed);
 
 -- name: extend
 -- Keeps the leases of many fetches under way alive. A unit that is not returned has lost its lease, and its fetch must stop.

@@ -154,6 +154,20 @@ async def test_what_became_fresh_is_done_without_a_call(db: Connection, jobs: Jo
     assert (row["status"], row["outcome"], row["attempt"]) == ("done", "fresh", 0)
 
 
+async def test_what_stands_behind_many_that_became_fresh_is_claimed_at_once(
+    db: Connection, jobs: JobStore
+) -> None:
+    for number in range(25):
+        await enqueue(db, sku=f"FRESH-{number}", priority=200)
+    await enqueue(db)
+    await db.execute(
+        "insert into market_prices (provider, sku, size, currency, observed_at, changed_at)"
+        " select 'stockx', sku, '10', 'GBP', now(), now() from market_jobs where priority = 200"
+    )
+    assert [unit.sku for unit in await claim(jobs, 1)] == [SKU]
+    assert await db.fetchval("select count(*) from market_jobs where outcome = 'fresh'") == 25
+
+
 async def test_latecomers_of_a_product_wait_until_its_fetch_is_over(db: Connection, jobs: JobStore) -> None:
     await enqueue(db, size="9")
     unit = await claim_one(jobs)

@@ -54,10 +54,12 @@ class JobStore:
 
         Not `durable`: their requests are charged only after this has answered, and that makes the claim durable.
         """
-        rows = await self._db.fetch(
-            self._sql["claim"], provider, account, units, self._daemon_id, lease, durable
-        )
-        return units_of(provider, account, rows)
+        while True:
+            rows = await self._db.fetch(
+                self._sql["claim"], provider, account, units, self._daemon_id, lease, durable
+            )
+            if not rows or rows[0]["known"] != "skipped":
+                return units_of(provider, account, rows)
 
     async def extend_all(self, units: Sequence[Unit], *, lease: timedelta) -> set[UUID]:
         """Keep their leases for another `lease`, in one statement; which of them are still held."""
