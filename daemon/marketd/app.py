@@ -20,7 +20,8 @@ from marketd.admin import Admin
 from marketd.agreement import Agreement
 from marketd.config import Config
 from marketd.enrichment import Enrichment
-from marketd.fetching import LaneSettings, Stores
+from marketd.fetch import LaneSettings
+from marketd.fetching import Stores
 from marketd.gauges import Gauges
 from marketd.health import Health
 from marketd.lanes import Lanes

@@ -1,4 +1,4 @@
-"""One fetch from start to end.
+"""Runs fetches, each from start to end.
 
 `Fetching.run` is the table of contents: find the listing, fetch under a kept lease, decide, settle, report.
 Nothing here logs or counts; observers are told once, after it is in the database.
@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from marketd import clock, errors, leases
+from marketd.fetch import Fetch, LaneSettings
 from marketd.models import Job, Unit
-from marketd.outcome import Outcome, Released, Retried, Snoozed
-from marketd.provider import Ask, Found
-from marketd.retry import RetryPolicy, decide_error, decide_found
+from marketd.outcome import Outcome, Retried, Snoozed
 from marketd.store.budgets import Circuits, Report
 from marketd.store.jobs import JobStore, Settled
-from marketd.telemetry import End, FetchReport, Observer, RequestReport
+from marketd.telemetry import End, FetchReport, Observer
 
 Written = TypeVar("Written")
 
@@ -28,89 +27,10 @@ _AT_ONCE_S = 0.001  #: a cool-down that is over as soon as it is told
 _ASIDE = timedelta(minutes=1)  #: after the next probe, which is another's then
 
 
-class Visit(Protocol):
-    """One fetch's door to the provider; counts what it sends."""
-
-    @property
-    def requests(self) -> int: ...
-
-    @property
-    def calls(self) -> Sequence[RequestReport]: ...
-
-    @property
-    def receipt(self) -> str | None:
-        """Of its latest call: what the circuit knows its probe by."""
-        ...
-
-    @property
-    def is_probe(self) -> bool: ...
-
-    def fetch(self, ask: Ask) -> Awaitable[Found]: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaneSettings:
-    """What a lane needs of the configuration. A fetch keeps the snapshot that it began with."""
-
-    provider: str
-    account: str
-    credentials: str  #: a digest, to tell those of one configuration from those of the next
-    concurrency: int
-    lease: timedelta
-    heartbeat_s: float
-    poll_s: float
-    policy: RetryPolicy
-    visit: Callable[[Unit], Visit]
-    charged_ahead: Callable[[], bool]  #: whether a request could leave without another charge
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stores:
     jobs: JobStore
     circuits: Circuits
-
-
-@dataclass(slots=True, kw_only=True)
-class _Fetch:
-    """What became of one fetch, as far as it has come."""
-
-    unit: Unit
-    settings: LaneSettings
-    visit: Visit
-    began: float  #: monotonic
-    kept: leases.Kept = field(init=False)
-    ended: float = 0.0
-    found: Found | None = None
-    error: BaseException | None = None
-    aside: bool = False  #: lets others be the next probe
-
-    def outcomes(self) -> list[tuple[Job, Outcome]]:
-        """What that means for each job. Neither found nor failed: it was cut off, for its lease was lost."""
-        policy = self.settings.policy
-        if self.found is not None:
-            return decide_found(self.unit, self.found, policy)
-        if self.error is None:
-            return [(job, Released(reason="lease_lost")) for job in self.unit.jobs]
-        return [(job, decide_error(job, self.error, policy)) for job in self.unit.jobs]
-
-    def report(
-        self, outcomes: Sequence[tuple[Job, Outcome]], end: End, settled: Settled | None
-    ) -> FetchReport:
-        """For the observers; `settled` is None when that was not to be."""
-        return FetchReport(
-            unit=self.unit,
-            outcomes=[outcome for _, outcome in outcomes],
-            requests=self.visit.requests,
-            quotes=len(self.found.quotes) if self.found else 0,
-            changed=settled.changed if settled else 0,
-            wait_s=(self.unit.claimed_at - min([job.due_at for job in self.unit.jobs])).total_seconds(),
-            fetch_s=self.ended - self.began,
-            settle_s=clock.monotonic() - self.ended,
-            end=end,
-            calls=self.visit.calls,
-            stored=settled.stored if settled else None,
-            error=self.error if _unexpected(self.error) else None,
-        )
 
 
 class Fetching:
@@ -148,13 +68,13 @@ class Fetching:
         """One fetch: whatever happens to it ends as an outcome of each of its jobs."""
         task = asyncio.current_task()
         assert task is not None
-        this = _Fetch(unit=unit, settings=settings, visit=settings.visit(unit), began=clock.monotonic())
+        this = Fetch(unit=unit, settings=settings, visit=settings.visit(unit), began=clock.monotonic())
         this.kept = self._keeper.keep(
             unit, lease=settings.lease, heartbeat_s=settings.heartbeat_s, on_lost=lambda: self.cut_off(task)
         )
         self._under_way.add(task)
         try:
-            this.found = await this.visit.fetch(_ask(unit))
+            this.found = await this.visit.fetch(this.ask())
         except asyncio.CancelledError:
             # Cut off. Why is known to the lease, if it was lost; else it was the stop, or somebody who awaits this.
             if not this.kept.lost:
@@ -173,7 +93,7 @@ class Fetching:
             self.settling -= 1
             self._keeper.let_go(this.kept)
 
-    def _judge(self, this: _Fetch) -> None:
+    def _judge(self, this: Fetch) -> None:
         """A 403 closes the lane, for mostly it means us. One that means a single product would close it for ever.
 
         It would be each probe. So a probe that meets one steps aside; and a unit that did, and meets one again in a
@@ -192,13 +112,13 @@ class Fetching:
                 if not this.unit.troubled:
                     this.error = errors.Rejected(str(error), code="forbidden", http_status=403)
 
-    async def _conclude(self, this: _Fetch) -> None:
+    async def _conclude(self, this: Fetch) -> None:
         unit, outcomes = this.unit, this.outcomes()
         end: End = "given_up"
         settled: Settled | None = None
         if isinstance(this.error, errors.NotGranted) and this.error.reason != "shutdown":
             self._observer.event("refused", provider=unit.provider, reason=this.error.reason)
-        news = _news(this.error, unit, this.visit)
+        news = this.news()
         try:
             probe_at = await self._report_news(this, news) if news else None
             if this.aside and probe_at is not None:
@@ -230,12 +150,12 @@ class Fetching:
         if any(isinstance(outcome, _FOR_LATER) for report in reports for outcome in report.outcomes):
             self._on_deferred()
 
-    def _settle(self, this: _Fetch, outcomes: Sequence[tuple[Job, Outcome]]) -> Awaitable[Settled]:
+    def _settle(self, this: Fetch, outcomes: Sequence[tuple[Job, Outcome]]) -> Awaitable[Settled]:
         quotes = this.found.quotes if this.found else ()
         listing = this.found.listing if this.found else None
         return self._patiently(this, lambda: self._stores.jobs.settle(this.unit, outcomes, quotes, listing))
 
-    async def _patiently(self, this: _Fetch, write: Callable[[], Awaitable[Written]]) -> Written:
+    async def _patiently(self, this: Fetch, write: Callable[[], Awaitable[Written]]) -> Written:
         """The calls are spent, so a restarting Postgres is waited for as long as a lease."""
         tries = 0
         while True:
@@ -247,7 +167,7 @@ class Fetching:
                     raise
                 await asyncio.sleep(clock.full_jitter(tries, base_s=0.2, cap_s=2))
 
-    async def _report_news(self, this: _Fetch, kind: Report) -> datetime | None:
+    async def _report_news(self, this: Fetch, kind: Report) -> datetime | None:
         """Tell the account's circuit how it went. Returns until when it is open, if it is."""
         unit, error = this.unit, this.error
         detail = None if error is None else str(error)
@@ -273,7 +193,7 @@ class Fetching:
             )
         return state.until
 
-    def _retry_after_s(self, this: _Fetch) -> float | None:
+    def _retry_after_s(self, this: Fetch) -> float | None:
         match this.error:
             case errors.Throttled(retry_after_s=retry_after_s):
                 return retry_after_s
@@ -281,39 +201,6 @@ class Fetching:
                 return _AT_ONCE_S  # those in force are probed at once
         return None
 
-    def _renewed(self, this: _Fetch) -> bool:
+    def _renewed(self, this: Fetch) -> bool:
         """Whether a reload replaced the credentials meanwhile."""
         return this.settings.credentials != self._in_force().credentials
-
-
-def _ask(unit: Unit) -> Ask:
-    return Ask(
-        sku=unit.sku,
-        sizes=unit.sizes,
-        currency=unit.currency,
-        listing=unit.known.listing,
-        references=unit.known.references,
-        elsewhere=unit.known.elsewhere,
-    )
-
-
-def _news(error: BaseException | None, unit: Unit, visit: Visit) -> Report | None:
-    """The word for the circuit; None where it has nothing to learn."""
-    match error:
-        case errors.Throttled():
-            return "throttled"
-        case errors.Unauthorized():
-            return "unauthorized"
-        case errors.Transient() | errors.BadPayload():
-            return "errors"
-        case None | errors.ProviderError():
-            return "ok" if unit.troubled or visit.is_probe else None
-        case errors.NotGranted() if visit.is_probe and visit.calls and visit.calls[-1].status_class == "ok":
-            return "ok"  # the probe was answered, although its fetch may not go on
-    return None
-
-
-def _unexpected(error: BaseException | None) -> bool:
-    """Whether it is a fault of ours: neither an answer of the provider nor a state of the world."""
-    ours = isinstance(error, errors.StatementRefused)
-    return error is not None and (ours or not isinstance(error, errors.MarketdError))

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from marketd import clock, errors
-from marketd.fetching import Fetching, LaneSettings, Stores
+from marketd.fetch import LaneSettings
+from marketd.fetching import Fetching, Stores
 from marketd.models import Unit
 from marketd.signals import Stop
 from marketd.telemetry import Observer

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import replace
 
-from marketd.fetching import LaneSettings, Stores
+from marketd.fetch import LaneSettings
+from marketd.fetching import Stores
 from marketd.lane import Lane
 from marketd.signals import Stop
 from marketd.store.jobs import LaneState

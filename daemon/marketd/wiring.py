@@ -11,7 +11,7 @@ from marketd.config import Config, ProviderTypes
 from marketd.config import Provider as Stanza
 from marketd.config.flat import digest
 from marketd.config.providers import currencies_of
-from marketd.fetching import LaneSettings, Visit
+from marketd.fetch import LaneSettings, Visit
 from marketd.models import DEFAULT_ACCOUNT, Unit
 from marketd.provider import Credentials
 from marketd.providers import Plugin

@@ -12,7 +12,8 @@ from uuid import UUID
 import pytest
 
 from marketd import errors
-from marketd.fetching import Fetching, LaneSettings, Stores
+from marketd.fetch import LaneSettings
+from marketd.fetching import Fetching, Stores
 from marketd.models import Job, JobId, Quote, Unit
 from marketd.provider import Found
 from marketd.retry import RetryPolicy
