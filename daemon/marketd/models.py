@@ -25,7 +25,6 @@ class Job:
     priority: int  #: 200 manual, 150 hot, 100 background
     attempt: int
     max_attempts: int
-    rescues: int  #: how often a worker died while holding it
     due_at: datetime  #: when it became due; queue wait is measured from here
 
 

@@ -85,7 +85,7 @@ with lane as materialized (
     from lane l
    where j.id = any (array(select m.id from mates m union all select c.id from leads c))
      and j.status = 'pending'
-  returning j.unit_key, j.lease_id, j.started_at, j.sku, j.currency, j.id, j.size, j.priority, j.attempt, j.max_attempts, j.rescues,
+  returning j.unit_key, j.lease_id, j.started_at, j.sku, j.currency, j.id, j.size, j.priority, j.attempt, j.max_attempts,
             j.run_at, j.rank, j.turn
 ), listed as materialized (
   select k.sku, k.provider, k.provider = $1 as own, v.charts, v.variants,
@@ -108,20 +108,20 @@ with lane as materialized (
 )
 select null::text as known, null::jsonb as told, c.sku, c.currency, c.unit_key, c.lease_id, c.started_at,
        (select troubled from lane) as troubled,
-       c.id, c.size, c.priority, c.attempt, c.max_attempts, c.rescues, c.run_at
+       c.id, c.size, c.priority, c.attempt, c.max_attempts, c.run_at
   from (select * from claimed order by priority desc, rank desc, turn, run_at, id) c
 union all
 select case when k.own then 'listing' else 'elsewhere' end, k.listing, k.sku, null, null, null, null, null,
-       null, null, null, null, null, null, null
+       null, null, null, null, null, null
   from (select distinct on (b.sku, b.own) b.* from listed b where b.own or b.variants > 0
          order by b.sku, b.own, b.charts desc, b.provider) k
 union all
 select 'asks', jsonb_object_agg(a.size, a.ask), a.sku, a.currency, null, null, null, null,
-       null, null, null, null, null, null, null
+       null, null, null, null, null, null
   from asks a group by a.sku, a.currency
 union all
 select 'skipped', null, null, null, null, null, null, null,
-       null, null, null, null, null, null, null
+       null, null, null, null, null, null
  where exists (select from skipped) and not exists (select from claimed);
 
 -- name: extend
@@ -331,11 +331,11 @@ with gone as (
                    where p.changed) n
            group by n.provider, n.account, n.sku, n.currency, (n.i - 1) / 30) c
 )
--- One row: the fetches that were ours; their jobs, and the fetch of each that goes again; the product of each stored and of each changed
--- price. The rest is looked at because CTEs that are not do not run.
-select (select array_agg(h.u) from held h) as held, d.jobs, d.again, p.stored, p.changed,
+-- One row: the fetches that were ours; their jobs; the product of each stored and of each changed price. The rest is looked at
+-- because CTEs that are not do not run.
+select (select array_agg(h.u) from held h) as held, d.jobs, p.stored, p.changed,
        t.n as told, (select count(*) from learned) as learned, (select count(*) from listed) as listed
-  from (select array_agg(d.id) as jobs, array_agg(d.u) filter (where d.fate = 'again') as again from decided d) d,
+  from (select array_agg(d.id) as jobs from decided d) d,
        (select array_agg(p.product) as stored, array_agg(p.product) filter (where p.changed) as changed
           from (select concat_ws('|', p.provider, p.account, p.sku, p.currency) as product, p.changed from prices p) p) p,
        told t;

@@ -30,7 +30,7 @@ CALL = RequestReport(
 )  # fmt: skip
 UNIT = Unit(
     key="k", lease_id=UUID(int=1), claimed_at=NOW, provider="stockx", account="default", sku="A", currency="GBP",
-    jobs=(Job(id=JobId(1), size="10", priority=150, attempt=1, max_attempts=5, rescues=0, due_at=NOW),),
+    jobs=(Job(id=JobId(1), size="10", priority=150, attempt=1, max_attempts=5, due_at=NOW),),
 )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ CALL = RequestReport(
 )  # fmt: skip
 UNIT = Unit(
     key="k", lease_id=UUID(int=1), claimed_at=NOW, provider="stockx", account="default", sku="A", currency="GBP",
-    jobs=(Job(id=JobId(1), size="10", priority=150, attempt=1, max_attempts=5, rescues=0, due_at=NOW),),
+    jobs=(Job(id=JobId(1), size="10", priority=150, attempt=1, max_attempts=5, due_at=NOW),),
 )  # fmt: skip
 
 
@@ -93,7 +93,7 @@ async def _fetched(end: Settled | Exception) -> tuple[FetchReport, BaseException
 @pytest.mark.parametrize(
     ("settle", "end", "wasted"),
     [
-        (Settled(changed=1, stored=1, again=0, skipped=()), "settled", None),
+        (Settled(changed=1, stored=1, skipped=()), "settled", None),
         (errors.LeaseLost("taken over"), "lease_lost", "stale"),
         (errors.DatabaseUnavailable("shutting down"), "given_up", "unfinished"),
         (TypeError("no JSON form for object"), "given_up", "unfinished"),

@@ -67,7 +67,6 @@ def _unit(account: str = "default", *jobs: tuple[str, int]) -> Unit:
                 priority=priority,
                 attempt=1,
                 max_attempts=5,
-                rescues=0,
                 due_at=NOW,
             )
             for number, (size, priority) in enumerate(jobs or (("10", 200), ("9", 100), ("10", 100)), 1)

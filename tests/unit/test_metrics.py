@@ -56,7 +56,7 @@ def _request(**more: Any) -> RequestReport:
 
 
 def _fetch(*outcomes: Outcome, end: End = "settled") -> FetchReport:
-    job = Job(id=JobId(1), size="10", priority=150, attempt=1, max_attempts=5, rescues=0, due_at=NOW)
+    job = Job(id=JobId(1), size="10", priority=150, attempt=1, max_attempts=5, due_at=NOW)
     unit = Unit(
         key="k",
         lease_id=UUID(int=1),

@@ -30,7 +30,7 @@ def units_of(provider: str, account: str, rows: Sequence[asyncpg.Record]) -> lis
         mates = jobs.setdefault(key, [])
         if not mates:
             heads.append((key, sku, currency, lease_id, claimed_at, troubled))
-        number, size, priority, attempt, max_attempts, rescues, due_at = job
+        number, size, priority, attempt, max_attempts, due_at = job
         mates.append(
             Job(
                 id=number,
@@ -38,7 +38,6 @@ def units_of(provider: str, account: str, rows: Sequence[asyncpg.Record]) -> lis
                 priority=priority,
                 attempt=attempt,
                 max_attempts=max_attempts,
-                rescues=rescues,
                 due_at=due_at,
             )
         )

@@ -29,7 +29,6 @@ class Settled:
 
     changed: int
     stored: int  #: prices that were newer than the known ones, changed or not
-    again: int
     skipped: tuple[int, ...]
 
 
@@ -138,7 +137,7 @@ def _any_twice(batch: Sequence[Fetched], quotes: Sequence[Sequence[Quote]]) -> b
 def _settled(batch: Sequence[Fetched], row: asyncpg.Record) -> list[Settled | Exception]:
     """What became of each, from the statement's row."""
     held, jobs = set(row["held"] or ()), set(row["jobs"] or ())
-    again, stored, changed = (Counter(row[column] or ()) for column in ("again", "stored", "changed"))
+    stored, changed = (Counter(row[column] or ()) for column in ("stored", "changed"))
     answers: list[Settled | Exception] = []
     for u, fetched in enumerate(batch, 1):
         unit = fetched.unit
@@ -147,7 +146,5 @@ def _settled(batch: Sequence[Fetched], row: asyncpg.Record) -> list[Settled | Ex
             continue
         product = f"{unit.provider}|{unit.account}|{unit.sku}|{unit.currency}"
         skipped = tuple([int(job.id) for job, _ in fetched.outcomes if job.id not in jobs])
-        answers.append(
-            Settled(changed=changed[product], stored=stored[product], again=again.get(u, 0), skipped=skipped)
-        )
+        answers.append(Settled(changed=changed[product], stored=stored[product], skipped=skipped))
     return answers
