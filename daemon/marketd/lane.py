@@ -134,6 +134,7 @@ class Lane:
             task = asyncio.create_task(self._fetching.run(unit, settings), name=f"fetch {unit.key}")
             self._running.add(task)
             task.add_done_callback(self._ended)
+        await asyncio.sleep(0)  # they begin before this loop looks on
         return units
 
     def _ended(self, task: asyncio.Task[Any]) -> None:

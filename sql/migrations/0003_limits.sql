@@ -479,15 +479,15 @@ create function market__background_first(p market_providers, s market_settings, 
 language plpgsql stable as $$
 declare w record; b record; head text; l market__limits; carries double precision; part double precision;
 begin
-  if p.background_min = 0
-     or coalesce((select j.priority from market_jobs j where j.provider = p.provider and j.account = p.account
-                   and j.status = 'pending' order by j.priority desc limit 1), 0) < s.wake_priority then
+  if p.background_min = 0 then
     return false;
   end if;
   select j.unit_key into head from market_jobs j
    where j.provider = p.provider and j.account = p.account and j.status = 'pending' and j.priority < s.wake_priority
    order by j.priority desc, j.rank desc, j.turn, j.run_at, j.id limit 1;
-  if head is null then
+  if head is null   -- looked for first: most that is woken finds no background waiting
+     or coalesce((select j.priority from market_jobs j where j.provider = p.provider and j.account = p.account
+                   and j.status = 'pending' order by j.priority desc limit 1), 0) < s.wake_priority then
     return false;
   end if;
   w := market__window(p, s, 'hour', p_now);
