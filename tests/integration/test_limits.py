@@ -902,6 +902,7 @@ _LANES: list[dict[str, Any]] = [
 
 async def test_a_claim_is_told_of_either_kind_of_work_what_the_verdict_says(db: Connection) -> None:
     """One look at all (market__claimable) and one at each (market__verdict), in every lane that differs for them."""
+    await settings(db, hour_s=3600, day_s=None)
     await enqueue(db, "BB1-1")
     await db.execute(
         "insert into market_budgets (provider, window_kind, window_start, window_end)"
