@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import random
 import time
 
 monotonic = time.monotonic
+
+
+async def happens(event: asyncio.Event, within_s: float) -> bool:
+    """Waits for the event, so long at most. Returns whether it happened.
+
+    Not by asyncio.wait_for: before Python 3.12 that swallows a cancel which comes in the moment of the event.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            await event.wait()
+    return event.is_set()
 
 
 def jittered(seconds: float, *, spread: float = 0.25) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -158,11 +157,8 @@ class Lane:
 
     async def _pause(self, event: asyncio.Event, timeout_s: float) -> None:
         """Until the event, so long at most, and not at all once the stop has come."""
-        if self._halted:
-            return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await event.wait()
+        if not self._halted:
+            await clock.happens(event, timeout_s)
 
     async def _drain(self, grace_s: float) -> None:
         if not self._running:

@@ -44,11 +44,8 @@ class Reconciler:
     async def run(self) -> None:
         """Reconcile until cancelled."""
         while True:
-            try:
-                await asyncio.wait_for(self._throttled.wait(), clock.jittered(_EVERY_S))
+            if await clock.happens(self._throttled, clock.jittered(_EVERY_S)):
                 await asyncio.sleep(_SOON_S)  # several lanes tend to be throttled together
-            except TimeoutError:
-                pass  # the quarter of an hour is over
             self._throttled.clear()
             for provider, account in list(self._lanes()):
                 await self._reconcile(provider, account)

@@ -81,7 +81,7 @@ class Poller:
                 self._observer.event("database_unavailable", error=str(error), lane="poller")
                 poll_at = float("-inf")  # whatever was wanted still is
                 wait_s = clock.full_jitter(failures, base_s=0.25, cap_s=3)
-            await _wait(self._kick, wait_s)
+            await clock.happens(self._kick, wait_s)
 
     async def poll(self) -> float:
         """Poll once and wake the lanes that have work. Returns the seconds until the next poll is due."""
@@ -237,10 +237,3 @@ async def _either(one: asyncio.Event, other: asyncio.Event, timeout_s: float) ->
     finally:
         for task in waiting:
             task.cancel()
-
-
-async def _wait(event: asyncio.Event, timeout_s: float) -> None:
-    try:
-        await asyncio.wait_for(event.wait(), timeout_s)
-    except TimeoutError:
-        return

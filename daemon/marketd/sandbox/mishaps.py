@@ -15,6 +15,7 @@ from typing import Any
 
 from aiohttp import web
 
+from marketd import clock
 from marketd.sandbox.face import Face
 
 _BLOCK = b" " * 65536  #: white space before JSON keeps it valid, so only a size limit can stop a reader
@@ -48,10 +49,7 @@ class Scene:
         return response
 
     async def wait(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self.stopping.wait(), seconds)
-        except TimeoutError:
-            return
+        await clock.happens(self.stopping, seconds)
 
     def __getitem__(self, option: str) -> Any:
         return self.options[option]

@@ -10,7 +10,7 @@ from typing import Literal
 from uuid import UUID
 
 from marketd import clock
-from marketd.errors import DatabaseUnavailable
+from marketd.errors import DatabaseError
 from marketd.limiter import Grant
 from marketd.store import grants
 from marketd.store.batching import Batcher
@@ -208,7 +208,7 @@ class Charger:
     async def _returned(self, statement: str, *what: object) -> None:
         try:
             await self._db.fetch(self._sql[statement], *what)
-        except DatabaseUnavailable as error:
+        except DatabaseError as error:
             # They stay charged, which breaks no limit.
             self._observer.event("give_back_failed", provider=self._provider, error=str(error))
 
