@@ -66,6 +66,7 @@ class Fetch:
     found: Found | None = None
     error: BaseException | None = None
     aside: bool = False  #: lets others be the next probe
+    decided: Sequence[tuple[Job, Outcome]] = ()
 
     def ask(self) -> Ask:
         """What the provider is asked for."""
@@ -105,13 +106,11 @@ class Fetch:
                 return "ok"  # the probe was answered, although its fetch may not go on
         return None
 
-    def report(
-        self, outcomes: Sequence[tuple[Job, Outcome]], end: End, settled: Settled | None
-    ) -> FetchReport:
+    def report(self, end: End, settled: Settled | None) -> FetchReport:
         """For the observers; `settled` is None when that was not to be."""
         return FetchReport(
             unit=self.unit,
-            outcomes=[outcome for _, outcome in outcomes],
+            outcomes=[outcome for _, outcome in self.decided],
             requests=self.visit.requests,
             quotes=len(self.found.quotes) if self.found else 0,
             changed=settled.changed if settled else 0,

@@ -7,15 +7,15 @@ Nothing here logs or counts; observers are told once, after it is in the databas
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from marketd import clock, errors, leases
 from marketd.fetch import Fetch, LaneSettings
-from marketd.models import Job, Unit
-from marketd.outcome import Outcome, Retried, Snoozed
+from marketd.models import Unit
+from marketd.outcome import Retried, Snoozed
 from marketd.store.budgets import Circuits, Report
 from marketd.store.jobs import JobStore, Settled
 from marketd.telemetry import End, FetchReport, Observer
@@ -113,7 +113,7 @@ class Fetching:
                     this.error = errors.Rejected(str(error), code="forbidden", http_status=403)
 
     async def _conclude(self, this: Fetch) -> None:
-        unit, outcomes = this.unit, this.outcomes()
+        unit, this.decided = this.unit, this.outcomes()
         end: End = "given_up"
         settled: Settled | None = None
         if isinstance(this.error, errors.NotGranted) and this.error.reason != "shutdown":
@@ -123,11 +123,11 @@ class Fetching:
             probe_at = await self._report_news(this, news) if news else None
             if this.aside and probe_at is not None:
                 rest = Snoozed(until=probe_at + _ASIDE, reason="unauthorized")
-                outcomes = [(job, rest) for job in unit.jobs]
+                this.decided = [(job, rest) for job in unit.jobs]
             if this.kept.lost:
                 end = "lease_lost"
             else:
-                settled = await self._settle(this, outcomes)
+                settled = await self._settle(this)
                 end = "settled"
         except errors.LeaseLost:
             end = "lease_lost"
@@ -136,7 +136,7 @@ class Fetching:
             # The lease will expire and any daemon takes the jobs up again: late, not lost.
             self._observer.event("settle_given_up", unit=unit.key, error=str(trouble))
         finally:
-            self._tell(this.report(outcomes, end, settled))
+            self._tell(this.report(end, settled))
 
     def _tell(self, report: FetchReport) -> None:
         """Together with what else ends in this turn of the loop, as all do that were settled by one statement."""
@@ -150,10 +150,19 @@ class Fetching:
         if any(isinstance(outcome, _FOR_LATER) for report in reports for outcome in report.outcomes):
             self._on_deferred()
 
-    def _settle(self, this: Fetch, outcomes: Sequence[tuple[Job, Outcome]]) -> Awaitable[Settled]:
-        quotes = this.found.quotes if this.found else ()
-        listing = this.found.listing if this.found else None
-        return self._patiently(this, lambda: self._stores.jobs.settle(this.unit, outcomes, quotes, listing))
+    async def _settle(self, this: Fetch) -> Settled:
+        settle = self._stores.jobs.settle
+        if this.found is not None:
+            quotes, listing = this.found.quotes, this.found.listing
+            try:
+                return await self._patiently(this, lambda: settle(this.unit, this.decided, quotes, listing))
+            except (errors.LeaseLost, errors.DatabaseUnavailable):
+                raise
+            except Exception as error:
+                # It cannot be written: a fault of ours, to be tried again as such, and not as if nobody had come back.
+                this.found, this.error = None, error
+                this.decided = this.outcomes()
+        return await self._patiently(this, lambda: settle(this.unit, this.decided))
 
     async def _patiently(self, this: Fetch, write: Callable[[], Awaitable[Written]]) -> Written:
         """The calls are spent, so a restarting Postgres is waited for as long as a lease."""

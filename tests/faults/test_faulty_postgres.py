@@ -179,6 +179,25 @@ async def test_a_full_disk_at_the_settle_is_waited_for_and_the_call_is_not_made_
     assert await broken(db) == {}
 
 
+async def test_a_price_that_cannot_be_written_is_our_fault_and_tried_again_as_such(
+    db: Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    await db.execute("""
+        create function out_of_range() returns trigger language plpgsql as
+        $$ begin raise exception 'numeric field overflow' using errcode = '22003'; end $$;
+        create trigger out_of_range before insert on market_prices for each row execute function out_of_range()""")
+    async with running(_configured(database, sandbox, tmp_path)):
+        job = await ask(db, "stockx", *GOLDEN[0])
+        told = "select * from market_jobs where id = $1 and error_code is not null"
+        row = await until(lambda: db.fetchrow(told, job), what="the fault")
+        assert (row["error_code"], row["attempt"], row["rescues"]) == ("internal", 1, 0)
+        assert "numeric field overflow" in row["error_message"]
+        await db.execute("drop trigger out_of_range on market_prices")
+        row = (await ended(db, [job]))[job]
+    assert (row["status"], row["attempt"], row["rescues"]) == ("done", 2, 0)
+    assert await broken(db) == {}
+
+
 async def test_a_price_is_not_dropped_when_the_account_s_circuit_cannot_be_told(
     db: Connection, database: str, sandbox: Sandbox, tmp_path: Path
 ) -> None:
