@@ -92,6 +92,7 @@ class Fetching:
         finally:
             self.settling -= 1
             self._keeper.let_go(this.kept)
+            this.error = None  # its traceback leads here: a circle, with the answer's body in it
 
     def _judge(self, this: Fetch) -> None:
         """A 403 closes the lane, for mostly it means us. One that means a single product would close it for ever.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import gc
+import weakref
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -55,7 +57,9 @@ class Notes:
     def event(self, name: str, **fields: object) -> None: ...
 
 
-async def _fetched(end: Settled | Exception) -> tuple[FetchReport, BaseException | None]:
+async def _fetched(
+    end: Settled | Exception, visit: Callable[[], Any] = Visit
+) -> tuple[FetchReport, BaseException | None]:
     """One fetch whose settle ends so: its report, and what its task raised."""
 
     async def settle(*_: object) -> Settled:
@@ -73,7 +77,7 @@ async def _fetched(end: Settled | Exception) -> tuple[FetchReport, BaseException
         heartbeat_s=60,
         poll_s=5,
         policy=RetryPolicy(delay_s=lambda _: 1, cooldown=timedelta()),
-        visit=lambda _: Visit(),
+        visit=lambda _: visit(),
         charged_ahead=lambda: False,
     )
     notes = Notes()
@@ -111,3 +115,25 @@ async def test_a_fetch_whose_settle_crashes_is_told_with_its_calls() -> None:
     report, crash = await _fetched(TypeError("no JSON form for object"))
     assert isinstance(crash, TypeError)
     assert report.calls == (CALL,)
+
+
+async def test_what_a_failed_fetch_held_is_free_without_the_garbage_collector() -> None:
+    class Body:
+        """Of an answer."""
+
+    bodies: list[weakref.ref[Body]] = []
+
+    class Unreadable(Visit):
+        async def fetch(self, ask: object) -> Found:
+            body = Body()
+            bodies.append(weakref.ref(body))
+            raise errors.Rejected(f"refused by {body}", code="bad_request")
+
+    gc.collect()
+    gc.disable()
+    try:
+        report, crash = await _fetched(Settled(changed=0, stored=0, skipped=()), Unreadable)
+        assert (report.end, crash) == ("settled", None)
+        assert [ref() for ref in bodies] == [None]
+    finally:
+        gc.enable()
