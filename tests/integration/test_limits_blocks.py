@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -182,10 +183,10 @@ async def test_under_load_few_statements_serve_many_and_the_books_are_right_to_t
 ) -> None:
     async with charging(database) as charger:
         left = await asyncio.gather(*(leave(charger, URGENT, 60) for _ in range(20)))
-        ahead = (await used(db))[1][0]
     total = sum(len(one) for one in left)
     assert total == 1200
-    assert ahead > total, "nothing was charged ahead"
+    receipts = Counter(grant.receipt for one in left for _, grant in one)  # a block has one for all its calls
+    assert len(receipts) < total / 4, "hardly any was charged ahead"
     assert (await used(db))[1] == (total, 0)
     times = sorted(grant.granted_at for one in left for _, grant in one)
     assert len(set(times)) > 0.9 * total, "calls carry the time of their block"
