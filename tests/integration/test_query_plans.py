@@ -292,32 +292,29 @@ async def test_pruning_walks_the_finished_index_for_one_batch(full: Connection) 
     assert scans["market_jobs_finished"] <= 100
 
 
+_ROWS_READ = """
+    select sum(seq_tup_read + idx_tup_fetch) from pg_stat_xact_user_tables
+     where relname in ('market_jobs', 'market_job_requests')"""
+
+
 @pytest.mark.parametrize("name", ["prune_jobs", "prune_joined"])
 async def test_pruning_by_a_kept_plan_reads_one_batch(full: Connection, name: str) -> None:
     keep = await full.fetchval("select interval '3 days'")
-    read = (
-        "select sum(seq_tup_read + idx_tup_fetch) from pg_stat_xact_user_tables"
-        " where relname in ('market_jobs', 'market_job_requests')"
-    )
     await full.execute("set plan_cache_mode = force_generic_plan")  # as after its fifth call
     async with full.transaction():
-        before = await full.fetchval(read)
+        before = await full.fetchval(_ROWS_READ)
         assert await full.fetchval(queries("runs")[name], keep, 100) == 100
-        assert await full.fetchval(read) - before < 1000
+        assert await full.fetchval(_ROWS_READ) - before < 1000
 
 
 async def test_counting_wishes_by_a_kept_plan_reads_the_new_ones_and_their_jobs(full: Connection) -> None:
     newest = await full.fetchval(queries("runs")["last_wish"])
-    read = (
-        "select sum(seq_tup_read + idx_tup_fetch) from pg_stat_xact_user_tables"
-        " where relname in ('market_jobs', 'market_job_requests')"
-    )
     await full.execute("set plan_cache_mode = force_generic_plan")  # as after its fifth call
     async with full.transaction():
-        before = await full.fetchval(read)
+        before = await full.fetchval(_ROWS_READ)
         wishes = await full.fetch(queries("runs")["wishes"], newest - 10, newest)
         assert sum(row["wishes"] for row in wishes) == 10
-        assert await full.fetchval(read) - before < 1000
+        assert await full.fetchval(_ROWS_READ) - before < 1000
 
 
 async def test_the_figures_of_a_run_walk_the_finished_index(full: Connection) -> None:

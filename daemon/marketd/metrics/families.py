@@ -64,6 +64,7 @@ class Families:
         self._define_calls()
         self._define_planning()
         self._define_inside()
+        self._define_process()
 
     def _define_work(self) -> None:
         self._jobs = self._gauge("jobs", "Jobs in the database", status=STATUSES, band=BANDS)
@@ -157,6 +158,8 @@ class Families:
             Counter, "pool_wait_seconds", "Time spent waiting for a free database connection"
         )
         self._pool_seen = (0, 0.0)
+
+    def _define_process(self) -> None:
         self._tasks = self._plain(
             Gauge, "tasks", "Tasks of the event loop; a number that only grows is a leak"
         )
