@@ -77,6 +77,14 @@ class DaemonProcess:
                     return float(line.rpartition(" ")[2])
         raise AssertionError(f"{sample} is not exported")
 
+    async def counted(self, sample: str, value: float) -> None:
+        """Wait until a sample has this value: a job's end is in the database before it is in the metrics."""
+
+        async def reached() -> bool:
+            return await self.metric(sample) == value
+
+        await until(reached, what=f"{sample} {value:g}")
+
     async def ended(self, within_s: float = 15) -> int:
         """The exit code, once it ended; negative: by that signal."""
         async with asyncio.timeout(within_s):

@@ -53,7 +53,7 @@ async def test_it_says_ready_serves_and_stops_with_exit_code_0(
         job = await _enqueue(db)
         await until(lambda: _is(db, job, "done"))
         await process.told("STATUS=0 pending, 0 running, 0 deferred; lanes: stockx ready; calls left")
-        assert await process.metric('marketd_jobs_finished_total{outcome="priced",provider="stockx"}') == 1
+        await process.counted('marketd_jobs_finished_total{outcome="priced",provider="stockx"}', 1)
         assert await process.metric("marketd_config_last_reload_successful") == 1
         process.signal(signal.SIGTERM)
         assert await process.ended() == 0
@@ -219,7 +219,7 @@ async def test_a_killed_daemons_job_is_finished_by_the_next_one(
     sandbox.clear_faults()
     async with daemon(tmp_path, plain) as process:
         await until(lambda: _is(db, job, "done"), what="the rescue")
-        assert await process.metric('marketd_jobs_rescued_total{provider="stockx"}') == 1
+        await process.counted('marketd_jobs_rescued_total{provider="stockx"}', 1)
     assert await db.fetchval("select rescues from market_jobs where id = $1", job) == 1
 
 
