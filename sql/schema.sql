@@ -931,7 +931,7 @@ AS $function$
 $function$;
 revoke execute on function market__candidates(text,text,integer,double precision,timestamp with time zone) from public;
 
-CREATE OR REPLACE FUNCTION market__charge(p market_providers, s market_settings, p_priority integer, p_meter text, p_after text, p_now timestamp with time zone, p_daemon uuid DEFAULT NULL::uuid, OUT granted boolean, OUT reason text, OUT until timestamp with time zone, OUT wait_s double precision, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone, OUT step_s double precision)
+CREATE OR REPLACE FUNCTION market__charge(p market_providers, s market_settings, p_priority integer, p_meter text, p_after text, p_now timestamp with time zone, p_daemon uuid DEFAULT NULL::uuid, p_lead_s double precision DEFAULT 0, OUT granted boolean, OUT reason text, OUT until timestamp with time zone, OUT wait_s double precision, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone, OUT step_s double precision)
  RETURNS record
  LANGUAGE plpgsql
 AS $function$
@@ -950,7 +950,7 @@ begin
   if p_meter = 'calls' then
     select x.reason, x.until into reason, until from market__verdict(p, s, urgent, p_now, p_after, l) x;
     step_s := l.pace_s;
-    delay_s := market__ahead_s(p, step_s, p_now);
+    delay_s := greatest(market__ahead_s(p, step_s, p_now), p_lead_s);
   else
     -- A report on a spent day goes to another place, and may tell that the day is over earlier.
     select x.reason, x.until into reason, until from market__closed(p, p_now, p_after) x
@@ -968,7 +968,7 @@ begin
     ends := ends || w.ends;
     if limited is not null then
       edge_s := greatest(edge_s, case
-        when date_part('epoch', w.ends - p_now) < guard then date_part('epoch', w.ends - p_now) + guard / 2
+        when date_part('epoch', w.ends - p_now) < guard + p_lead_s then date_part('epoch', w.ends - p_now) + guard / 2
         else guard / 2 - date_part('epoch', p_now - w.starts) end);
     end if;
     select b.used, b.quota into h from market_budgets b
@@ -984,10 +984,10 @@ begin
       return;
     end if;
   end loop;
-  if edge_s > 0 or delay_s > market__early(s) then
+  if edge_s > 0 or delay_s > p_lead_s + market__early(s) then
     reason := 'pace';
     until := p_now + make_interval(secs => greatest(edge_s, delay_s));
-    wait_s := greatest(edge_s, delay_s - market__early(s) / 2);   -- so that the way here and back is no lost time
+    wait_s := greatest(edge_s, delay_s - p_lead_s - market__early(s) / 2);   -- so that the way here and back is no lost time
     return;
   end if;
   granted_at := p_now + make_interval(secs => delay_s);
@@ -1026,7 +1026,7 @@ begin
   valid_s := least(valid_s, delay_s + 5 * guard);
   receipt := concat_ws(';', p.provider, p.account, (not urgent)::int, receipt);
 end $function$;
-revoke execute on function market__charge(market_providers,market_settings,integer,text,text,timestamp with time zone,uuid) from public;
+revoke execute on function market__charge(market_providers,market_settings,integer,text,text,timestamp with time zone,uuid,double precision) from public;
 
 CREATE OR REPLACE FUNCTION market__charge_block(p market_providers, s market_settings, p_urgent boolean, p_calls integer, p_now timestamp with time zone, OUT calls integer, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT step_s double precision, OUT hold_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone)
  RETURNS record
@@ -2890,7 +2890,7 @@ begin
 end $function$;
 revoke execute on function market_give_back_block(text,integer) from public;
 
-CREATE OR REPLACE FUNCTION market_move(p_provider text, p_account text, p_receipt text, p_missed timestamp with time zone, OUT reason text, OUT until timestamp with time zone, OUT wait_s double precision, OUT moment timestamp with time zone, OUT delay_s double precision, OUT step_s double precision)
+CREATE OR REPLACE FUNCTION market_move(p_provider text, p_account text, p_receipt text, p_missed timestamp with time zone, p_lead_s double precision DEFAULT 0, OUT reason text, OUT until timestamp with time zone, OUT wait_s double precision, OUT moment timestamp with time zone, OUT delay_s double precision, OUT step_s double precision)
  RETURNS record
  LANGUAGE plpgsql
 AS $function$
@@ -2908,15 +2908,16 @@ begin
   else
     delay_s := 0;
   end if;
-  if delay_s > market__early((select s from market_settings s)) then
-    wait_s := delay_s - 0.01;
+  delay_s := greatest(delay_s, p_lead_s);
+  if delay_s > p_lead_s + market__early((select s from market_settings s)) then
+    wait_s := delay_s - p_lead_s - 0.01;
     return;
   end if;
   moment := now_at + make_interval(secs => delay_s);
   update market_providers m set next_request_at = moment + make_interval(secs => step_s)
    where m.provider = p_provider and m.account = p_account;
 end $function$;
-revoke execute on function market_move(text,text,text,timestamp with time zone) from public;
+revoke execute on function market_move(text,text,text,timestamp with time zone,double precision) from public;
 
 CREATE OR REPLACE FUNCTION market_pause(provider text, reason text DEFAULT NULL::text)
  RETURNS TABLE(account text, state text)
@@ -3201,7 +3202,7 @@ begin
 end $function$;
 revoke execute on function market_run_now() from public;
 
-CREATE OR REPLACE FUNCTION market_take(p_provider text, p_account text, p_priority integer, p_meter text DEFAULT 'calls'::text, p_after text DEFAULT NULL::text, p_daemon uuid DEFAULT NULL::uuid, OUT granted boolean, OUT reason text, OUT until timestamp with time zone, OUT wait_s double precision, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone, OUT step_s double precision)
+CREATE OR REPLACE FUNCTION market_take(p_provider text, p_account text, p_priority integer, p_meter text DEFAULT 'calls'::text, p_after text DEFAULT NULL::text, p_daemon uuid DEFAULT NULL::uuid, p_lead_s double precision DEFAULT 0, OUT granted boolean, OUT reason text, OUT until timestamp with time zone, OUT wait_s double precision, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone, OUT step_s double precision)
  RETURNS record
  LANGUAGE plpgsql
 AS $function$
@@ -3210,9 +3211,9 @@ begin
   select * into s from market_settings;
   select * into p from market_providers where provider = p_provider and account = p_account for no key update;
   select c.* into granted, reason, until, wait_s, granted_at, delay_s, valid_s, receipt, cost_window, step_s
-    from market__charge(p, s, p_priority, p_meter, p_after, clock_timestamp(), p_daemon) c;
+    from market__charge(p, s, p_priority, p_meter, p_after, clock_timestamp(), p_daemon, p_lead_s) c;
 end $function$;
-revoke execute on function market_take(text,text,integer,text,text,uuid) from public;
+revoke execute on function market_take(text,text,integer,text,text,uuid,double precision) from public;
 
 CREATE OR REPLACE FUNCTION market_take_block(p_provider text, p_account text, p_lowest integer, p_highest integer, p_calls integer, OUT calls integer, OUT urgent boolean, OUT wake_priority integer, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT step_s double precision, OUT hold_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone)
  RETURNS record

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ class Gate:
 
     async def move(self, grant: Grant, within_s: float) -> Grant | None:
         self.moved += 1
-        return replace(grant, delay_s=0.0, age_s=0.0)
+        return replace(grant, leave_at=monotonic())
 
     async def give_back(self, grant: Grant) -> None:
         self.returned.append(grant.receipt)
@@ -70,7 +71,8 @@ class Gate:
 
 
 def grant(*, delay_s: float = 0.0, valid_s: float = 5.0) -> Grant:
-    return Grant(granted_at=GRANTED_AT, delay_s=delay_s, valid_s=valid_s, receipt="r")
+    now = monotonic()
+    return Grant(granted_at=GRANTED_AT, leave_at=now + delay_s, until=now + valid_s, receipt="r")
 
 
 @dataclass

@@ -6,6 +6,7 @@ The gate itself is shared state in Postgres (`store.budgets`); this is only its 
 from __future__ import annotations
 
 from datetime import datetime
+from math import inf
 from typing import Protocol
 
 from marketd.values import value
@@ -13,15 +14,17 @@ from marketd.values import value
 
 @value
 class Grant:
-    """Permission for one HTTP request, already charged to the budget windows of its send time."""
+    """Permission for one HTTP request, already charged to the budget windows of its send time.
+
+    It leaves at `leave_at` or `slack_s` later at most, and never after `until` (this machine's monotonic seconds).
+    """
 
     granted_at: (
         datetime  #: database time at which the request may leave; prices it brings are `observed_at` this
     )
-    delay_s: float  #: wait so long (counted from the moment the grant arrived) before sending
-    valid_s: float  #: past so many seconds from arrival the grant must be given back and taken anew
+    leave_at: float  #: `granted_at` on this machine's clock
+    until: float  #: past that the grant must be given back and taken anew
     receipt: str  #: opaque; names the charged windows for `give_back`
-    age_s: float = 0.0  #: so long ago at most it was granted when it arrived
     slack_s: float = 0.0  #: so much later than its moment it may leave all the same
     cost_window: datetime | None = None  #: start of the shortest window that was charged
 
@@ -30,9 +33,9 @@ class Grant:
 _ANY_MOMENT_STEP_S = 5e-5
 
 
-def slack_s(step_s: float, valid_s: float, usual_s: float) -> float:
+def slack_s(step_s: float, usual_s: float) -> float:
     """How much later than its moment a request may leave, where moments are `step_s` apart."""
-    return usual_s if step_s > _ANY_MOMENT_STEP_S else valid_s
+    return usual_s if step_s > _ANY_MOMENT_STEP_S else inf
 
 
 class Gate(Protocol):
@@ -43,7 +46,7 @@ class Gate(Protocol):
         ...
 
     async def move(self, grant: Grant, within_s: float) -> Grant | None:
-        """Another moment for a granted request that missed its own: `delay_s` from the answer on.
+        """Another moment for a granted request that missed its own.
 
         None when there is none within so many seconds. Raises `NotGranted` when it may not leave any more.
         """

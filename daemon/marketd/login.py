@@ -20,6 +20,7 @@ from aiolimiter import AsyncLimiter
 from pydantic import BaseModel, SecretStr
 
 from marketd import errors, oauth
+from marketd.clock import monotonic
 from marketd.http_client import Door, ProviderHttp, Request, open_session
 from marketd.limiter import Grant
 from marketd.provider import Reply
@@ -146,11 +147,12 @@ class _Unmetered:
     """A login is one request by a person's hand, at an address with no meter."""
 
     async def take(self, endpoint: str, *, meter: str = "calls") -> Grant:
-        return Grant(granted_at=datetime.now(UTC), delay_s=0, valid_s=_TIMEOUT_S, receipt="")
+        now = monotonic()
+        return Grant(granted_at=datetime.now(UTC), leave_at=now, until=now + _TIMEOUT_S, receipt="")
 
     async def move(self, grant: Grant, within_s: float) -> Grant | None:
         """Nothing is spaced."""
-        return replace(grant, delay_s=0.0, age_s=0.0)
+        return replace(grant, leave_at=monotonic())
 
     async def give_back(self, grant: Grant) -> None:
         """Nothing was charged."""

@@ -330,8 +330,10 @@ end $$;
 -- each sees what the one before it took. A granted request leaves after delay_s (hardly any) and before valid_s are
 -- over; step_s is the spacing that it was charged at. wait_s: not now, but so soon that asking again then is better than giving
 -- the fetch up. So nothing is charged that has long to wait, and who dies or is paused while waiting has spent nothing.
+-- p_lead_s: no moment sooner than so, for the answer is that long on its way to a caller far away.
 create function market_take(p_provider text, p_account text, p_priority int, p_meter text default 'calls',
-  p_after text default null, p_daemon uuid default null, out granted boolean, out reason text, out until timestamptz, out wait_s double precision,
+  p_after text default null, p_daemon uuid default null, p_lead_s double precision default 0,
+  out granted boolean, out reason text, out until timestamptz, out wait_s double precision,
   out granted_at timestamptz, out delay_s double precision, out valid_s double precision, out receipt text,
   out cost_window timestamptz, out step_s double precision)
 language plpgsql as $$
@@ -340,12 +342,13 @@ begin
   select * into s from market_settings;
   select * into p from market_providers where provider = p_provider and account = p_account for no key update;
   select c.* into granted, reason, until, wait_s, granted_at, delay_s, valid_s, receipt, cost_window, step_s
-    from market__charge(p, s, p_priority, p_meter, p_after, clock_timestamp(), p_daemon) c;
+    from market__charge(p, s, p_priority, p_meter, p_after, clock_timestamp(), p_daemon, p_lead_s) c;
 end $$;
 
 -- The same at a given time, by whoever holds the account's row. That of an unknown account is null.
 create function market__charge(p market_providers, s market_settings, p_priority int, p_meter text, p_after text,
-  p_now timestamptz, p_daemon uuid default null, out granted boolean, out reason text, out until timestamptz, out wait_s double precision,
+  p_now timestamptz, p_daemon uuid default null, p_lead_s double precision default 0,
+  out granted boolean, out reason text, out until timestamptz, out wait_s double precision,
   out granted_at timestamptz, out delay_s double precision, out valid_s double precision, out receipt text,
   out cost_window timestamptz, out step_s double precision)
 language plpgsql as $$
@@ -364,7 +367,7 @@ begin
   if p_meter = 'calls' then
     select x.reason, x.until into reason, until from market__verdict(p, s, urgent, p_now, p_after, l) x;
     step_s := l.pace_s;
-    delay_s := market__ahead_s(p, step_s, p_now);
+    delay_s := greatest(market__ahead_s(p, step_s, p_now), p_lead_s);
   else
     -- A report on a spent day goes to another place, and may tell that the day is over earlier.
     select x.reason, x.until into reason, until from market__closed(p, p_now, p_after) x
@@ -382,7 +385,7 @@ begin
     ends := ends || w.ends;
     if limited is not null then
       edge_s := greatest(edge_s, case
-        when date_part('epoch', w.ends - p_now) < guard then date_part('epoch', w.ends - p_now) + guard / 2
+        when date_part('epoch', w.ends - p_now) < guard + p_lead_s then date_part('epoch', w.ends - p_now) + guard / 2
         else guard / 2 - date_part('epoch', p_now - w.starts) end);
     end if;
     select b.used, b.quota into h from market_budgets b
@@ -398,10 +401,10 @@ begin
       return;
     end if;
   end loop;
-  if edge_s > 0 or delay_s > market__early(s) then
+  if edge_s > 0 or delay_s > p_lead_s + market__early(s) then
     reason := 'pace';
     until := p_now + make_interval(secs => greatest(edge_s, delay_s));
-    wait_s := greatest(edge_s, delay_s - market__early(s) / 2);   -- so that the way here and back is no lost time
+    wait_s := greatest(edge_s, delay_s - p_lead_s - market__early(s) / 2);   -- so that the way here and back is no lost time
     return;
   end if;
   granted_at := p_now + make_interval(secs => delay_s);
@@ -444,7 +447,8 @@ end $$;
 -- A granted request missed its moment, its connection or its process having taken long: another one, at the same price. If
 -- nobody was granted one since, the present moment will do; else a place of its own behind the others. wait_s: not yet,
 -- ask again then, or step_s later for each who was told so before. reason not null: the lane was closed meanwhile.
-create function market_move(p_provider text, p_account text, p_receipt text, p_missed timestamptz, out reason text,
+create function market_move(p_provider text, p_account text, p_receipt text, p_missed timestamptz,
+  p_lead_s double precision default 0, out reason text,
   out until timestamptz, out wait_s double precision, out moment timestamptz, out delay_s double precision,
   out step_s double precision)
 language plpgsql as $$
@@ -462,8 +466,9 @@ begin
   else
     delay_s := 0;
   end if;
-  if delay_s > market__early((select s from market_settings s)) then
-    wait_s := delay_s - 0.01;
+  delay_s := greatest(delay_s, p_lead_s);
+  if delay_s > p_lead_s + market__early((select s from market_settings s)) then
+    wait_s := delay_s - p_lead_s - 0.01;
     return;
   end if;
   moment := now_at + make_interval(secs => delay_s);

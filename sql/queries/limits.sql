@@ -4,10 +4,10 @@
 -- Charges the requests of several fetches that are to leave now, one after the other as if each had come alone; what they
 -- share is the round trip, the row lock and the flush of the log. A function of its own snapshot sees the charges before it.
 -- $1 provider  $2 account  $3 priorities  $4 meters  $5 receipts of the calls before, in fetches that
--- have begun  $6 daemon. after_s: how long after the statement came here each was granted
+-- have begun  $6 daemon  $7 lead (seconds). after_s: how long after the statement came here each was granted
 select t.*, date_part('epoch', t.granted_at - statement_timestamp()) - t.delay_s as after_s
   from unnest($3::int[], $4::text[], $5::text[]) with ordinality x(priority, meter, after, n)
-  cross join lateral (select * from market_take($1, $2, x.priority, x.meter, x.after, $6)) t;
+  cross join lateral (select * from market_take($1, $2, x.priority, x.meter, x.after, $6, $7)) t;
 
 -- name: take_block
 -- Calls for several fetches and for those that will soon ask. $1 provider  $2 account  $3 lowest and $4 highest priority of
@@ -19,10 +19,10 @@ select market_give_back_block($1, $2);
 
 -- name: move
 -- Other moments for several requests that missed theirs, one after the other as in `take`.
--- $1 provider  $2 account  $3 receipts  $4 the moments that were missed
+-- $1 provider  $2 account  $3 receipts  $4 the moments that were missed  $5 lead (seconds)
 select m.*, date_part('epoch', m.moment - statement_timestamp()) - m.delay_s as after_s
   from unnest($3::text[], $4::timestamptz[]) with ordinality x(receipt, missed, n)
-  cross join lateral (select * from market_move($1, $2, x.receipt, x.missed)) m;
+  cross join lateral (select * from market_move($1, $2, x.receipt, x.missed, $5)) m;
 
 -- name: give_back
 select market_give_back($1);

@@ -285,7 +285,7 @@ async def test_a_request_whose_connection_took_long_leaves_at_another_moment(ben
     class Busy(Gate):
         async def move(self, grant: Any, within_s: float) -> Any:
             moved.append(len(bench.wire.seen))
-            return replace(grant, delay_s=0.1, age_s=0.0)
+            return replace(grant, leave_at=time.monotonic() + 0.1)
 
     began = time.monotonic()
     http = ProviderHttp(bench.door, gate=Busy(), observer=bench.notes, priority=1)
@@ -320,7 +320,7 @@ async def test_a_request_whose_grant_ran_out_while_it_connected_is_given_back_an
 ) -> None:
     class Slow(Gate):
         async def move(self, grant: Any, within_s: float) -> Any:
-            return replace(grant, delay_s=0.1 if len(self.taken) == 1 else 0.0, age_s=0.0)
+            return replace(grant, leave_at=time.monotonic() + (0.1 if len(self.taken) == 1 else 0.0))
 
     gate = Slow(plan=[grant(valid_s=0.2)])
     await ProviderHttp(bench.door, gate=gate, observer=bench.notes, priority=1).get("/", endpoint="thing")
@@ -331,7 +331,7 @@ async def test_a_request_whose_grant_ran_out_while_it_connected_is_given_back_an
 async def test_a_request_that_gets_no_other_moment_in_time_is_given_back_and_taken_anew(bench: Bench) -> None:
     class Full(Gate):
         async def move(self, grant: Any, within_s: float) -> Any:
-            return None if len(self.taken) == 1 else replace(grant, delay_s=0.0, age_s=0.0)
+            return None if len(self.taken) == 1 else replace(grant, leave_at=time.monotonic())
 
     gate = Full()
     await ProviderHttp(bench.door, gate=gate, observer=bench.notes, priority=1).get("/", endpoint="thing")

@@ -79,15 +79,6 @@ class Door:
     max_bytes: int = MAX_BYTES
 
 
-@value
-class _Due:
-    """A grant whose time to leave has come: `at`, or a little later; never after `until` (monotonic seconds)."""
-
-    grant: Grant
-    at: float
-    until: float
-
-
 class ProviderHttp:
     """`provider.Http` for one fetch.
 
@@ -156,13 +147,12 @@ class ProviderHttp:
                 continue  # given back; another grant, another moment
 
     async def _send_once(self, request: Request) -> Reply:
-        due = await self._granted(request)
-        grant = due.grant
+        grant = await self._granted(request)
         started = monotonic()
-        wire = Wire(on_opened=partial(self._opened, request, due))
+        wire = Wire(on_opened=partial(self._opened, request, grant))
         status: list[int] = []
         try:
-            body, headers = await self._exchange(request, wire, status, due.until - started)
+            body, headers = await self._exchange(request, wire, status, grant.until - started)
         except BaseException as error:
             if isinstance(error, errors.Throttled | errors.Unauthorized | errors.Transient):
                 self._gate.trouble()
@@ -172,47 +162,43 @@ class ProviderHttp:
         self._report(request, grant, started, status, None, False)
         return Reply(status=status[0], body=body, headers=headers, granted_at=grant.granted_at)
 
-    async def _granted(self, request: Request) -> _Due:
+    async def _granted(self, request: Request) -> Grant:
         """A grant whose time to leave has come."""
         while True:
             if request.meter == "calls":
                 await self._door.pacer.acquire()
             grant = await self._gate.take(request.endpoint, meter=request.meter)
-            arrived = monotonic()
             try:
-                if grant.delay_s > _NO_WAIT_S:
-                    await asyncio.sleep(grant.delay_s)
+                if (wait_s := grant.leave_at - monotonic()) > _NO_WAIT_S:
+                    await asyncio.sleep(wait_s)
             except asyncio.CancelledError as error:
                 given_back = await self._give_back(grant)
                 self._report(request, grant, monotonic(), [], error, given_back)
                 raise
-            due = _Due(
-                grant=grant,
-                at=arrived + grant.delay_s - grant.age_s,
-                until=arrived + grant.valid_s,
-            )
-            if due.until > monotonic():
-                return due
+            if grant.until > monotonic():
+                return grant
             await self._give_back(grant)
 
-    async def _opened(self, request: Request, due: _Due) -> None:
+    async def _opened(self, request: Request, grant: Grant) -> None:
         """The connection stands, and the request is written next: unless its moment is past, then at another.
 
         All are spaced by their moments, so one that leaves later than its own comes too close to the next. Each try
         may be a little later than the one before, lest a slow way to Postgres make every moment a missed one.
         Raises MissedError when the grant does not hold so long, and what `Gate.move` raises.
         """
-        grant, at, late_s = due.grant, due.at, _LATE_S + due.grant.slack_s
+        late_s = _LATE_S + grant.slack_s
         while (
-            request.meter == "calls" and monotonic() - at > late_s and (left_s := due.until - monotonic()) > 0
+            request.meter == "calls"
+            and monotonic() - grant.leave_at > late_s
+            and (left_s := grant.until - monotonic()) > 0
         ):
             moved = await self._gate.move(grant, left_s)
             if moved is None:
                 raise MissedError("no other moment was to be had in time")
-            grant, at = moved, monotonic() + moved.delay_s - moved.age_s
-            await asyncio.sleep(moved.delay_s)
+            grant = moved
+            await asyncio.sleep(grant.leave_at - monotonic())
             late_s *= 1.5
-        if monotonic() >= due.until:
+        if monotonic() >= grant.until:
             raise MissedError("the grant ran out before the request was written")
 
     async def _exchange(

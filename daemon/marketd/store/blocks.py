@@ -48,9 +48,9 @@ class Block:
         self.used += 1
         return Grant(
             granted_at=self.granted_at + timedelta(seconds=after_s),
-            delay_s=max(0.0, self.due + after_s - now),
-            valid_s=self.valid_until - now,
-            slack_s=slack_s(self.step_s, self.valid_until - now, usual_s=_SLACK_S),
+            leave_at=self.due + after_s,
+            until=self.valid_until,
+            slack_s=slack_s(self.step_s, usual_s=_SLACK_S),
             receipt=self.receipt,
             cost_window=self.cost_window,
         )

@@ -17,6 +17,7 @@ from marketd.store.batching import Batcher
 from marketd.store.blocks import Block, Blocks
 from marketd.store.pool import Database
 from marketd.store.rows import CallRow
+from marketd.store.server_clock import ServerClock
 from marketd.store.sqlfile import queries
 from marketd.telemetry import Observer
 from marketd.values import value
@@ -24,6 +25,8 @@ from marketd.values import value
 Report = Literal["ok", "throttled", "unauthorized", "errors"]
 
 _PROBE = ";probe="  #: in the receipt of a request that tries out whether a closed lane works again
+_NEAR_S = 0.02  #: a way to the server and back that makes no request miss its moment
+_FURTHEST_S = 0.5
 _AT_ONCE = 64  #: they hold the account's row for a fraction of a millisecond each
 
 
@@ -64,6 +67,7 @@ class Charger:
         self._takes = Batcher(self._take_batch, at_most=_AT_ONCE, unclaimed=self._unclaimed)
         self._moves = Batcher(self._move_batch, at_most=_AT_ONCE)
         self._blocks = Blocks()
+        self._server_clock = ServerClock()
         self._asking_ahead = False
         self._voided = 0
         self._returning: set[asyncio.Task[None]] = set()
@@ -152,9 +156,9 @@ class Charger:
             [charge.meter for charge in charges],
             [charge.after for charge in charges],
             self._daemon_id,
+            self._lead_s,
         )
-        spent_s = clock.monotonic() - asked
-        return [grants.charged(row, spent_s) for row in rows]
+        return grants.charged(rows, self._server_clock, asked, clock.monotonic())
 
     async def _move_batch(self, missed: Sequence[Grant]) -> list[Grant | Exception]:
         asked = clock.monotonic()
@@ -164,9 +168,14 @@ class Charger:
             self._account,
             [grant.receipt for grant in missed],
             [grant.granted_at for grant in missed],
+            self._lead_s,
         )
-        spent_s = clock.monotonic() - asked
-        return grants.moved(missed, rows, spent_s)
+        return grants.moved(missed, rows, self._server_clock, asked, clock.monotonic())
+
+    @property
+    def _lead_s(self) -> float:
+        """So far ahead a moment is asked for, that the answer is here before it: none where the server is near."""
+        return min(_FURTHEST_S, max(0.0, self._server_clock.way_s - _NEAR_S))
 
     async def _charge_ahead(self, waiting: Sequence[int], ahead: int) -> None:
         """Take a block for those priorities that wait, and `ahead` calls more."""

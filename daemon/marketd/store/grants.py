@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 
 import asyncpg
 
 from marketd.errors import NotGranted
 from marketd.limiter import Grant, slack_s
 from marketd.store.blocks import Block
+from marketd.store.server_clock import ServerClock
 
 
 class NotYet(Exception):
@@ -36,24 +38,34 @@ def block(row: asyncpg.Record, asked: float, answered: float) -> Block:
     )
 
 
-def charged(row: asyncpg.Record, spent_s: float) -> Grant | Exception:
-    """`spent_s`: from asking to the answer, which a batch gets together, and perhaps late."""
-    if not row["granted"]:
-        wait_s = row["wait_s"]
-        return NotGranted(row["reason"], row["until"]) if wait_s is None else NotYet(wait_s)
-    valid_s = row["valid_s"] - spent_s
-    return Grant(
-        granted_at=row["granted_at"],
-        delay_s=row["delay_s"],
-        valid_s=valid_s,
-        receipt=row["receipt"],
-        age_s=_age_s(row, spent_s),
-        slack_s=0.0 if row["step_s"] is None else slack_s(row["step_s"], valid_s, usual_s=0.0),
-        cost_window=row["cost_window"],
-    )
+def charged(
+    rows: Sequence[asyncpg.Record], clock: ServerClock, asked: float, answered: float
+) -> list[Grant | Exception]:
+    """The grants of a batch. What it waited for the account's row on the way is no part of the way."""
+    return [
+        Grant(
+            granted_at=row["granted_at"],
+            leave_at=_leave_at(row, row["granted_at"], clock, asked, answered),
+            until=asked + row["valid_s"],
+            receipt=row["receipt"],
+            slack_s=0.0 if row["step_s"] is None else slack_s(row["step_s"], usual_s=0.0),
+            cost_window=row["cost_window"],
+        )
+        if row["granted"]
+        else NotGranted(row["reason"], row["until"])
+        if row["wait_s"] is None
+        else NotYet(_in_time(row["wait_s"], clock))
+        for row in rows
+    ]
 
 
-def moved(missed: Sequence[Grant], rows: Sequence[asyncpg.Record], spent_s: float) -> list[Grant | Exception]:
+def moved(
+    missed: Sequence[Grant],
+    rows: Sequence[asyncpg.Record],
+    clock: ServerClock,
+    asked: float,
+    answered: float,
+) -> list[Grant | Exception]:
     """The grants of a batch, each with its new moment."""
     answers: list[Grant | Exception] = []
     behind = 0  # those who have to ask again do so one by one, each when a moment is free for it
@@ -61,15 +73,23 @@ def moved(missed: Sequence[Grant], rows: Sequence[asyncpg.Record], spent_s: floa
         if row["reason"] is not None:
             answers.append(NotGranted(row["reason"], row["until"]))
         elif row["wait_s"] is not None:
-            answers.append(NotYet(row["wait_s"] + behind * row["step_s"]))
+            answers.append(NotYet(_in_time(row["wait_s"] + behind * row["step_s"], clock)))
             behind += 1
         else:
-            age_s = _age_s(row, spent_s)
-            answers.append(replace(grant, granted_at=row["moment"], delay_s=row["delay_s"], age_s=age_s))
+            leave_at = _leave_at(row, row["moment"], clock, asked, answered)
+            answers.append(replace(grant, granted_at=row["moment"], leave_at=leave_at))
     return answers
 
 
-def _age_s(row: asyncpg.Record, spent_s: float) -> float:
-    """How long ago it may have been granted. What it waited for the row's lock before that makes it no later."""
-    after_s: float = row["after_s"]
-    return max(0.0, spent_s - max(0.0, after_s))
+def _leave_at(
+    row: asyncpg.Record, moment: datetime, clock: ServerClock, asked: float, answered: float
+) -> float:
+    """The moment on this machine's clock; the row also tells when the server gave it, which bounds its clock."""
+    delay_s: float = row["delay_s"]
+    clock.read(moment.timestamp() - delay_s, asked + max(0.0, row["after_s"]), answered)
+    return clock.local(moment.timestamp())
+
+
+def _in_time(wait_s: float, clock: ServerClock) -> float:
+    """The wait, less what the answer and the next question take on their ways."""
+    return max(0.0, wait_s - clock.way_s)
