@@ -135,7 +135,13 @@ class App:
         self._visits = Visits(
             self._session, db, self._kinds, config.state_dir, self._observer, self._daemon_id
         )
-        self._poller = Poller(timing, jobs, lambda state: self._lanes.wake(state), self._observer)
+        self._poller = Poller(
+            timing,
+            jobs,
+            lambda state: self._lanes.wake(state),
+            self._observer,
+            lambda: self._lanes.wake_all(),
+        )
         self._lanes = Lanes(stores, self._observer, self._poller.kick)
         self._plans = PlanStore(db, lambda: self._scheduler.timing.interval, lambda: self._scheduler.turned())
         self._agreement = Agreement(self._daemons, self._plans, self._kinds, self.metrics, self._observer)
@@ -173,7 +179,7 @@ class App:
             self._gauges,
             *self._further_observers,
         )
-        self._reconciler.observer = self._gauges.observer = self._observer
+        self._reconciler.observer = self._gauges.observer = self._recorder.observer = self._observer
 
     async def _apply(self, old: Config | None, new: Config) -> None:
         """Write what Postgres keeps in one transaction, then swap what runs; a fetch keeps what it began with.

@@ -6,6 +6,7 @@ MarketdError
   DatabaseError
     DatabaseUnavailable     exit 75, or wait and reconnect
     StatementRefused        not by itself any better the next time: told, and the rest goes on
+      DatabaseUnfit         and so is every such statement, whatever is in it: waited for like a database that is away
   CannotListen              exit 1: the address for /metrics is taken
   LeaseLost                 another worker owns the unit: drop the result, count it
   NotGranted                budget, pace, cool-down, circuit or pause refuse the next request: release
@@ -51,6 +52,10 @@ class DatabaseUnavailable(DatabaseError):
 
 class StatementRefused(DatabaseError):
     """Postgres refuses a statement for what is in it, or in its tables: a number out of range, a check, a right."""
+
+
+class DatabaseUnfit(StatementRefused, DatabaseUnavailable):
+    """A right is revoked, or a table or column is not there: until somebody mends that."""
 
 
 class CannotListen(MarketdError):

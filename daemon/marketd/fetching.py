@@ -24,6 +24,9 @@ Written = TypeVar("Written")
 
 _FOR_LATER = (Retried, Snoozed)
 _AT_ONCE_S = 0.001  #: a cool-down that is over as soon as it is told
+_MENDED_WITHIN_S = (
+    600.0  #: what a fetch brought is held so long where Postgres refuses to write anything down
+)
 _ASIDE = timedelta(minutes=1)  #: after the next probe, which is another's then
 
 
@@ -166,16 +169,24 @@ class Fetching:
         return await self._patiently(this, lambda: settle(this.unit, this.decided))
 
     async def _patiently(self, this: Fetch, write: Callable[[], Awaitable[Written]]) -> Written:
-        """The calls are spent, so a restarting Postgres is waited for as long as a lease."""
+        """The calls are spent, so a restarting Postgres is waited for as long as a lease.
+
+        One that is unfit is waited for longer, until a person has mended it: it still keeps the lease.
+        """
         tries = 0
+        patience_s = this.settings.lease.total_seconds()
         while True:
             try:
                 return await write()
-            except errors.DatabaseUnavailable:
+            except errors.DatabaseUnavailable as error:
                 tries += 1
-                if clock.monotonic() > this.ended + this.settings.lease.total_seconds():
+                unfit = isinstance(error, errors.DatabaseUnfit)
+                if unfit:
+                    self._observer.event("database_refuses", error=str(error), unit=this.unit.key)
+                limit_s = max(_MENDED_WITHIN_S, patience_s) if unfit else patience_s
+                if (unfit and this.kept.lost) or clock.monotonic() > this.ended + limit_s:
                     raise
-                await asyncio.sleep(clock.full_jitter(tries, base_s=0.2, cap_s=2))
+                await asyncio.sleep(clock.full_jitter(tries, base_s=0.2, cap_s=10 if unfit else 2))
 
     async def _report_news(self, this: Fetch, kind: Report) -> datetime | None:
         """Tell the account's circuit how it went. Returns until when it is open, if it is."""

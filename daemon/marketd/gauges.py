@@ -98,7 +98,7 @@ class Gauges:
                 began = clock.monotonic()
             await asyncio.sleep(_LAG_EVERY_S)
             self._metrics.loop_lag(max(0.0, clock.monotonic() - began - _LAG_EVERY_S))
-            self._metrics.pool(*self._db.size, self._db.acquired, self._db.waited_s)
+            self._metrics.pool(*self._db.size, self._db.acquired, self._db.waited_s, refused=self._db.refused)
             self._metrics.tasks(len(asyncio.all_tasks()))
             if (echo_at := self._echo_at()) is not None:
                 self._metrics.listener_echo(clock.monotonic() - echo_at)
@@ -107,10 +107,10 @@ class Gauges:
         try:
             await self.refresh()
             await self._also()
-        except DatabaseUnavailable:
-            return  # the gauges' own timestamp tells their age, and the pollers log the outage
         except StatementRefused as error:
             self._tell("all", error)
+        except DatabaseUnavailable:
+            return  # the gauges' own timestamp tells their age, and the pollers log the outage
 
     async def refresh(self) -> None:
         """Read once and set all that could be read. Raises DatabaseError."""

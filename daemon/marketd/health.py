@@ -35,6 +35,12 @@ class Health:
         found = self.stuck()
         if self.draining:
             found.append("draining: a stop was asked for")
+        refused = {
+            f"lane {provider}/{account}": lane.refused for (provider, account), lane in self._lanes.items()
+        }
+        for name, why in {**refused, "the poller": self._poller.refused}.items():
+            if why is not None:
+                found.append(f"Postgres refuses what {name} asks: {why}")
         polled = self._poller.last_poll
         patience_s = _DATABASE_S + 2 * self._poller.timing.poll.total_seconds()
         if polled is None:

@@ -10,6 +10,7 @@ from marketd import clock, errors
 from marketd.fetch import LaneSettings
 from marketd.fetching import Fetching, Stores
 from marketd.models import Unit
+from marketd.retry import database_backoff_s
 from marketd.signals import Stop
 from marketd.telemetry import Observer
 
@@ -40,6 +41,7 @@ class Lane:
         self._running: set[asyncio.Task[None]] = set()
         self._backlog = False  #: the last claim got all it asked for
         self._halted = False  #: nothing is waited for any more
+        self.refused: str | None = None  #: why Postgres refuses what this lane asks, as long as it does
         self.last_turn = clock.monotonic()  #: when the loop last came round, for the watchdog
 
     @property
@@ -87,11 +89,16 @@ class Lane:
             self.last_turn = clock.monotonic()
             try:
                 await self._turn()
-                failures = 0
-            except errors.DatabaseUnavailable as error:
+                failures, self.refused = 0, None
+            except errors.DatabaseError as error:
                 failures += 1
-                self._observer.event("database_unavailable", error=str(error), lane=self._name)
-                await self._pause(self._wake, clock.full_jitter(failures, base_s=0.25, cap_s=3))
+                refused = isinstance(error, errors.StatementRefused)
+                self.refused = str(error) if refused else None
+                name = "database_refuses" if refused else "database_unavailable"
+                self._observer.event(name, error=str(error), lane=self._name)
+                # A wake tells that the database is back, but not that it was mended.
+                event = self._freed if refused else self._wake
+                await self._pause(event, database_backoff_s(failures, error))
 
     async def _turn(self) -> None:
         self._freed.clear()  # before the count: a slot that comes free from here on is heard of

@@ -69,7 +69,7 @@ class Keeper:
     async def _extend(self, those: Sequence[Kept], lease: timedelta) -> None:
         try:
             held = await self._jobs.extend_all([kept.unit for kept in those], lease=lease)
-        except errors.DatabaseUnavailable as error:
+        except errors.DatabaseError as error:
             self._observer.event(
                 "lease_extension_failed", unit=those[0].unit.key, fetches=len(those), error=str(error)
             )

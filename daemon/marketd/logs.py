@@ -159,8 +159,8 @@ class _Finish:
 class LogObserver:
     """Tells reports as lines: a fetch at info, a request at debug, events at info or warning."""
 
-    #: events after which the process ends, or that only a bug of ours explains
-    ERRORS = frozenset({"cannot_start", "crashed", "fetch_crashed"})
+    #: events after which the process ends, that only a bug of ours explains, or that a person has to mend
+    ERRORS = frozenset({"cannot_start", "crashed", "database_refuses", "fetch_crashed"})
     #: events that an operator should look at; every other event is told at info
     WARNINGS = frozenset(
         {

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from marketd import errors
+from marketd import clock, errors
 from marketd.models import Job, Quote, Unit
 from marketd.outcome import Failed, Outcome, Priced, Released, Retried
 from marketd.provider import Answers, Found
@@ -53,6 +53,10 @@ def decide_error(job: Job, error: BaseException, policy: RetryPolicy) -> Outcome
             return Released(reason="throttled")
         case errors.Unauthorized():
             return Released(reason="unauthorized")
+        case errors.DatabaseUnfit():
+            # Never the last attempt: no job is at fault, and a claim may well go on to succeed. Not at once, either.
+            delay = timedelta(seconds=policy.delay_s(job.attempt))
+            return Retried(delay=delay, error_code="internal", message=str(error)[:300])
         case errors.DatabaseUnavailable():
             return Released(reason="database")
         case errors.Unmatched(error_code=code) | errors.NotListed(error_code=code):
@@ -64,6 +68,12 @@ def decide_error(job: Job, error: BaseException, policy: RetryPolicy) -> Outcome
         case _:
             # Not an answer of the provider but a fault of ours; its traceback is in the log.
             return _retried(job, "internal", f"{type(error).__name__}: {error}"[:300], policy)
+
+
+def database_backoff_s(failures: int, error: errors.DatabaseError) -> float:
+    """Before the next try after so many in a row: away is over soon, a refusal a person has to mend."""
+    refused = isinstance(error, errors.StatementRefused)
+    return clock.full_jitter(failures, base_s=0.25, cap_s=30.0 if refused else 3.0)
 
 
 def _retried(job: Job, code: str, message: str, policy: RetryPolicy) -> Outcome:

@@ -6,13 +6,15 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from marketd import clock, errors
+from marketd.retry import database_backoff_s
 from marketd.store.jobs import JobStore, LaneState
 from marketd.store.runs import Run, RunStore
 from marketd.telemetry import Observer
 
+Done = TypeVar("Done")
 _SWEEP_AT_MOST_S = 15.0
 _LOOK_ROUND_S = 30.0  #: between passes the loop comes round so often, which the watchdog sees
 _DEMAND_CAP_S = 3600.0
@@ -48,14 +50,18 @@ class Poller:
         jobs: JobStore,
         wake: Callable[[LaneState], None],
         observer: Observer,
+        wake_all: Callable[[], None] = lambda: None,
     ) -> None:
+        """`wake` a lane that has work; `wake_all` when Postgres refuses to say which have."""
         self.timing = timing
         self._jobs = jobs
         self._wake_lane = wake
+        self._wake_all = wake_all
         self._observer = observer
         self._kick = asyncio.Event()
         self.last_poll: float | None = None  #: monotonic time of the last one that Postgres answered
         self.last_turn = clock.monotonic()  #: when the loop last came round, for the watchdog
+        self.refused: str | None = None  #: why Postgres refuses the poll, as long as it does
 
     def kick(self) -> None:
         """Poll now: something was deferred, or the listener is back."""
@@ -74,13 +80,13 @@ class Poller:
                     swept = clock.monotonic()
                 if wanted or now >= poll_at:
                     poll_at = await self.poll() + clock.monotonic()
-                failures = 0
+                failures, self.refused = 0, None
                 wait_s = min(poll_at, swept + self._sweep_every_s) - clock.monotonic()
-            except errors.DatabaseUnavailable as error:
+            except errors.DatabaseError as error:
                 failures += 1
-                self._observer.event("database_unavailable", error=str(error), lane="poller")
+                self._told(error)
                 poll_at = float("-inf")  # whatever was wanted still is
-                wait_s = clock.full_jitter(failures, base_s=0.25, cap_s=3)
+                wait_s = database_backoff_s(failures, error)
             await clock.happens(self._kick, wait_s)
 
     async def poll(self) -> float:
@@ -100,7 +106,7 @@ class Poller:
 
         Returns whether there were any.
         """
-        found = await self._jobs.rescue()
+        found = await self._if_allowed(self._jobs.rescue()) or ()
         for rescued in found:
             self._observer.event(
                 "rescued",
@@ -109,9 +115,26 @@ class Poller:
                 job_id=rescued.job_id,
                 poisoned=rescued.poisoned,
             )
-        if reopened := await self._jobs.reopen():
+        if reopened := await self._if_allowed(self._jobs.reopen()):
             self._observer.event("jobs_reopened", jobs=reopened)
         return bool(found or reopened)
+
+    async def _if_allowed(self, statement: Awaitable[Done]) -> Done | None:
+        """A part of the sweep; one that Postgres refuses is told, and keeps neither the other nor the poll."""
+        try:
+            return await statement
+        except errors.StatementRefused as error:
+            self._observer.event("database_refuses", error=str(error), lane="poller")
+            return None
+
+    def _told(self, error: errors.DatabaseError) -> None:
+        refused = isinstance(error, errors.StatementRefused)
+        self._observer.event(
+            "database_refuses" if refused else "database_unavailable", error=str(error), lane="poller"
+        )
+        self.refused = str(error) if refused else None
+        if refused:
+            self._wake_all()
 
     @property
     def _sweep_every_s(self) -> float:

@@ -23,9 +23,9 @@ def parts() -> SimpleNamespace:
     """Loops that all came round just now."""
     now = time.monotonic()
     return SimpleNamespace(
-        lane=SimpleNamespace(last_turn=now, busy=0),
+        lane=SimpleNamespace(last_turn=now, busy=0, refused=None),
         poller=SimpleNamespace(
-            last_turn=now, last_poll=now, timing=SimpleNamespace(poll=timedelta(seconds=5))
+            last_turn=now, last_poll=now, refused=None, timing=SimpleNamespace(poll=timedelta(seconds=5))
         ),
         scheduler=SimpleNamespace(last_turn=now),
         listener=SimpleNamespace(connected=True, last_echo=now),
@@ -67,6 +67,12 @@ def test_an_absent_database_makes_unready_and_does_not_starve_the_watchdog(parts
     health = _health(parts)
     assert "database" in health.reasons()[0]
     assert health.stuck() == []
+
+
+def test_what_postgres_refuses_is_a_reason(parts: SimpleNamespace) -> None:
+    parts.lane.refused = "permission denied for table market_jobs"
+    [reason] = _health(parts).reasons()
+    assert reason == "Postgres refuses what lane stockx/default asks: permission denied for table market_jobs"
 
 
 def test_a_draining_daemon_takes_no_new_work(parts: SimpleNamespace) -> None:

@@ -306,8 +306,8 @@ def test_a_refused_reload_keeps_the_time_of_the_last_good_one(metrics: Metrics) 
 
 
 def test_process_facts_are_exported(metrics: Metrics) -> None:
-    metrics.pool(8, 5, acquired=10, waited_s=0.5)
-    metrics.pool(8, 5, acquired=12, waited_s=2.0)
+    metrics.pool(8, 5, acquired=10, waited_s=0.5, refused=1)
+    metrics.pool(8, 5, acquired=12, waited_s=2.0, refused=3)
     metrics.loop_lag(0.002)
     metrics.database_read(1234.0)
     metrics.oldest_xmin(77)
@@ -316,6 +316,7 @@ def test_process_facts_are_exported(metrics: Metrics) -> None:
     assert _value(metrics, "marketd_pool_idle_connections") == 5
     assert _value(metrics, "marketd_pool_acquired_total") == 12
     assert _value(metrics, "marketd_pool_wait_seconds_total") == 2
+    assert _value(metrics, "marketd_statements_refused_total") == 3
     assert _value(metrics, "marketd_event_loop_lag_seconds_count") == 1
     assert _value(metrics, "marketd_db_gauges_last_success_timestamp_seconds") == 1234
     assert _value(metrics, "marketd_oldest_xmin_age_transactions") == 77

@@ -14,7 +14,7 @@ from marketd.cli.exits import CommandError, Exit
 from marketd.cli.live import screen
 from marketd.cli.parser import STATES, subjects
 from marketd.cli.tables import Table, age, as_json, item, lane, moment, text
-from marketd.errors import DatabaseUnavailable
+from marketd.errors import DatabaseUnavailable, StatementRefused
 from marketd.store.pool import Database
 from marketd.store.sqlfile import queries
 
@@ -38,6 +38,8 @@ async def _live(arguments: Namespace) -> int:
             while True:
                 try:
                     shown.show(overview.blocks(await overview.read(db)))
+                except StatementRefused:
+                    raise
                 except DatabaseUnavailable as error:
                     shown.show([f"no answer from Postgres, trying again: {error}"])
                 await asyncio.sleep(pause_s)

@@ -219,12 +219,15 @@ class Metrics(Families):
 
     # --- the process -----------------------------------------------------------------------------------
 
-    def pool(self, size: int, idle: int, acquired: int, waited_s: float) -> None:
-        """Connections open and idle now; how often one was taken and how long that took since the start."""
-        before, waited_before_s = self._pool_seen
+    def pool(self, size: int, idle: int, acquired: int, waited_s: float, *, refused: int) -> None:
+        """Connections open and idle now; since the start: how often one was taken, how long that took, and how many
+        statements Postgres refused.
+        """
+        before, waited_before_s, refused_before = self._pool_seen
         self._pool_acquired.inc(acquired - before)
         self._pool_waited.inc(waited_s - waited_before_s)
-        self._pool_seen = (acquired, waited_s)
+        self._refusals.inc(refused - refused_before)
+        self._pool_seen = (acquired, waited_s, refused)
         self._pool_size.set(size)
         self._pool_idle.set(idle)
 

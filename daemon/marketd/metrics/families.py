@@ -157,7 +157,8 @@ class Families:
         self._pool_waited = self._plain(
             Counter, "pool_wait_seconds", "Time spent waiting for a free database connection"
         )
-        self._pool_seen = (0, 0.0)
+        self._refusals = self._plain(Counter, "statements_refused", "Statements that Postgres refused")
+        self._pool_seen = (0, 0.0, 0)
 
     def _define_process(self) -> None:
         self._tasks = self._plain(

@@ -2,7 +2,7 @@
 
 Every call has a timeout. A statement that lost a fair fight (deadlock, serialization, a plan made stale by DDL) is run
 again; anything that means "Postgres is not there" becomes DatabaseUnavailable, and the caller backs off; whatever else
-it says is StatementRefused.
+it says is StatementRefused: for what is in the statement, or (DatabaseUnfit) for what the database lacks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import asyncpg
 
 from marketd.clock import full_jitter
-from marketd.errors import DatabaseUnavailable, StatementRefused
+from marketd.errors import DatabaseUnavailable, DatabaseUnfit, StatementRefused
 
 _AGAIN = (
     asyncpg.DeadlockDetectedError,
@@ -34,6 +34,13 @@ GONE = (
     asyncpg.InsufficientResourcesError,  # disk full, too many connections
     asyncpg.ReadOnlySQLTransactionError,  # a standby after failover
     asyncpg.InternalClientError,
+)
+#: A right, a table or a column is missing: so it is for every such statement
+_UNFIT = (
+    asyncpg.SyntaxOrAccessError,
+    asyncpg.InvalidSchemaNameError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InvalidAuthorizationSpecificationError,  # of a new connection, after a change of the password
 )
 _TRIES = 5
 _CONNECT_S = 5.0
@@ -87,6 +94,7 @@ class Database:
         self._expired = 0  #: times that all connections were given up
         self.acquired = 0  #: connections taken since the start
         self.waited_s = 0.0  #: and how long that took, together
+        self.refused = 0  #: statements that Postgres refused
 
     async def open(self) -> None:
         """Connect. Raises DatabaseUnavailable."""
@@ -174,7 +182,9 @@ class Database:
                     await self._expire(self._pool)  # a standby now, or cut off
                 raise DatabaseUnavailable(in_words(error)) from error
             except asyncpg.PostgresError as error:
-                raise StatementRefused(in_words(error)) from error
+                self.refused += 1
+                kind = DatabaseUnfit if isinstance(error, _UNFIT) else StatementRefused
+                raise kind(in_words(error)) from error
         raise AssertionError("unreachable: the last try returns or raises")
 
     async def _once(self, statements: Sequence[Statement], patience_s: float | None) -> list[asyncpg.Record]:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import asyncpg
 
-from marketd.errors import DatabaseUnavailable, LeaseLost
+from marketd.errors import DatabaseUnavailable, LeaseLost, StatementRefused
 from marketd.models import Job, Listing, Quote, Unit
 from marketd.outcome import Outcome
 from marketd.store.batching import Batcher
@@ -59,9 +59,9 @@ class Settles:
     async def _each(self, batch: Sequence[Fetched]) -> list[Settled | Exception]:
         try:
             return await self._together(batch)
-        except DatabaseUnavailable:
-            raise
         except Exception as error:
+            if isinstance(error, DatabaseUnavailable) and not isinstance(error, StatementRefused):
+                raise
             if len(batch) == 1:
                 return [error]
         # One of them holds what Postgres refuses, or what has no form there; the others shall not suffer for it.
