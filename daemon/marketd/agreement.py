@@ -62,6 +62,9 @@ class Agreement:
             if await self._daemons.is_lost(ours):
                 await self.write(config, wiring.accounts_of(config, self._kinds), renewed=())
             others = await self._daemons.differing(ours)
+        except (errors.StatementRefused, errors.ConfigError) as error:
+            self._observer.event("database_refuses", error=str(error), part="settings")
+            return
         except errors.DatabaseUnavailable:
             return  # what is not told now is told the next time
         self._metrics.config_differs(bool(others))

@@ -198,3 +198,24 @@ async def test_a_charge_that_is_refused_costs_no_job_its_last_attempt(
             await db.execute("alter function mislaid rename to market_take")
         assert (await _ended(db, job))[:2] == ("done", None)
         assert sandbox.count("stockx") < 5
+
+
+async def test_settings_that_cannot_be_brought_into_force_again_are_told(
+    db: Connection, database: str, sandbox: Sandbox, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with running(configured(database, sandbox, tmp_path)):
+        async with _trigger(db, "market_settings", "true", "update"):
+            await db.execute("delete from market_daemons")  # as a database that was restored knows none
+            told = ""
+
+            async def heard() -> bool:
+                nonlocal told
+                told += capsys.readouterr().out
+                return "database_refuses" in told
+
+            await until(heard, what="the refusal")
+
+        async def known() -> bool:
+            return bool(await db.fetchval("select count(*) from market_daemons"))
+
+        await until(known, what="the second registration")
