@@ -15,7 +15,8 @@ from marketd.store.runs import Run, RunStore
 from marketd.telemetry import Observer
 
 Done = TypeVar("Done")
-_SWEEP_AT_MOST_S = 15.0
+_SWEEP_AT_MOST = timedelta(seconds=15)
+_ALIVE_AT_LEAST = timedelta(seconds=5)  #: a shorter stall is no death
 _LOOK_ROUND_S = 30.0  #: between passes the loop comes round so often, which the watchdog sees
 _DEMAND_CAP_S = 3600.0
 _ASKED_TOGETHER = timedelta(seconds=1)  #: every daemon hears of a wish for a pass, and one pass is enough
@@ -34,8 +35,16 @@ class Timing:
 
     @property
     def alive_for(self) -> timedelta:
-        """How long after a poll this daemon counts as alive."""
-        return 3 * self.poll + timedelta(seconds=10)
+        """How long after its last sign of life this daemon counts as alive.
+
+        Shorter than a lease: else the job that killed it would be taken from one who seems to live, and pay nothing.
+        """
+        return min(3 * self.poll + timedelta(seconds=10), max(self.lease * 0.75, _ALIVE_AT_LEAST))
+
+    @property
+    def sweep_every(self) -> timedelta:
+        """How often to look for work of the dead."""
+        return min(_SWEEP_AT_MOST, self.lease / 4)
 
 
 class Poller:
@@ -75,13 +84,13 @@ class Poller:
             self._kick.clear()
             now = self.last_turn = clock.monotonic()
             try:
-                if now >= swept + self._sweep_every_s:
+                if now >= swept + self.timing.sweep_every.total_seconds():
                     wanted |= await self.sweep()
                     swept = clock.monotonic()
                 if wanted or now >= poll_at:
                     poll_at = await self.poll() + clock.monotonic()
                 failures, self.refused = 0, None
-                wait_s = min(poll_at, swept + self._sweep_every_s) - clock.monotonic()
+                wait_s = min(poll_at, swept + self.timing.sweep_every.total_seconds()) - clock.monotonic()
             except errors.DatabaseError as error:
                 failures += 1
                 self._told(error)
@@ -106,6 +115,8 @@ class Poller:
 
         Returns whether there were any.
         """
+        if self.timing.poll > self.timing.sweep_every:
+            await self._if_allowed(self._jobs.beat(self.timing.alive_for))
         found = await self._if_allowed(self._jobs.rescue()) or ()
         for rescued in found:
             self._observer.event(
@@ -135,10 +146,6 @@ class Poller:
         self.refused = str(error) if refused else None
         if refused:
             self._wake_all()
-
-    @property
-    def _sweep_every_s(self) -> float:
-        return min(_SWEEP_AT_MOST_S, self.timing.lease.total_seconds() / 4)
 
 
 class Chore(Protocol):

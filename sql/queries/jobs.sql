@@ -423,6 +423,10 @@ select p.provider, p.account,
        (select min(r.job_id) from market_job_requests r where not r.folded) is not null as unfolded
   from market_providers p where p.enabled;
 
+-- name: beat
+-- The daemon lives, which it says with each poll too. $1 daemon  $2 alive for (interval)
+update market_daemons set alive_until = clock_timestamp() + $2::interval where daemon_id = $1::uuid;
+
 -- name: next_chance
 -- Seconds until the lane could claim something that waits now; no row or null: nothing waits.
 -- $1 provider  $2 account

@@ -40,6 +40,19 @@ async def test_an_idle_daemon_polls_no_faster_than_it_was_told(
     assert 2 <= polls <= 6
 
 
+async def test_a_daemon_that_seldom_polls_is_missed_before_its_work_is_given_to_others(
+    db: asyncpg.Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    data = settings(
+        database, sandbox, tmp_path, scheduler={"poll": "1h", "interval": "1h"}, jobs={"lease": "8s"}
+    )
+    left = "select extract(epoch from alive_until - clock_timestamp())::float8 from market_daemons"
+    async with running(config.from_mapping(data, wiring.provider_types())):
+        for _ in range(8):
+            assert 0 < await db.fetchval(left) < 8
+            await asyncio.sleep(1)  # the time that is measured, not one that is waited out
+
+
 _MEASURED_S = 12.0
 _MOST_A_MINUTE = 60
 

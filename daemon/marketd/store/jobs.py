@@ -100,6 +100,10 @@ class JobStore:
     async def _poll(self, alive_for: timedelta) -> list[asyncpg.Record]:
         return await self._db.fetch(self._sql["poll"], self._daemon_id, alive_for, patience_s=_PROBE_S)
 
+    async def beat(self, alive_for: timedelta) -> None:
+        """Say that this daemon lives, between two polls that are far apart."""
+        await self._db.fetch(self._sql["beat"], self._daemon_id, alive_for, patience_s=_PROBE_S)
+
     async def next_chance_s(self, provider: str, account: str) -> float | None:
         """Seconds until something that waits could be claimed; None when nothing waits."""
         found: float | None = await self._db.fetchval(self._sql["next_chance"], provider, account)
