@@ -368,6 +368,28 @@ def test_a_disabled_provider_does_not_forbid_short_windows() -> None:
     assert parse("testing: {}\n" + STOCKX % "enabled: false").testing is not None
 
 
+@pytest.mark.parametrize(
+    ("stanza", "key"),
+    [
+        ("base_url: 'https://a.example', concurrency: none", "base_url"),
+        ("base_url: 'https://a.example', enabled: perhaps", "base_url"),
+        ("base_url: 'http://localhost:1', token_url: 'https://x.example', x: 1", "token_url"),
+    ],
+)
+def test_short_windows_are_refused_whatever_else_is_wrong_with_the_provider(stanza: str, key: str) -> None:
+    with pytest.raises(ConfigError) as found:
+        parse(f"testing: {{}}\nproviders: {{stockx: {{currency: GBP, {stanza}}}}}")
+    assert len(found.value.problems) == 2
+    assert f"this machine, and providers.stockx.{key} is not" in found.value.problems[0]
+
+
+@pytest.mark.parametrize("stanza", ["{enabled: false, x: 1}", "{base_url: 'ftp://x', token_url: null}", "5"])
+def test_what_is_not_known_to_be_elsewhere_does_not_forbid_short_windows(stanza: str) -> None:
+    with pytest.raises(ConfigError) as found:
+        parse(f"testing: {{}}\nproviders: {{stockx: {stanza}}}")
+    assert "testing" not in str(found.value)
+
+
 def test_plain_data_gives_the_same_as_the_file() -> None:
     shipped = config.load(ROOT / "config.yaml", TYPES, {})
     assert config.diff(config.from_mapping(shipped_data(), TYPES), shipped) == []

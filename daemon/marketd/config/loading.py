@@ -11,7 +11,14 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 
 from marketd.config.changes import RESTART_ONLY
 from marketd.config.faults import SECRET_KEYS, Fault, KeyPath, Place, dotted, in_words, suggestion
-from marketd.config.providers import Provider, ProviderTypes, loopback_faults, stanza_type, with_defaults
+from marketd.config.providers import (
+    Provider,
+    ProviderTypes,
+    Reach,
+    loopback_faults,
+    stanza_type,
+    with_defaults,
+)
 from marketd.config.schema import Config
 from marketd.config.substitution import Substitution
 from marketd.config.yaml_source import Source, read
@@ -87,10 +94,11 @@ def json_schema(provider_types: Mapping[str, ProviderTypes]) -> dict[str, Any]:
 
 def _validated(source: Source, name: str, provider_types: Mapping[str, ProviderTypes]) -> Config:
     data: dict[str, Any] = dict(source.data)
-    providers = _providers(data.get("providers"), source, provider_types)
+    faulty: dict[str, Reach] = {}
+    providers = _providers(data.get("providers"), source, provider_types, faulty)
     rest = {**data, "providers": providers}
     config = _checked(Config, rest, source, ())
-    outside = loopback_faults(providers)
+    outside = loopback_faults({**providers, **faulty})
     if data.get("testing") is not None and outside:
         reason = f"refused unless every address is on this machine, and {outside[0]} is not"
         source.faults.append(Fault(("testing",), reason))
@@ -99,8 +107,10 @@ def _validated(source: Source, name: str, provider_types: Mapping[str, ProviderT
     return config
 
 
-def _providers(data: Any, source: Source, provider_types: Mapping[str, ProviderTypes]) -> dict[str, Provider]:
-    """Those providers that are in order; the faults of the others go to `source`."""
+def _providers(
+    data: Any, source: Source, provider_types: Mapping[str, ProviderTypes], faulty: dict[str, Reach]
+) -> dict[str, Provider]:
+    """Those providers that are in order; the faults of the others go to `source`, their addresses to `faulty`."""
     if data is None:
         return {}
     if not isinstance(data, Mapping):
@@ -123,6 +133,10 @@ def _providers(data: Any, source: Source, provider_types: Mapping[str, ProviderT
         provider = _checked(stanza_type(name, types), stanza, source, path)
         if provider is not None:
             good[name] = provider
+        elif isinstance(stanza, Mapping):
+            wrong = {fault.path[2] for fault in source.faults if fault.path[:2] == path and fault.path[2:]}
+            sound = (Reach.model_fields.keys() & stanza.keys()) - wrong
+            faulty[name] = Reach(**{key: stanza[key] for key in sound})
     return good
 
 

@@ -128,6 +128,14 @@ class Account(Model):
 AccountName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
+class Reach(Model):
+    """Where a provider's requests go, if they go."""
+
+    enabled: bool = True
+    base_url: Address | None = None
+    token_url: Address | None = None
+
+
 class Provider(Model):
     """One provider's stanza; `credentials` and `options` are of the types that its own file declares."""
 
@@ -224,7 +232,7 @@ def with_defaults(stanza: Mapping[str, Any], defaults: Mapping[str, Any]) -> dic
     return done
 
 
-def loopback_faults(providers: Mapping[str, Provider]) -> list[str]:
+def loopback_faults(providers: Mapping[str, Provider | Reach]) -> list[str]:
     """Keys of the addresses of enabled providers that are not on this machine."""
     return [
         f"providers.{name}.{key}"
