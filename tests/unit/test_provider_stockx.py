@@ -199,12 +199,39 @@ async def test_a_429_to_the_list_of_sizes_is_told_to_the_lane() -> None:
         await fetch(http, listing=listing)
 
 
-async def test_a_rival_whose_sizes_cannot_be_had_does_not_hide_the_shoe() -> None:
-    pair = hits(product(TWIN, title="Dunk (Extra Lace Set Only)"), product(SHOE))
-    http = Scripted(search=pair, variants=Each(([], [variant("10")])), market_data=[market("10")])
+@pytest.mark.parametrize("nothing", [[], errors.NotListed("HTTP 404: gone", http_status=404)])
+async def test_a_rival_without_sizes_does_not_hide_the_shoe(nothing: Any) -> None:
+    pair = hits(product(TWIN, title="Dunk"), product(SHOE))
+    http = Scripted(search=pair, variants=Each((nothing, [variant("10")])), market_data=[market("10")])
     found = await fetch(http)
     assert found.listing is not None
     assert found.listing.product.id == SHOE
+
+
+@pytest.mark.parametrize(
+    "garbled",
+    [
+        errors.BadPayload("expected JSON, got text/html", code="content_type"),
+        errors.Transient("HTTP 503"),
+        {},
+        None,
+        [variant("10"), {"x": 1}],
+    ],
+)
+@pytest.mark.parametrize("size", ["10", None])
+async def test_a_rival_whose_sizes_cannot_be_read_leaves_the_field_to_nobody(
+    garbled: Any, size: str | None
+) -> None:
+    pair = hits(product(SHOE), product(TWIN, title="Dunk (Extra Lace Set Only)"))
+    http = Scripted(search=pair, variants=Each((garbled, [variant("10")])), market_data=[market("10")])
+    with pytest.raises((errors.BadPayload, errors.Transient)):
+        await fetch(http, "DD1391-100", size)
+
+
+async def test_where_no_rival_has_sizes_that_is_a_broken_answer() -> None:
+    pair = hits(product(SHOE), product(TWIN, title="Dunk (Extra Lace Set Only)"))
+    with pytest.raises(errors.BadPayload, match="has any sizes"):
+        await fetch(Scripted(search=pair, variants=[]), "DD1391-100", None)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from marketd import errors, sizes, skus
 from marketd.models import Listing, Product, Variant
-from marketd.provider import Ask, Http
+from marketd.provider import Ask, Http, Reply
 from marketd.providers.stockx import reading
 
 PAGE_SIZE = 20
@@ -84,7 +84,10 @@ async def _choose(candidates: list[Product], ask: Ask, http: Http) -> Listing:
         raise _ambiguous(ask.sku, candidates)
     if len(candidates) == 1:
         return Listing(product=candidates[0], variants=await variants(candidates[0].id, http))
-    listings = [await _rival(product, http) for product in candidates]
+    rivals = [await _rival(product, http) for product in candidates]
+    listings = [listing for listing in rivals if listing is not None]
+    if not listings:
+        raise errors.BadPayload(f"none of the {len(candidates)} products of {ask.sku} has any sizes")
     if len(listings) > 1:
         best = max(_offered(ask, listing) for listing in listings)
         listings = [listing for listing in listings if _offered(ask, listing) == best]
@@ -96,12 +99,16 @@ async def _choose(candidates: list[Product], ask: Ask, http: Http) -> Listing:
     return listings[0]
 
 
-async def _rival(product: Product, http: Http) -> Listing:
-    """A candidate with its sizes; one whose sizes cannot be had (an accessory, a withdrawn product) has none."""
+async def _rival(product: Product, http: Http) -> Listing | None:
+    """A candidate with its sizes; None for one that has none: an accessory, a withdrawn product.
+
+    An answer that cannot be read is no such word: it would leave the field to the wrong product.
+    """
     try:
-        return Listing(product=product, variants=await variants(product.id, http))
-    except (errors.NotListed, errors.BadPayload):
-        return Listing(product=product, variants=())
+        reply = await _variants(product.id, http)
+    except errors.NotListed:
+        return None
+    return Listing(product=product, variants=reading.variants(reply.body)) if reply.body != [] else None
 
 
 def _offered(ask: Ask, listing: Listing) -> int:
@@ -129,8 +136,11 @@ async def _search(query: str, http: Http) -> list[Product]:
 
 async def variants(product_id: str, http: Http) -> tuple[Variant, ...]:
     """The product's sizes; one request. Raises NotListed for an unknown product."""
-    reply = await http.get(f"/catalog/products/{segment(product_id)}/variants", endpoint="variants")
-    return reading.variants(reply.body)
+    return reading.variants((await _variants(product_id, http)).body)
+
+
+async def _variants(product_id: str, http: Http) -> Reply:
+    return await http.get(f"/catalog/products/{segment(product_id)}/variants", endpoint="variants")
 
 
 def segment(product_id: str) -> str:
