@@ -7,7 +7,6 @@ No traceback holds local variables, and `hide` masks secrets in whatever is abou
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -15,11 +14,11 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
-from urllib.parse import quote
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from marketd import masking
 from marketd.config import Log
 from marketd.models import DEFAULT_ACCOUNT
 from marketd.outcome import Failed, Outcome, Priced, Released, Retried, Snoozed
@@ -52,10 +51,7 @@ _hidden: re.Pattern[str] | None = None
 def hide(secrets: Iterable[str]) -> None:
     """From now on masks these texts in every line; replaces what was hidden before."""
     global _hidden
-    plain = {form for secret in secrets for form in (secret, repr(secret)[1:-1], quote(secret, safe=""))}
-    forms = plain | {json.dumps(form, ensure_ascii=False)[1:-1] for form in plain}
-    worth = sorted((form for form in forms if len(form) >= SHORTEST_SECRET), key=len, reverse=True)
-    _hidden = re.compile("|".join(map(re.escape, worth))) if worth else None
+    _hidden = masking.pattern(secret for secret in secrets if len(secret) >= SHORTEST_SECRET)
 
 
 def masked(line: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import html
 import json
 import random
 import socket
@@ -13,7 +14,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import pytest
 from aiohttp import ClientSession, TCPConnector
@@ -463,6 +466,36 @@ async def test_a_secret_is_masked_however_it_is_spelled_and_wherever_the_message
     told = str(await bench.failure())
     assert told.startswith("HTTP 400: xxx")
     assert "very" not in told
+
+
+async def test_a_form_that_is_echoed_as_it_was_sent_shows_no_secret(bench: Bench) -> None:
+    """It was sent percent-encoded, and an address that refuses it may say what it got."""
+    form = {"client_secret": "CSECRET-99/+x==", "refresh_token": "rt|0123 456"}
+
+    for sent in (
+        urlencode(form),
+        urlencode(form).replace("%2F", "%2f"),
+        urlencode(form, quote_via=quote),
+        json.dumps(form).replace("/", "\\/"),
+        html.escape(json.dumps(form)),
+        repr(form),
+    ):
+        echo = ok(json.dumps({"message": sent}).encode(), status="400 Bad")
+        bench.wire.answer = partial(lambda answer, _request: answer, echo)
+        with pytest.raises(errors.Rejected) as refused:
+            await bench.http().send(
+                Request(endpoint="token", url=bench.door.base_url + "/t", form=form, meter="mints")
+            )
+        told = str(refused.value)
+        assert not any(half in told for half in ("CSECRET", "99", "rt|", "rt%", "0123", "456")), told
+        assert "***" in told
+
+
+async def test_a_secret_that_begins_where_an_escape_ends_breaks_no_error(bench: Bench) -> None:
+    bench.wire.answer = lambda _: ok(rb'{"message": "line\nabcdefgh"}', status="400 Bad")
+    door = replace(bench.door, secrets=("nabcdefgh",))
+    with pytest.raises(errors.Rejected, match="line abcdefgh"):
+        await ProviderHttp(door, gate=bench.gate, observer=bench.notes, priority=1).get("/x", endpoint="x")
 
 
 async def test_a_message_is_short_and_printable(bench: Bench) -> None:

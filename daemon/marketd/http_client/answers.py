@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import aiohttp
 
-from marketd import errors
+from marketd import errors, masking
 
 #: What `RequestReport.status_class` may be.
 STATUS_CLASSES = (
@@ -85,19 +85,25 @@ async def error_of(
     response: aiohttp.ClientResponse, classify: Classify | None, secrets: Iterable[str]
 ) -> errors.ProviderError:
     """What an answer that is not 2xx means. Its message is the provider's own, without anything secret."""
-    secrets = tuple(secrets)
-    body = await _error_body(response, secrets)
+    hidden = masking.pattern(secrets)
+    body = await _error_body(response, hidden)
     own = classify(response.status, response.headers, body) if classify else None
-    said = provider_message(body) or _printable(_masked(response.reason or "no message", secrets))
+    said = provider_message(body) or _printable(_masked(response.reason or "no message", hidden))
     error = own or _usual(response.status, said, response.headers)
-    error.args = tuple(_masked(str(arg), secrets) for arg in error.args)
+    error.args = tuple(_masked(str(arg), hidden) for arg in error.args)
     return error
 
 
-def _masked(text: str, secrets: Iterable[str]) -> str:
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    return text
+def _masked(value: Any, hidden: re.Pattern[str] | None) -> Any:
+    """JSON or a text, without what is hidden, in whatever spelling."""
+    match value:
+        case str() if hidden is not None:
+            return hidden.sub("***", value)
+        case dict():
+            return {_masked(key, hidden): _masked(held, hidden) for key, held in value.items()}
+        case list():
+            return [_masked(held, hidden) for held in value]
+    return value
 
 
 def _usual(status: int, said: str, headers: Mapping[str, str]) -> errors.ProviderError:
@@ -164,15 +170,11 @@ def _http_date(text: str) -> datetime | None:
         return None
 
 
-async def _error_body(response: aiohttp.ClientResponse, secrets: Iterable[str]) -> Any:
+async def _error_body(response: aiohttp.ClientResponse, hidden: re.Pattern[str] | None) -> Any:
     """The error's JSON, or None: the status alone decides when its body is broken, late or not JSON."""
     try:
-        body = parse_json(await _body(response, ERROR_BYTES))
-        # Masked before anything is cut to length, or a half of one would stay; in one spelling: `/` may come as `\/`.
-        plain = json.dumps(body, ensure_ascii=False, default=str)
-        return json.loads(
-            _masked(plain, (json.dumps(secret, ensure_ascii=False)[1:-1] for secret in secrets))
-        )
+        # Masked before anything is cut to length, or a half of a secret would stay.
+        return _masked(parse_json(await _body(response, ERROR_BYTES)), hidden)
     except (errors.BadPayload, aiohttp.ClientError, TimeoutError, RecursionError):
         return None
 
