@@ -300,6 +300,7 @@ CREATE INDEX market_price_history_age ON market_price_history USING brin (observ
 CREATE UNIQUE INDEX market_price_history_key ON market_price_history USING btree (provider, account, sku, COALESCE(size, ''::text), currency, observed_at);
 
 create table market_prices (
+  price_id bigint generated always as identity not null,
   provider text not null,
   account text default 'default'::text not null,
   sku text not null,
@@ -316,6 +317,7 @@ create table market_prices (
   changed_at timestamp with time zone not null,
   updated_at timestamp with time zone default clock_timestamp() not null,
   parser integer default 1 not null,
+  constraint market_prices_pkey PRIMARY KEY (price_id),
   constraint market_prices_highest_bid_check CHECK (highest_bid > 0::numeric),
   constraint market_prices_last_sale_check CHECK (last_sale > 0::numeric),
   constraint market_prices_lowest_ask_check CHECK (lowest_ask > 0::numeric)

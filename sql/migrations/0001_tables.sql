@@ -308,6 +308,7 @@ create table market_variants (
 );
 
 create table market_prices (
+  price_id bigint generated always as identity primary key,  -- for who follows changes: Supabase Realtime sends none without a key
   provider text not null,
   account text not null default 'default',
   sku text not null,
@@ -345,6 +346,9 @@ create unique index market_price_history_key
 -- Serves prune. The table only grows at its end, in the order of this column, which is what a block range index is for.
 create index market_price_history_age on market_price_history using brin (observed_at) with (pages_per_range = 32, autosummarize = on);
 comment on table market_price_history is 'A row per change.';
+-- Else Postgres refuses each delete while somebody publishes this table. An index of a key would cost each insert; this costs
+-- the WAL of a row that is pruned, and that only with wal_level = logical.
+alter table market_price_history replica identity full;
 
 create table market_job_runs (
   run_id bigint generated always as identity primary key,

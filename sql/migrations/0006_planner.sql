@@ -53,6 +53,7 @@ create index market_signals_open on market_signals (signal_id) where folded_at i
 create index market_signals_folded on market_signals (folded_at) where folded_at is not null;
 -- Serves the rule of one view per user, target and ten minutes.
 create index market_signals_views on market_signals (dedupe_key, user_id, at) where kind = 'view';
+alter table market_signals replica identity full;   -- as market_price_history has it
 comment on table market_signals is
   'Views, and word of changed watches, until the planner''s pass has folded them into market_units. Apps only append.';
 
