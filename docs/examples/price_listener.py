@@ -3,8 +3,9 @@
     MARKETD_DSN=postgresql://... python docs/examples/price_listener.py [COUNT]
 
 It needs a session of its own (no pooler in transaction mode), and asyncpg. With COUNT it ends after so many prices.
-A notification is a hint that can be lost with the connection: whoever must not miss a change reads market_prices
-after each (re)connect, as `catch_up` does here.
+A notification is a hint that is lost with the connection: whoever must not miss a change reads after each reconnect
+what was written meanwhile, as `catch_up` does. That may show a price twice, or one that is as before: take it for what
+holds now. An app that must not miss what changes while it is stopped keeps `since` with its own data.
 """
 
 from __future__ import annotations
@@ -13,17 +14,23 @@ import asyncio
 import json
 import os
 import sys
+import time
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import asyncpg
 
 CHANNEL = "market_prices"
 RETRY_S = 5
+LOOK_S = 10  # how often to see whether the connection lives, which a dead one does not tell by itself
+# A price is there for others when its transaction ends: after its updated_at, by database.statement_timeout (10 s) at
+# most. Never go by observed_at or changed_at: they are when the provider was asked, and its answer may take a minute.
+OVERLAP = timedelta(seconds=60)
 
 
 def show(provider: str, sku: str, currency: str, price: dict[str, Any]) -> None:
-    """One changed price. None means that the provider has no ask (or bid, or sale): never 0."""
+    """One price. None means that the provider has no ask (or bid, or sale): never 0."""
     size = price["size"] or "-"
     print(
         f"{provider} {sku} {size}: ask {price['lowest_ask']} bid {price['highest_bid']} {currency}",
@@ -32,9 +39,9 @@ def show(provider: str, sku: str, currency: str, price: dict[str, Any]) -> None:
 
 
 async def catch_up(connection: asyncpg.Connection, since: datetime) -> None:
-    """What changed since we last looked."""
+    """What was written after `since`."""
     rows = await connection.fetch(
-        "select provider, sku, size, currency, lowest_ask, highest_bid from market_prices where changed_at >= $1",
+        "select provider, sku, size, currency, lowest_ask, highest_bid from market_prices where updated_at >= $1",
         since,
     )
     for row in rows:
@@ -42,33 +49,39 @@ async def catch_up(connection: asyncpg.Connection, since: datetime) -> None:
 
 
 async def listen(dsn: str, left: int | None) -> None:
-    """Listen for ever, or until `left` prices have been printed; reconnects by itself."""
-    messages: asyncio.Queue[str | None] = asyncio.Queue()  # None: the connection is gone
-    since: datetime | None = None
+    """Listen for ever, or until `left` prices have been heard; reconnects by itself."""
+    messages: asyncio.Queue[str] = asyncio.Queue()
+    since: datetime | None = None  # all that was written before then was heard: the database's time, not ours
     while True:
+        connection: asyncpg.Connection | None = None
         try:
-            connection = await asyncpg.connect(dsn)
-        except (OSError, asyncpg.PostgresError) as error:
+            connection = await asyncpg.connect(dsn, command_timeout=60)
+            await connection.add_listener(
+                CHANNEL, lambda _connection, _pid, _channel, payload: messages.put_nowait(payload)
+            )
+            if since is not None:
+                await catch_up(connection, since - OVERLAP)
+            print("listening", file=sys.stderr, flush=True)
+            look_at = time.monotonic()
+            while left is None or left > 0:
+                if time.monotonic() >= look_at:
+                    since = await connection.fetchval("select clock_timestamp()", timeout=LOOK_S)
+                    look_at = time.monotonic() + LOOK_S
+                try:
+                    async with asyncio.timeout(LOOK_S):
+                        told = json.loads(await messages.get(), parse_float=Decimal)
+                except TimeoutError:
+                    continue
+                for price in told["prices"]:
+                    show(told["provider"], told["sku"], told["currency"], price)
+                left = None if left is None else left - len(told["prices"])
+            return await connection.close()
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             print(f"no connection ({error}), again in {RETRY_S} s", file=sys.stderr, flush=True)
             await asyncio.sleep(RETRY_S)
-            continue
-        connection.add_termination_listener(lambda _: messages.put_nowait(None))
-        await connection.add_listener(
-            CHANNEL, lambda _c, _pid, _channel, payload: messages.put_nowait(payload)
-        )
-        now: datetime = await connection.fetchval("select clock_timestamp()")
-        if since is not None:
-            await catch_up(connection, since - timedelta(seconds=5))
-        since = now
-        print("listening", file=sys.stderr, flush=True)
-        while (payload := await messages.get()) is not None:
-            told = json.loads(payload)
-            for price in told["prices"]:
-                show(told["provider"], told["sku"], told["currency"], price)
-                since = max(since, datetime.fromisoformat(price["observed_at"]))
-            if left is not None and (left := left - len(told["prices"])) <= 0:
-                await connection.close()
-                return
+        finally:
+            if connection is not None:
+                connection.terminate()
 
 
 if __name__ == "__main__":

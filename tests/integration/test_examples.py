@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import json
 import os
 import re
 import sys
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -94,3 +98,94 @@ async def test_the_example_listener_prints_changed_prices(
     assert re.search(
         rf"^stockx DD1391-100 10: ask {truth.ask}\S* bid {truth.bid}\S* GBP$", out, re.MULTILINE
     ), out
+
+
+class Listener:
+    """The example as a module, on a road to the database that a test can cut."""
+
+    def __init__(self, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        spec = importlib.util.spec_from_file_location("listener", DOCS / "examples" / "price_listener.py")
+        assert spec is not None
+        assert spec.loader is not None
+        self.module: Any = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(self.module)
+        self.passable = asyncio.Event()
+        self.passable.set()
+        self.lost_at_login = 0
+        self.pid = 0
+        self._database, self._connect = database, asyncpg.connect
+        monkeypatch.setattr(self.module, "RETRY_S", 0.05)
+        monkeypatch.setattr(self.module, "LOOK_S", 0.2, raising=False)
+        monkeypatch.setattr(self.module.asyncpg, "connect", self.connect)
+
+    async def connect(self, dsn: str, **options: Any) -> Any:
+        await self.passable.wait()
+        connection = await self._connect(dsn, **options)
+        self.pid = connection.get_server_pid()
+        if self.lost_at_login:
+            self.lost_at_login -= 1
+            await self.cut()
+            await asyncio.sleep(0.1)  # until the news is here
+        return connection
+
+    async def cut(self) -> None:
+        other = await self._connect(self._database)
+        await other.execute("select pg_terminate_backend($1)", self.pid)
+        await other.close()
+
+
+async def _tell(db: asyncpg.Connection, sku: str) -> None:
+    """A notification as settle sends it, of a price that was asked for just now."""
+    price = {
+        "size": "9",
+        "lowest_ask": 12.5,
+        "highest_bid": None,
+        "observed_at": datetime.now(UTC).isoformat(),
+    }
+    told = {"provider": "ebay", "sku": sku, "currency": "USD", "prices": [price]}
+    await db.execute("select pg_notify('market_prices', $1)", json.dumps(told))
+
+
+async def test_the_example_listener_catches_up_with_what_was_asked_for_long_before_it_was_written(
+    db: asyncpg.Connection, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listener = Listener(database, monkeypatch)
+    said = ""
+
+    async def shown(text: str) -> bool:
+        nonlocal said
+        said += "".join(capsys.readouterr())
+        return text in said
+
+    listening = asyncio.create_task(listener.module.listen(database, 2))
+    await until(lambda: shown("listening"), what="the LISTEN")
+    await _tell(db, "HEARD-1")
+    await until(lambda: shown("ebay HEARD-1 9: ask 12.5 bid None USD"), what="the notification")
+    listener.passable.clear()
+    await listener.cut()
+    # Its fetch began a minute before, that is before the one that was heard; its notification finds nobody.
+    await db.execute(
+        "insert into market_prices (provider, sku, size, currency, lowest_ask, observed_at, changed_at)"
+        " values ('alias', 'MISSED-1', '9', 'USD', 42, now() - interval '60 s', now() - interval '60 s')"
+    )
+    listener.passable.set()
+    await until(lambda: shown("alias MISSED-1 9: ask 42 bid None USD"), what="catching up")
+    await _tell(db, "HEARD-2")
+    await asyncio.wait_for(listening, 10)
+    assert await shown("ebay HEARD-2 9")
+
+
+async def test_the_example_listener_survives_a_connection_lost_right_after_login(
+    db: asyncpg.Connection, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listener = Listener(database, monkeypatch)
+    listener.lost_at_login = 2
+    listening = asyncio.create_task(listener.module.listen(database, 1))
+
+    async def heard() -> bool:
+        await _tell(db, "HEARD-1")
+        return listening.done()
+
+    await until(heard, what="a notification")
+    await listening
+    assert capsys.readouterr().err.count("no connection") == 2
