@@ -98,6 +98,8 @@ class Fetch:
                 return "unauthorized"
             case errors.Transient() | errors.BadPayload():
                 return "errors"
+            case None if self.found is None:
+                return None  # cut off before there was an answer
             case None | errors.ProviderError():
                 return "ok" if self.unit.troubled or self.visit.is_probe else None
             case errors.NotGranted() if (

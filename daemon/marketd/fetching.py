@@ -124,7 +124,7 @@ class Fetching:
             self._observer.event("refused", provider=unit.provider, reason=this.error.reason)
         news = this.news()
         try:
-            probe_at = await self._report_news(this, news) if news else None
+            probe_at = await self._told(this, news) if news else None
             if this.aside and probe_at is not None:
                 rest = Snoozed(until=probe_at + _ASIDE, reason="unauthorized")
                 this.decided = [(job, rest) for job in unit.jobs]
@@ -187,6 +187,13 @@ class Fetching:
                 if (unfit and this.kept.lost) or clock.monotonic() > this.ended + limit_s:
                     raise
                 await asyncio.sleep(clock.full_jitter(tries, base_s=0.2, cap_s=10 if unfit else 2))
+
+    async def _told(self, this: Fetch, kind: Report) -> datetime | None:
+        try:
+            return await self._report_news(this, kind)
+        except errors.StatementRefused as error:
+            self._observer.event("database_refuses", error=str(error), unit=this.unit.key)
+            return None  # what the fetch brought is worth more than what its lane learns from it
 
     async def _report_news(self, this: Fetch, kind: Report) -> datetime | None:
         """Tell the account's circuit how it went. Returns until when it is open, if it is."""

@@ -88,6 +88,25 @@ async def test_terminated_backends_cost_no_job_and_no_attempt(
     assert await broken(db) == {}
 
 
+async def test_a_login_that_is_refused_for_a_while_is_waited_for(
+    db: Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    name = await db.fetchval("select current_database()")
+    async with running(_configured(database, sandbox, tmp_path)):
+        ids = await ask_many(db, load(sandbox, 24), 200)
+        await _some_done(db)
+        # To new sessions only: as a rotated password, a slip in pg_hba.conf, or a restore do it.
+        elsewhere = await _connect(database.replace(name, "postgres"))
+        await elsewhere.execute(f"alter database {name} with allow_connections false")
+        await db.fetch("select pg_terminate_backend(pid) from unnest($1::int[]) pid", await _others(db))
+        await asyncio.sleep(1)
+        await elsewhere.execute(f"alter database {name} with allow_connections true")
+        await elsewhere.close()
+        rows = await ended(db, ids, within_s=20)
+    assert {(row["status"], row["rescues"]) for row in rows.values()} <= {("done", 0), ("done", 1)}
+    assert await broken(db) == {}
+
+
 async def test_a_server_that_turns_read_only_is_left_for_a_new_connection(
     db: Connection, database: str, sandbox: Sandbox, tmp_path: Path
 ) -> None:
@@ -198,14 +217,15 @@ async def test_a_price_that_cannot_be_written_is_our_fault_and_tried_again_as_su
     assert await broken(db) == {}
 
 
+@pytest.mark.parametrize("error_code", ["53100", "22003"], ids=["no space left", "what can never be written"])
 async def test_a_price_is_not_dropped_when_the_account_s_circuit_cannot_be_told(
-    db: Connection, database: str, sandbox: Sandbox, tmp_path: Path
+    db: Connection, database: str, sandbox: Sandbox, tmp_path: Path, error_code: str
 ) -> None:
     signature = await db.fetchval("select pg_get_function_arguments('market_report'::regproc)")
     await db.execute(f"""
         alter function market_report rename to market_report_of_a_good_day;
         create function market_report({signature}) language plpgsql as
-        $$ begin raise exception 'No space left on device' using errcode = '53100'; end $$""")
+        $$ begin raise exception 'not to be told' using errcode = '{error_code}'; end $$""")
     async with running(_configured(database, sandbox, tmp_path)):
         await db.execute("update market_providers set circuit_failures = 1 where provider = 'stockx'")
         job = await ask(db, "stockx", *GOLDEN[0])

@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from faults.kit import QUICK_JOBS, Connection, ask, broken, ended, figures, resident_bytes, wrong_prices
+from faults.kit import (
+    QUICK_JOBS,
+    Connection,
+    ask,
+    broken,
+    ended,
+    figures,
+    resident_bytes,
+    wrong_prices,
+)
 from harness import configured, running, until
 from marketd.sandbox import KINDS, Sandbox
 
@@ -35,6 +44,7 @@ COSTS_AN_ATTEMPT: list[tuple[str, dict[str, Any], str, str]] = [
     ("wrong_shape", {}, "ok", "bad_payload"),
     ("wrong_shape", {"body": []}, "ok", "bad_payload"),
     ("wrong_shape", {"body": None}, "ok", "bad_payload"),
+    ("wrong_shape", {"body": [{"variantId": "v", "currencyCode": "GB\0P"}]}, "ok", "bad_payload"),
     ("content_type", {}, "bad_payload", "content_type"),
     ("huge", {"size": 200 * 2**20}, "bad_payload", "too_large"),
     ("gzip_bomb", {"size": 16 * 2**20}, "bad_payload", "too_large"),
@@ -224,6 +234,41 @@ async def test_an_open_circuit_lets_one_probe_through_and_burns_no_attempt_of_th
     assert {row["error_code"] for row in rows.values()} == {"unknown_sku"}
     # Three failures opened it, the fourth was the probe: the rest waited without paying.
     assert sum(row["attempt"] - 1 for row in rows.values()) == 4
+
+
+async def test_a_probe_that_lost_its_lease_before_an_answer_says_nothing_of_the_provider(
+    db: Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    circuit = "select circuit, circuit_opens from market_providers where provider = 'stockx'"
+    sandbox.fault("stockx", "stall", times=None, seconds=20)
+    async with running(
+        configured(database, sandbox, tmp_path, stanza={"timeout": "30s"}, jobs={"lease": "3s"})
+    ):
+        await db.execute("""
+            update market_providers set circuit = 'open', circuit_reason = 'errors', circuit_opens = 1,
+              circuit_until = clock_timestamp() where provider = 'stockx'""")
+        await ask(db, "stockx", PANDA, "10")
+        await until(lambda: asyncio.sleep(0, sandbox.count("stockx")), what="the probe")
+        # As after a failover that lost the last second: the unit is somebody else's.
+        await db.execute(
+            "update market_fetches set lease_id = gen_random_uuid(), locked_by = gen_random_uuid()"
+        )
+        rescued = "select status = 'pending' from market_jobs"
+        await until(lambda: db.fetchval(rescued), what="the end of the lease")
+        assert tuple(await db.fetchrow(circuit)) == ("half_open", 1)
+
+
+async def test_a_slow_provider_with_many_slots_takes_no_other_s_connections(
+    db: Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    stanza = {"concurrency": 80, "timeout": "60s", "pace": {"calls": 1000, "per": "1s"}}
+    sandbox.fault("alias", "stall", times=None, seconds=60)
+    async with running(configured(database, sandbox, tmp_path, providers=("stockx", "alias"), stanza=stanza)):
+        for number in range(80):
+            await ask(db, "alias", f"NONE-{number}", "9")
+        await until(lambda: asyncio.sleep(0, sandbox.count("alias") == 80), what="80 requests at once")
+        job = await ask(db, "stockx", PANDA, "10")
+        assert (await ended(db, [job]))[job]["status"] == "done"
 
 
 @pytest.mark.parametrize("provider", list(PRICED))

@@ -13,7 +13,6 @@ from aiohttp.tracing import Trace
 
 from marketd import __version__
 
-MAX_CONNECTIONS = 64
 KEPT_S = 3.0  #: a connection that idled longer is not used again: servers hang up after 5 s and more
 
 
@@ -64,7 +63,8 @@ async def open_session() -> AsyncIterator[aiohttp.ClientSession]:
     no public switch for that. It decides by the class of the error, so a middleware gives it another one. What
     is known to be closed is not used again; a kept connection that breaks under a request costs its charge.
     """
-    connector = _Connector(limit=MAX_CONNECTIONS, keepalive_timeout=KEPT_S, ttl_dns_cache=60)
+    # No limit here: each lane has its own, and a request that waited for a connection would do so after its charge.
+    connector = _Connector(limit=0, keepalive_timeout=KEPT_S, ttl_dns_cache=60)
     async with aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),

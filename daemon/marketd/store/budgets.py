@@ -16,7 +16,7 @@ from marketd.store import grants
 from marketd.store.batching import Batcher
 from marketd.store.blocks import Block, Blocks
 from marketd.store.pool import Database
-from marketd.store.rows import CallRow
+from marketd.store.rows import CallRow, text
 from marketd.store.server_clock import ServerClock
 from marketd.store.sqlfile import queries
 from marketd.telemetry import Observer
@@ -280,7 +280,7 @@ class Circuits:
         `receipt`: of the fetch's latest call, which tells the probe from what left before the trouble.
         """
         row = await self._db.fetchrow(
-            self._sql["report"], provider, account, kind, retry_after_s, day_spent, detail, receipt
+            self._sql["report"], provider, account, kind, retry_after_s, day_spent, text(detail), receipt
         )
         if row is None:
             return CircuitState(state="closed", until=None, changed=False)

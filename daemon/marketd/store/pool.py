@@ -215,6 +215,8 @@ class Database:
         self._waiting += 1
         try:
             return await pool.acquire(timeout=self._timeout_s)
+        except asyncpg.PostgresError as error:  # a login that is refused is no fault of the statement
+            raise DatabaseUnavailable(f"cannot connect to Postgres: {in_words(error)}") from error
         finally:
             self._waiting -= 1
 
