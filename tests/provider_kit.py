@@ -14,11 +14,10 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from aiolimiter import AsyncLimiter
 
 from marketd import providers
 from marketd.errors import NotGranted
-from marketd.http_client import Auth, Door, ProviderHttp, open_session
+from marketd.http_client import Auth, Door, Pacer, ProviderHttp, open_session
 from marketd.limiter import Grant
 from marketd.models import Quote
 from marketd.provider import Ask, Found, Reply
@@ -152,7 +151,7 @@ async def open_door(
             timeout_s=timeout_s,
             session=session,
             auth=auth,
-            pacer=AsyncLimiter(1, 0.0001),
+            pacer=Pacer(0.0001),
             classify=classify,
             max_bytes=max_bytes,
         )

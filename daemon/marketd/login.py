@@ -16,12 +16,11 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from aiohttp import web
-from aiolimiter import AsyncLimiter
 from pydantic import BaseModel, SecretStr
 
 from marketd import errors, oauth
 from marketd.clock import monotonic
-from marketd.http_client import Door, ProviderHttp, Request, open_session
+from marketd.http_client import Door, Pacer, ProviderHttp, Request, open_session
 from marketd.limiter import Grant
 from marketd.provider import Reply
 from marketd.telemetry import Observers
@@ -100,7 +99,7 @@ async def _sent(request: Request, token_url: str) -> Reply:
             timeout_s=_TIMEOUT_S,
             session=session,
             auth=oauth.StaticToken({}),
-            pacer=AsyncLimiter(1, 1),
+            pacer=Pacer(1),
         )
         http = ProviderHttp(door, gate=_Unmetered(), observer=Observers(), priority=0)
         return await http.send(request)

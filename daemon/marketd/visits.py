@@ -8,12 +8,11 @@ from pathlib import Path
 from uuid import UUID
 
 import aiohttp
-from aiolimiter import AsyncLimiter
 
 from marketd import errors
 from marketd.config import Config
 from marketd.config.flat import MASK, secrets
-from marketd.http_client import Door, ProviderHttp
+from marketd.http_client import Door, Pacer, ProviderHttp
 from marketd.models import DEFAULT_ACCOUNT, Unit
 from marketd.provider import Ask, Found, TellsUsage, Usage
 from marketd.providers import Plugin
@@ -24,8 +23,6 @@ from marketd.values import value
 
 Lane = tuple[str, str]
 Built = tuple[str, Plugin, Door]  #: by the fingerprint of what it was built from
-
-_TIMER_S = 0.001  #: event loops wake no more exactly
 
 
 @value
@@ -113,7 +110,7 @@ class Visits:
             timeout_s=stanza.timeout.total_seconds(),
             session=self._session,
             auth=auth,
-            pacer=_pacer(stanza.pace.interval_s),
+            pacer=Pacer(stanza.pace.interval_s),
             classify=plugin.classify,
             secrets=hidden,
         )
@@ -163,9 +160,3 @@ class Visits:
         gate = self._charger(provider, account).gate(priority=0)
         http = ProviderHttp(known[2], gate=gate, observer=self._observer, priority=0)
         return await known[1].usage(http)
-
-
-def _pacer(interval_s: float) -> AsyncLimiter:
-    """One call each interval; (n, period) would allow a burst of n. What no timer can tell apart goes together."""
-    together = max(1, int(_TIMER_S / interval_s))
-    return AsyncLimiter(together, together * interval_s)

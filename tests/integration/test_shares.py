@@ -299,3 +299,19 @@ async def test_the_eta_of_products_that_were_never_found_is_when_they_are_fetche
     took_s = (started[-1]["started_at"] - asked).total_seconds()
     assert took_s > 5, "three calls each"
     assert max(map(abs, late)) < 0.25 * took_s, late
+
+
+async def test_an_urgent_request_overtakes_background_that_waits_for_the_pace(
+    db: asyncpg.Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    # Seven background fetches stand in line for the pace, with slots to spare: an urgent one is not put behind them.
+    stanza: dict[str, Any] = {"concurrency": 10, "pace": {"calls": 4, "per": "1s"}}
+    async with running(configured(database, sandbox, tmp_path, stanza=stanza)):
+        await _ask(db, [f"BACK-{n}" for n in range(7)], 100)
+        under_way = "select count(*) = 7 from market_jobs where status = 'running'"
+        await until(lambda: db.fetchval(under_way), what="seven fetches under way")
+        before = len(_fetched(sandbox))
+        await _ask(db, ["URGENT-1"], 200)
+        await until(lambda: _all_ended(db, 200), what="the end of the urgent request")
+    ahead = [fetched.urgent for fetched in _fetched(sandbox)[before:]].index(True)
+    assert ahead <= 2, "one was about to leave, and one was next"

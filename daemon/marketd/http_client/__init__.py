@@ -6,6 +6,17 @@ through. What comes back is JSON that can be trusted to be JSON, or one error of
 
 from marketd.http_client.answers import STATUS_CLASSES, Classify
 from marketd.http_client.door import Auth, Door, ProviderHttp, Request, Send
+from marketd.http_client.pacer import Pacer
 from marketd.http_client.session import open_session
 
-__all__ = ["STATUS_CLASSES", "Auth", "Classify", "Door", "ProviderHttp", "Request", "Send", "open_session"]
+__all__ = [
+    "STATUS_CLASSES",
+    "Auth",
+    "Classify",
+    "Door",
+    "Pacer",
+    "ProviderHttp",
+    "Request",
+    "Send",
+    "open_session",
+]

@@ -9,12 +9,12 @@ from functools import partial
 from typing import Protocol, TypeAlias
 
 import aiohttp
-from aiolimiter import AsyncLimiter
 from yarl import URL
 
 from marketd import errors
 from marketd.clock import monotonic
 from marketd.http_client import answers
+from marketd.http_client.pacer import Pacer
 from marketd.http_client.session import MissedError, Wire, sending
 from marketd.limiter import Gate, Grant
 from marketd.provider import Reply
@@ -65,7 +65,7 @@ class Auth(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Door:
-    """What all fetches of one provider account share. `pacer` is (1, seconds between two calls)."""
+    """What all fetches of one provider account share. `pacer`: between its calls."""
 
     provider: str
     account: str
@@ -73,7 +73,7 @@ class Door:
     timeout_s: float
     session: aiohttp.ClientSession
     auth: Auth
-    pacer: AsyncLimiter
+    pacer: Pacer
     classify: answers.Classify | None = None
     secrets: tuple[str, ...] = field(default=(), repr=False)  #: the account's; no message may show them
     max_bytes: int = MAX_BYTES
@@ -166,7 +166,7 @@ class ProviderHttp:
         """A grant whose time to leave has come."""
         while True:
             if request.meter == "calls":
-                await self._door.pacer.acquire()
+                await self._door.pacer.acquire(self._priority)
             grant = await self._gate.take(request.endpoint, meter=request.meter)
             try:
                 if (wait_s := grant.leave_at - monotonic()) > _NO_WAIT_S:

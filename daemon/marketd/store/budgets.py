@@ -147,18 +147,21 @@ class Charger:
     async def _take_each(self, charges: Sequence[_Charge]) -> list[Grant | Exception]:
         if not charges:
             return []
+        # Only the first may get a moment, so it is the most urgent one that asks first.
+        turns = sorted(range(len(charges)), key=lambda n: -charges[n].priority)
         asked = clock.monotonic()
         rows = await self._db.fetch(
             self._sql["take"],
             self._provider,
             self._account,
-            [charge.priority for charge in charges],
-            [charge.meter for charge in charges],
-            [charge.after for charge in charges],
+            [charges[n].priority for n in turns],
+            [charges[n].meter for n in turns],
+            [charges[n].after for n in turns],
             self._daemon_id,
             self._lead_s,
         )
-        return grants.charged(rows, self._server_clock, asked, clock.monotonic())
+        answers = grants.charged(rows, self._server_clock, asked, clock.monotonic())
+        return [answer for _, answer in sorted(zip(turns, answers, strict=True), key=lambda turn: turn[0])]
 
     async def _move_batch(self, missed: Sequence[Grant]) -> list[Grant | Exception]:
         asked = clock.monotonic()
