@@ -16,7 +16,7 @@ from typing import Any
 from marketd import errors
 from marketd.provider import Usage
 from marketd.providers.ebay.options import Band
-from marketd.providers.ebay.titles import Wanted, fits, is_silent, names, tells_size, tells_whose
+from marketd.providers.ebay.titles import Wanted, confirms, fits, is_silent, names, tells_size, tells_whose
 
 NEW, GRADED, UNGRADED = "1000", "2750", "4000"
 CARD_CATEGORIES = frozenset(("183050", "183454", "261328"))  #: single cards: non-sport, card games, sport
@@ -67,9 +67,9 @@ def _is_of_another(row: Mapping[str, Any], wanted: Wanted) -> bool:
 
 
 def _ignores_size(rows: list[dict[str, Any]], wanted: Wanted) -> bool:
-    """Whether more titles state another size than the wanted one: an aspect that works lets few of those through."""
+    """Whether more titles state another size than the wanted one, or another system's: a working aspect lets few by."""
     told = [row for row in rows if _is_thing(row, wanted) and tells_size(_title(row), wanted)]
-    return bool(wanted.number) and 2 * sum(fits(_title(row), wanted) for row in told) < len(told)
+    return bool(wanted.number) and 2 * sum(confirms(_title(row), wanted) for row in told) < len(told)
 
 
 def is_conclusive(body: Any, wanted: Wanted) -> bool:
@@ -77,9 +77,9 @@ def is_conclusive(body: Any, wanted: Wanted) -> bool:
 
     Not if more follow, or if titles have to tell the size and one that names the thing tells none.
     """
-    silent = wanted.stated and any(
-        _is_thing(row, wanted) and is_silent(_title(row), wanted) for row in _listings(body)
-    )
+    rows = _listings(body)
+    wanted = warned(body, rows, wanted)
+    silent = wanted.stated and any(_is_thing(row, wanted) and is_silent(_title(row), wanted) for row in rows)
     return not body.get("next") and not silent
 
 

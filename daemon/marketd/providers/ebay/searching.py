@@ -60,6 +60,7 @@ def wanted(ask: Ask, size: str | None, options: Options) -> Wanted:
     conditions = {NEW} if shoe else {GRADED} if parsed else {NEW, UNGRADED}
     low, high = options.band.lowest, options.band.highest
     reference = ask.references.get(size)
+    name = (ask.elsewhere.product.name or "") if ask.elsewhere else ""
     shelf = _shelves(options).get(parsed.group) if parsed and shoe else None
     return Wanted(
         currency=ask.currency,
@@ -71,6 +72,9 @@ def wanted(ask: Ask, size: str | None, options: Options) -> Wanted:
         twins=(ask.elsewhere.product.style_code or "") if code and ask.elsewhere else "",
         words=tuple(skus.words(rest)) if kind == "name" else (),
         epid=rest if kind == "id" else "",
+        models=frozenset(
+            word for word in skus.words(f"{name} {rest if kind == 'name' else ''}") if word.isdecimal()
+        ),
         number=parsed.text.rstrip("WYC") if parsed and shoe else "",
         group=parsed.group if parsed else "",
         grade=parsed.text if parsed and not shoe else "",
@@ -86,10 +90,10 @@ def by_title(wish: Wanted) -> Wanted:
 
 def aspect(wish: Wanted, options: Options) -> dict[str, str]:
     """Category and size aspect, which only work together; empty where no category is known."""
-    category = wish.shelf
-    if category is None or not options.size_aspect.startswith("US "):
+    category, name = wish.shelf, options.us_aspect
+    if category is None or name is None:
         return {}  # a US number under "UK Shoe Size" would be another size: titles are read instead
-    narrowed = f"categoryId:{category},{options.size_aspect}:{{{wish.number}}}"
+    narrowed = f"categoryId:{category},{name}:{{{wish.number}}}"
     return {"category_ids": category, "aspect_filter": narrowed}
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import re
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
 from marketd import skus
+from marketd.providers.ebay import sizing
 
 _ACCESSORY = re.compile(
     r"\b((shoe)?-?laces?|(shoe )?box(es)? only|only (the )?box|empty (shoe ?)?box|no shoes?|insoles?|key ?-?chains?"
@@ -29,42 +32,19 @@ _CODE = re.compile(
     r"(?<![a-z0-9])([a-z]{2}[0-9]{4}[ -]?[0-9]{3}|[0-9]{6}[ -][0-9]{3}|[0-9]{4}[a-z][0-9]{3}[ -][0-9]{3}"
     r"|(?!(?:fw|ss|fa|sp|su|ho|wi|aw|ah)20)[a-z]{2}[0-9]{4})(?![a-z0-9])"
 )
-_OTHER = r"(?:uk|eur?|cm|jp|kr|aus?|mx)"
-_SYSTEM = rf"(?:us|{_OTHER})"
+#: `U.K.`, `P.S.A.`
+_DOTTED = re.compile(r"(?<![\w.])(?:[a-z]\.){1,3}[a-z](?![a-z0-9])\.?")
 #: `10,5` as Europeans write it; but `4,5` may be two sizes, and what stays with its comma is never read.
 _DECIMAL_COMMA = re.compile(r"(?<![0-9.,])([6-9]|[1-9][0-9]),5(?![0-9,])")
-_SIZE = r"[0-9]{1,3}(?:\.[0-9]{1,2})?"
-_GAP = r"[\s/|,()-]*"
-#: `10 US / 9 UK`: systems after their numbers, told from `US 10 UK 9` by what ends the run.
-_POSTFIX = re.compile(
-    rf"(?P<before>\b{_SYSTEM}\b[\s:.]*)?(?<![\w.])(?<![0-9][,'-])(?P<run>(?:{_SIZE}[mwyc]?[\s(]{{0,2}}{_SYSTEM}\b{_GAP})+)"
-    rf"(?!{_GAP}{_SIZE}[mwyc]?\b)"
-)
-_PAIR = re.compile(rf"({_SIZE}[mwyc]?)[\s(]{{0,2}}({_SYSTEM})\b")
-_FOREIGN = re.compile(rf"\b{_OTHER}(?![a-z])[\s:.]*(?:(?:size|sz)[\s:.]*)?{_SIZE}(?:\s[12]/3)?(?!\w)")
-_WHO = r"\b(?:wo)?men'?s?'?\b|\bwmns\b|\bm\b|\bw\b"
-_KEY = r"\b(?:sizes?|sz|us)(?![a-z])[:.]?"
-_STATED = re.compile(
-    rf"(?P<who>{_WHO})?\s*(?P<key>{_KEY})?\s*(?P<in>(?:us\b)?\s*(?:{_WHO})?)\s*"
-    r"(?<![0-9])(?<![0-9][.,'-])(?P<n>[0-9]{1,2}(?:\.[05])?)(?P<suffix>[ywcm])?(?![\w.]*[0-9]|[,'-][0-9]|[a-z])"
-)
-_RANGE = re.compile(
-    rf"(?:{_KEY}|{_WHO})\s*(?P<low>{_SIZE})(?P<suffix>[mwyc]?)\s?(?:-|\u2013|\u2014|~|to|thru|through)\s?"
-    r"(?P<high>[0-9]{1,2}(?:\.5)?)(?P=suffix)(?![\w.]*[0-9])(?![a-z])"
-)
-_LIST = re.compile(rf"{_KEY}\s*(?P<sizes>{_SIZE}(?:\s?[,/&]\s?{_SIZE})+)(?!\w)")
-_MANY = re.compile(
-    r"\b((all|multiple|many|various|several|different|any|assorted|choose|pick|select|your) (your )?sizes?"
-    r"|sizes (available|options?|from)|sizes? (selection|run|range|var(y|ies))|multi-?size)\b"
-)
+#: `kids` may be either; whoever is meant by it is nobody else.
+_KIDS = r"kids?'?|kid's|girls?'?|girl's|boys?'?|boy's|juniors?|jr|child(ren'?s?)?"
 _AUDIENCES = {
-    "": r"\bmen'?s?'?\b",
-    "W": r"\b(women'?s?'?|wmns|ladies)\b|\(w\)",
-    "Y": r"\b(gs|grade school|youth|big kids?)\b",
-    "C": r"\b(td|ps|toddlers?|infants?|pre-?school|little kids?)\b",
+    "": r"\bm[ae]n'?s?'?(?![a-z])",
+    "W": r"\b(wom[ae]n'?s?'?|wmns?|ladies|female)(?![a-z])|\(w\)",
+    "Y": rf"\b(gs|grade school|youth|{_KIDS})(?![a-z])",
+    "C": rf"\b(td|ps|toddlers?|infants?|bab(y|ies)|pre-?school|little kids?|(?<!big ){_KIDS})(?![a-z])",
 }
 _LONGEST = 200  #: characters; eBay takes 80, and the patterns here are made for about that many
-_LARGEST = 22  #: US size; a greater number beside it is of another system
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +67,7 @@ class Wanted:
     number: str = ""  #: of a shoe size: 7.5
     group: str = ""  #: of a shoe size: empty (men), W, Y, C
     grade: str = ""  #: PSA 10
+    models: frozenset[str] = frozenset()  #: small numbers of its name, which are no sizes
     stated: bool = False  #: the title must state the size, for no aspect vouches for it
     floor: Decimal | None = None  #: cheaper than this cannot be the real thing
     ceiling: Decimal | None = None  #: nor what is dearer than this
@@ -96,7 +77,7 @@ def names(title: str, wanted: Wanted) -> bool:
     """Whether a title names the wanted thing and no other, in any size: its code or words, its grade, no accessory."""
     if len(title) > _LONGEST:
         return False
-    low = _plain(title)
+    low = plain(title)
     if _ACCESSORY.search(low) or (wanted.number and _FLAWED.search(low)):
         return False
     if wanted.code and not _holds_code(low, wanted.code):
@@ -111,10 +92,18 @@ def names(title: str, wanted: Wanted) -> bool:
 
 def fits(title: str, wanted: Wanted) -> bool:
     """Whether the sizes that a title states, if any, are the wanted one; a thing of one size states none."""
-    rest = _rest(_plain(title), wanted)
-    if wanted.number:
-        return _size_fits(rest, wanted)
-    return bool(wanted.grade) or not sizes_stated(rest)
+    rest = _rest(plain(title), wanted)
+    said = sizing.read(rest, wanted.models)
+    if not wanted.number:
+        return bool(wanted.grade) or not any(one.keyed for one in said.said)
+    audience = {group for group, pattern in _AUDIENCES.items() if re.search(pattern, rest)}
+    if audience and wanted.group not in audience | {one.group for one in said.said}:
+        return False
+    clear = any(
+        one.number == wanted.number and one.group in (None, wanted.group)
+        for one in said.clear(wanted.marketplace)
+    )
+    return said.fit(wanted.number, wanted.group) and (clear or not wanted.stated)
 
 
 def says(title: str, wanted: Wanted) -> bool:
@@ -123,29 +112,43 @@ def says(title: str, wanted: Wanted) -> bool:
 
 
 def tells_size(title: str, wanted: Wanted) -> bool:
-    """Whether a title, which `names` the thing, states a size at all."""
-    return len(title) <= _LONGEST and sizes_stated(_rest(_plain(title), wanted))
+    """Whether a title, which `names` the thing, states a size at all, if only one of another system."""
+    said = _sizes(title, wanted)
+    return any(one.keyed or one.clear for one in said.said) or bool(said.foreign)
+
+
+def confirms(title: str, wanted: Wanted) -> bool:
+    """Whether a title states the wanted size, and not only one of another system that may be the same."""
+    return fits(title, wanted) and bool(_sizes(title, wanted).said)
 
 
 def is_silent(title: str, wanted: Wanted) -> bool:
-    """Whether a title, which `names` the thing, holds no number that could be its US size."""
-    return not any(_statements(_american(_rest(_plain(title), wanted))))
+    """Whether a title, which `names` the thing, leaves its US size open."""
+    return not _sizes(title, wanted).clear(wanted.marketplace)
 
 
 def tells_whose(title: str, wanted: Wanted) -> bool:
     """Whether a title states the wanted size and whose it is: `Men's 10`, `7.5W`, `5Y`."""
-    said = _statements(_american(_rest(_plain(title[:_LONGEST]), wanted)))
+    said = _sizes(title, wanted).said
     return any((one.number, one.group) == (wanted.number, wanted.group) for one in said)
 
 
-def sizes_stated(title: str) -> bool:
-    """Whether a lower-case title calls some number a size."""
-    return any(one.keyed for one in _statements(_american(title)))
+def stated(title: str) -> Sequence[tuple[str, str | None]]:
+    """US sizes that a title states, each with its group if told: `Women's size 7.5` is (7.5, W)."""
+    return [(one.number, one.group) for one in sizing.read(plain(title)).said]
 
 
-def _plain(title: str) -> str:
-    halves = re.sub(r"[\s-]?(1/2\b|½)", ".5", title.lower().replace("\u2019", "'"))
-    return " ".join(_DECIMAL_COMMA.sub(r"\1.5", halves).split())
+def _sizes(title: str, wanted: Wanted) -> sizing.Sizes:
+    return sizing.read(_rest(plain(title[:_LONGEST]), wanted), wanted.models)
+
+
+def plain(title: str) -> str:
+    """A title in lower case without what only looks different: halves, wide digits, dotted short forms, entities."""
+    even = unicodedata.normalize("NFKC", re.sub(r"\s?½", ".5", html.unescape(title)).replace("\u2019", "'"))
+    low = "".join(letter for letter in even.lower() if unicodedata.category(letter) != "Cf")
+    halves = re.sub(r"[\s-]?1/2\b|(?<=[0-9]) and a half\b", ".5", low)
+    joined = _DOTTED.sub(lambda hit: hit[0].replace(".", ""), halves)
+    return " ".join(_DECIMAL_COMMA.sub(r"\1.5", joined).split())
 
 
 def _rest(low: str, wanted: Wanted) -> str:
@@ -165,71 +168,5 @@ def _spelled(part: str) -> str:
 
 def _without_codes(title: str, code: str) -> str:
     for part in skus.parts(code) if code else ():
-        title = re.sub(_spelled(part), " ", title)
+        title = re.sub(_spelled(part), " ; ", title)
     return title
-
-
-def _size_fits(title: str, wanted: Wanted) -> bool:
-    """Whether the sizes that the title states, if any, are the wanted one and no choice among several."""
-    american = _american(title)
-    if _is_choice(american):
-        return False
-    said = list(_statements(american))
-    audience = {group for group, pattern in _AUDIENCES.items() if re.search(pattern, title)}
-    if audience and wanted.group not in audience | {one.group for one in said}:
-        return False
-    if not said:
-        return not wanted.stated
-    mine = [one for one in said if one.group in (None, wanted.group)]
-    # `Men's 11 Retro size 10` is of size 10; but no model's number is a half one.
-    keyed = {one.number for one in mine if one.keyed or one.number.endswith(".5")}
-    return (keyed or {one.number for one in mine}) == {wanted.number}
-
-
-@dataclass(frozen=True, slots=True)
-class _Statement:
-    number: str
-    group: str | None  #: as in US sizes, None if it is not told
-    keyed: bool  #: called a size, not merely a number after `men's`
-
-
-def stated(title: str) -> Sequence[tuple[str, str | None]]:
-    """US sizes that a title states, each with its group if told: `Women's size 7.5` is (7.5, W)."""
-    return [(one.number, one.group) for one in _statements(_american(_plain(title)))]
-
-
-def _american(title: str) -> str:
-    """The title with every US size after its key, and without sizes of other systems."""
-
-    def turned(run: re.Match[str]) -> str:
-        if run["before"]:
-            return run[0]
-        return "".join(f" us {size} " for size, system in _PAIR.findall(run["run"]) if system == "us") or " "
-
-    return _FOREIGN.sub(" ", _POSTFIX.sub(turned, title))
-
-
-def _is_choice(title: str) -> bool:
-    """Whether several sizes are on offer, so that the price may be that of any."""
-    if _MANY.search(title):
-        return True
-    if any(Decimal(run["low"]) < Decimal(run["high"]) <= _LARGEST for run in _RANGE.finditer(title)):
-        return True
-    lists = (set(map(Decimal, re.findall(_SIZE, run["sizes"]))) for run in _LIST.finditer(title))
-    return any(len({size for size in sizes if size <= _LARGEST}) > 1 for sizes in lists)
-
-
-def _statements(title: str) -> Iterator[_Statement]:
-    for hit in _STATED.finditer(title):
-        who = (hit["who"] or "") + (hit["in"] or "")
-        if not (hit["key"] or who.strip() or hit["suffix"]):
-            continue
-        if hit["suffix"] in ("y", "c", "w"):
-            group: str | None = hit["suffix"].upper()
-        elif "wom" in who or "wm" in who or re.search(r"\bw\b", who):
-            group = "W"
-        else:
-            group = "" if hit["suffix"] == "m" or "m" in who else None
-        whole, _, half = hit["n"].partition(".")
-        number = f"{int(whole)}.5" if half == "5" else str(int(whole))
-        yield _Statement(number, group, keyed=bool(hit["key"] or hit["suffix"] or "us" in who))
