@@ -247,6 +247,10 @@ async def test_a_graded_card_must_have_its_grade_in_the_title() -> None:
         card("20.00", "Auston Matthews Young Guns #201 BGS 10"),
         card("25.00", "Auston Matthews Young Guns #201 PSA 10 or PSA 9"),
         card("30.00", "Auston Matthews Young Guns #202 PSA 10"),
+        card("31.00", "Auston Matthews Young Guns #201 PSA10.5"),
+        card("32.00", "Auston Matthews Young Guns #201 GMA 10 PSA 10"),
+        card("33.00", "Raw for PSA 10 lot Auston Matthews Young Guns #201"),
+        card("34.00", "Auston Matthews Young Guns #201 PSA 10 French"),
         card("99.00", "Auston Matthews Young Guns #201 PSA10 Rookie"),
     )
     http = Scripted(search=rows)
@@ -259,6 +263,18 @@ async def test_a_graded_card_must_have_its_grade_in_the_title() -> None:
 async def test_a_raw_card_is_ungraded_and_a_sealed_box_is_new() -> None:
     rows = results(
         listing("5.00", "Pikachu Illustrator PSA 9", conditionId="4000", leafCategoryIds=["183454"]),
+        *(
+            listing("5.00", f"Pikachu Illustrator {more}", conditionId="4000", leafCategoryIds=["183454"])
+            for more in (
+                "PSA GEM MT 10",
+                "PSA-10",
+                "P.S.A. 10",
+                "Beckett 9",
+                "BGS Black Label",
+                "Orica",
+                "damaged HP",
+            )
+        ),
         listing("6.00", "Pikachu Illustrator", conditionId="4000", leafCategoryIds=["1"]),
         listing("7.00", "Pikachu Illustrator", leafCategoryIds=["183454"]),
         listing("50.00", "Pikachu Illustrator", conditionId="4000", leafCategoryIds=["183454"]),
@@ -279,6 +295,12 @@ async def test_a_raw_card_is_ungraded_and_a_sealed_box_is_new() -> None:
         "Acrylic case for Pikachu Elite Trainer Box",
         "Pikachu Elite Trainer Box reprint",
         "Pikachu Elite Trainer Box PSA 10",
+        "Pikachu Elite Trainer Box card sleeves",
+        "1 Booster Pack from Pikachu Elite Trainer Box",
+        "Magnetic Protector for Pikachu Elite Trainer Box",
+        "Lot of 3 Pikachu Elite Trainer Box",
+        "Pikachu Elite Trainer Box Japanese",
+        "Pikachu Elite Trainer Box x2",
     ],
 )
 async def test_what_is_left_of_a_box_is_never_the_box(title: str) -> None:
@@ -322,10 +344,47 @@ async def test_the_product_has_the_title_and_the_picture_but_nothing_of_the_sell
     assert "somebody" not in repr(found)
 
 
-async def test_a_price_that_is_no_price_is_a_bad_payload() -> None:
-    for text in ("NaN", "-1", "ten", "99999999"):
-        with pytest.raises(errors.BadPayload):
-            await fetch(Scripted(search=results(listing(text))))
+@pytest.mark.parametrize(
+    "text", ["NaN", "-1", "ten", "99999999", "1_2", "\u0669\u0669", "1e-20000", "1,299.00"]
+)
+async def test_a_price_that_is_no_price_is_a_bad_payload_unless_others_have_one(text: str) -> None:
+    with pytest.raises(errors.BadPayload):
+        await fetch(Scripted(search=results(listing(text))))
+    found = await fetch(Scripted(search=results(listing(text), listing("120.00"))))
+    assert quote_of(found, "10").lowest_ask == 120
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"total": 57},
+        results({**listing(), "conditionId": None}, {**listing(), "conditionId": None}),
+        results({**listing(), "buyingOptions": None}),
+        results({**listing(), "price": None}),
+    ],
+    ids=["no listings", "no condition", "no way of buying", "no price"],
+)
+async def test_an_answer_that_lost_its_listings_or_what_judges_them_does_not_say_that_there_are_no_asks(
+    body: dict[str, Any],
+) -> None:
+    with pytest.raises(errors.BadPayload):
+        await fetch(Scripted(search=body))
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "Lot of 2 Nike Dunk DD1391-100 Men's Size 10",
+        "Nike Dunk DD1391-100 Men's Size 10 DEPOSIT",
+        "Nike Dunk DD1391-100 Men's Size 10 AAA 1:1",
+        "Nike Dunk DD1391-100 Men's Size 10 left foot",
+        "Socks for Nike Dunk DD1391-100 Men's Size 10",
+        "T-Shirt to match Nike Dunk DD1391-100 Men's Size 10",
+    ],
+)
+async def test_what_goes_with_a_pair_of_shoes_or_is_no_whole_new_pair_is_no_pair(title: str) -> None:
+    found = await fetch(Scripted(search=results(listing("5.00", title), listing("120.00"))))
+    assert quote_of(found, "10").lowest_ask == 120
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ is enough to be the lowest. Nothing about sellers is read or kept.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from statistics import median
 from typing import Any
 
@@ -21,7 +22,9 @@ from marketd.providers.ebay.titles import Wanted, confirms, fits, is_silent, nam
 NEW, GRADED, UNGRADED = "1000", "2750", "4000"
 CARD_CATEGORIES = frozenset(("183050", "183454", "261328"))  #: single cards: non-sport, card games, sport
 _ABSURD = Decimal(10_000_000)
+_AMOUNT = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
 _DAY_S = "86400"
+_TOLD = ("title", "buyingOptions", "conditionId")  #: without these no listing can be judged
 _ENOUGH = 5  #: listings from which on their own median tells what is plausible
 
 
@@ -36,18 +39,33 @@ class Offer:
 
 
 def offers(body: Any, wanted: Wanted) -> list[Offer]:
-    """The listings of a search answer that are right; `itemSummaries` is missing when nothing was found."""
+    """The listings of a search answer that are right; one with an amount that is none does no harm to the others."""
     rows = _listings(body)
     wanted = warned(body, rows, wanted)
-    return [offer for row in rows if _for_sale(row) and (offer := _offer(row, wanted)) is not None]
+    found: list[Offer] = []
+    unreadable: errors.BadPayload | None = None
+    for row in rows:
+        try:
+            if _for_sale(row) and (offer := _offer(row, wanted)) is not None:
+                found.append(offer)
+        except errors.BadPayload as error:
+            unreadable = error
+    if unreadable is not None and not found:
+        raise unreadable
+    return found
 
 
 def _listings(body: Any) -> list[dict[str, Any]]:
     if not isinstance(body, dict) or "total" not in body:
         raise errors.BadPayload("search: no total")
-    rows = body.get("itemSummaries", [])
+    rows = body.get("itemSummaries", [])  # missing when nothing was found
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise errors.BadPayload("search: itemSummaries is not a list of items")
+    if not rows and body["total"] not in (0, "0"):
+        raise errors.BadPayload("search: a total without listings")
+    for key, those in (*((key, rows) for key in _TOLD), ("price", list(filter(_for_sale, rows)))):
+        if those and not any(row.get(key) for row in those):
+            raise errors.BadPayload(f"search: no listing tells its {key}")
     return rows
 
 
@@ -204,13 +222,9 @@ def _money(given: Any, currency: str) -> Decimal | None:
     match given:
         case {"value": str() | int() | Decimal() as value, "currency": str(unit)} if unit == currency:
             text = str(value)
-            try:
-                amount = Decimal(text)
-            except InvalidOperation:
-                amount = Decimal("NaN")
-            if not amount.is_finite() or not 0 <= amount <= _ABSURD:
+            if not _AMOUNT.fullmatch(text) or Decimal(text) > _ABSURD:
                 raise errors.BadPayload(f"{text[:40]!r} is not a price")
-            return amount
+            return Decimal(text)
     return None
 
 

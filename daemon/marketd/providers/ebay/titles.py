@@ -26,7 +26,62 @@ _FLAWED = re.compile(
     r"|worn (once|twice|[0-9])|(?<!never )(?<!not )used|(?<!no )samples?|ua|reps?|unauthorized|inspired"
     r"|read desc(ription)?)\b"
 )
-_GRADE = re.compile(r"\b(psa|bgs|cgc|sgc|bvg|hga|tag|ace) ?(10|[1-9](?:\.5)?)\b")
+_GRADE = re.compile(
+    r"\b(psa|bgs|cgc|sgc|bvg|hga|tag|ace|ags|gma)[ :#-]{0,2}(?:(?:gem )?(?:mint|mt|nm-mt|pristine)[ :#-]{0,2})?"
+    r"(10|[1-9](?:\.5)?)(?![0-9]|\.[0-9])"
+)
+#: Words that make another thing of what a title names, unless they belong to its name.
+_OTHER_THING = frozenset(
+    (
+        *(
+            "sock",
+            "socks",
+            "shirt",
+            "shirts",
+            "tshirt",
+            "tshirts",
+            "tee",
+            "hoodie",
+            "hat",
+            "cap",
+            "magnet",
+            "magnets",
+        ),
+        *("keyring", "keyrings", "lot", "lots", "bundle", "deposit", "preorder", "vnds", "amputee", "fake"),
+    )
+)
+_OTHER_CARD = _OTHER_THING.union(
+    (
+        "japanese",
+        "french",
+        "german",
+        "italian",
+        "spanish",
+        "portuguese",
+        "korean",
+        "chinese",
+        "jumbo",
+        "oversized",
+    ),
+    (
+        "metal",
+        "orica",
+        "lafufu",
+        "mystery",
+        "break",
+        "magnetic",
+        "protector",
+        "protectors",
+        "sleeve",
+        "sleeves",
+    ),
+    ("divider", "dividers", "outfit", "outfits", "clothes", "stand", "damaged", "hp"),
+)
+_GRADERS = frozenset(
+    ("psa", "bgs", "cgc", "sgc", "bvg", "hga", "ags", "gma", "beckett", "graded", "slab", "slabbed")
+)
+_SEVERAL = re.compile(r"\b(x ?[2-9]|[2-9] ?x|[2-9] pairs|(left|right) foot|aaa|1:1)\b")
+_BELONGS_TO = frozenset(("for", "from", "fits"))
 #: Style codes in the makers' usual forms (DD1391-100, 555088-134, 1203A383-104, CP9366), but no season such as FW2023.
 _CODE = re.compile(
     r"(?<![a-z0-9])([a-z]{2}[0-9]{4}[ -]?[0-9]{3}|[0-9]{6}[ -][0-9]{3}|[0-9]{4}[a-z][0-9]{3}[ -][0-9]{3}"
@@ -82,12 +137,24 @@ def names(title: str, wanted: Wanted) -> bool:
         return False
     if wanted.code and not _holds_code(low, wanted.code):
         return False
-    if not set(wanted.words) <= set(skus.words(low)):
+    if _is_beside(low, wanted):
         return False
     grades = {f"{grader.upper()} {grade}" for grader, grade in _GRADE.findall(low)}
     if grades != ({wanted.grade} if wanted.grade else set()):
         return False
     return not (wanted.code and _CODE.search(_rest(low, wanted)))
+
+
+def _is_beside(low: str, wanted: Wanted) -> bool:
+    """Whether a title misses words of the name, or has one that makes something else of it: its sleeves, two of it."""
+    told, name = skus.words(low), set(wanted.words)
+    others = _OTHER_THING if wanted.number else _OTHER_CARD
+    if not (wanted.number or wanted.grade):
+        others = others | _GRADERS
+    if not name <= set(told) or (others - name).intersection(told) or _SEVERAL.search(low):
+        return True
+    first = min((told.index(word) for word in name), default=0)
+    return not (_BELONGS_TO - name).isdisjoint(told[:first])
 
 
 def fits(title: str, wanted: Wanted) -> bool:
