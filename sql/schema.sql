@@ -1770,6 +1770,10 @@ begin
        and coalesce(p.size, '') = coalesce(t.price_size, w.size, '') and p.currency = w.currency;
     if greatest(t.observed_at, priced) > now_at - fresh_for then
       o.result := 'fresh';
+      if not o.known then   -- a mate's fetch brought the price; from now on the item is one that was asked for
+        insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
+        values (w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key) on conflict do nothing;
+      end if;
       exit;
     end if;
     -- Not before its own time, nor before the target's cool-down ends, which only an urgent wish looks past, and at most once
@@ -1779,6 +1783,7 @@ begin
         o.overridden_at := now_at;
       else
         o.retry_at := t.retry_at;
+        o.overridden_at := t.overridden_at;   -- or the next wish that meets the job would look past it again
       end if;
     end if;
     o.run_at := greatest(w.not_before, o.retry_at, now_at);
@@ -1868,8 +1873,9 @@ begin
       from placed d order by d.key_order
   ), targets as (
     insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
-    select n.provider, n.account, (n.w).sku, (n.w).size, (n.w).currency, n.dedupe_key, (n.w).unit_key
-      from new n where n.known is null
+    -- what is fresh without ever having been asked for, too: a mate's fetch brought its price
+    select d.provider, d.account, (d.w).sku, (d.w).size, (d.w).currency, d.dedupe_key, (d.w).unit_key
+      from due d where d.known is null and d.nth = 1 and not d.bad and not d.open order by d.key_order
   ), jobs as (
     insert into market_jobs (id, provider, account, sku, size, currency, priority, status, not_before, retry_at, run_at,
       overridden_at, max_attempts, turn, user_id, dedupe_key, unit_key)
@@ -1877,7 +1883,7 @@ begin
     select n.id, n.provider, n.account, (n.w).sku, (n.w).size, (n.w).currency, n.priority,
            case when n.run_at > p_now then 'deferred' else 'pending' end, (n.w).not_before,
            case when n.looks_past is null and n.retry_at > p_now then n.retry_at end, n.run_at,
-           n.looks_past, s.max_attempts, n.turn, p_user_id, n.dedupe_key, (n.w).unit_key
+           case when n.retry_at > p_now then coalesce(n.looks_past, n.overridden_at) end, s.max_attempts, n.turn, p_user_id, n.dedupe_key, (n.w).unit_key
       from new n
   ), requests as (
     insert into market_job_requests (job_id, user_id, priority, opened) select n.id, p_user_id, n.priority, true from new n
@@ -2344,7 +2350,7 @@ CREATE OR REPLACE FUNCTION market__tell_watches(p_wishes market__wish[], p_keys 
 AS $function$
   insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id)
   select 'watch', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, '')
-    from unnest(p_wishes) w where w.dedupe_key = any (p_keys)
+    from unnest(p_wishes) w where (w.dedupe_key in (select unnest(p_keys))) is true   -- a hash; as an array each would be walked
 $function$;
 revoke execute on function market__tell_watches(market__wish[],text[]) from public;
 
@@ -3023,13 +3029,13 @@ CREATE OR REPLACE FUNCTION market_reopen()
  LANGUAGE plpgsql
  SET lock_timeout TO '20ms'
 AS $function$
-declare late record; s market_settings; held boolean; since timestamptz := clock_timestamp() - interval '1 day';
+declare late record; s market_settings;
 begin
   select * into s from market_settings;
   for late in
     select j.id, j.provider, j.account, j.sku, j.size, j.currency, j.dedupe_key, j.unit_key, max(r.priority) as priority
       from market_job_requests r join market_jobs j on j.id = r.job_id
-     where r.loose and not r.served and r.requested_at > since and j.status in ('done', 'failed')
+     where r.loose and not r.served and j.status in ('done', 'failed')
        and coalesce(market__observed_at(j.provider, j.account, j.sku, j.size, j.currency, j.dedupe_key), '-infinity')
            < r.requested_at - s.fresh_for
        and (j.status = 'done' or j.completed_at < r.requested_at)
@@ -3037,28 +3043,29 @@ begin
      limit 100
   loop
     begin
-      held := market__hold((late.provider, late.account, late.sku, late.size, late.currency, late.dedupe_key, late.unit_key,
-                            late.priority, null, null, null));
+      if market__hold((late.provider, late.account, late.sku, late.size, late.currency, late.dedupe_key, late.unit_key,
+                       late.priority, null, null, null)) then
+        update market_jobs j set status = 'pending', attempt = 0, rescues = 0, suspect_since = null, outcome = null, error_code = null,
+          error_message = null, completed_at = null, not_before = null, retry_at = null, run_at = clock_timestamp(),
+          priority = greatest(j.priority, late.priority),
+          turn = market__turn(j.provider, j.account, greatest(j.priority, late.priority), j.user_id), updated_at = clock_timestamp()
+         where j.id = late.id and j.status in ('done', 'failed');
+        return next late.id;
+      else
+        -- The open twin was opened later than this one ended: its price will serve.
+        update market_job_requests r set served = true where r.job_id = late.id and r.loose and not r.served;
+      end if;
     exception when lock_not_available then
-      continue;   -- an app is just opening one
+      continue;   -- an app is just opening one, or holds the row of this one: the next sweep has it
     end;
-    if held then
-      update market_jobs j set status = 'pending', attempt = 0, rescues = 0, suspect_since = null, outcome = null, error_code = null,
-        error_message = null, completed_at = null, not_before = null, retry_at = null, run_at = clock_timestamp(),
-        priority = greatest(j.priority, late.priority),
-        turn = market__turn(j.provider, j.account, greatest(j.priority, late.priority), j.user_id), updated_at = clock_timestamp()
-       where j.id = late.id and j.status in ('done', 'failed');
-      return next late.id;
-    else
-      -- The open twin was opened later than this one ended: its price will serve.
-      update market_job_requests r set served = true where r.job_id = late.id and r.loose and not r.served;
-    end if;
   end loop;
   update market_job_requests r set served = true
     from market_jobs j
-   where r.job_id = j.id and j.status in ('done', 'failed') and r.loose and not r.served and r.requested_at > since
+   where r.job_id = j.id and j.status in ('done', 'failed') and r.loose and not r.served
      and (j.status = 'failed' and j.completed_at >= r.requested_at
           or market__observed_at(j.provider, j.account, j.sku, j.size, j.currency, j.dedupe_key) >= r.requested_at - s.fresh_for);
+exception when lock_not_available then
+  return;   -- somebody holds a request's row
 end $function$;
 revoke execute on function market_reopen() from public;
 
@@ -3295,6 +3302,14 @@ begin
   perform market__check_items(items, 'market_watch');
   asked := market__asked(items, who);
   good := market__good(asked);
+  -- A first price is owed now, not when the plan comes round to it. The job before its target, as in all other ways of asking.
+  foreach w in array good loop
+    continue when market__observed_at(w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key) is not null
+      or exists (select from market_jobs j where j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred'));
+    w.priority := least(100, (select wake_priority - 1 from market_settings));
+    w.not_before := null;
+    perform market__open(w, false);
+  end loop;
   insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
   select g.provider, g.account, g.sku, g.size, g.currency, g.dedupe_key, g.unit_key from unnest(good) g
   on conflict (dedupe_key) do nothing;
@@ -3305,14 +3320,6 @@ begin
     returning m.dedupe_key
   ) select array_agg(p.dedupe_key) into added from put p;
   perform market__tell_watches(good, added);
-  -- A first price is owed now, not when the plan comes round to it.
-  foreach w in array good loop
-    continue when market__observed_at(w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key) is not null
-      or exists (select from market_jobs j where j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred'));
-    w.priority := least(100, (select wake_priority - 1 from market_settings));
-    w.not_before := null;
-    perform market__open(w, false);
-  end loop;
   return query select * from market__answers(asked, added, 'watched', 'kept', true);
 end $function$;
 revoke execute on function market_watch(jsonb,text) from public;

@@ -84,11 +84,13 @@ class Poller:
             self._kick.clear()
             now = self.last_turn = clock.monotonic()
             try:
-                if now >= swept + self.timing.sweep_every.total_seconds():
-                    wanted |= await self.sweep()
-                    swept = clock.monotonic()
+                # The poll first: it says that we live, and no sweep that fails may keep it from that.
                 if wanted or now >= poll_at:
                     poll_at = await self.poll() + clock.monotonic()
+                if now >= swept + self.timing.sweep_every.total_seconds():
+                    if await self.sweep():
+                        poll_at = float("-inf")
+                    swept = clock.monotonic()
                 failures, self.refused = 0, None
                 wait_s = min(poll_at, swept + self.timing.sweep_every.total_seconds()) - clock.monotonic()
             except errors.DatabaseError as error:

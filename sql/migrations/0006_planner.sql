@@ -365,7 +365,7 @@ create function market__tell_watches(p_wishes market__wish[], p_keys text[]) ret
 language sql as $$
   insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id)
   select 'watch', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, coalesce(w.user_id, '')
-    from unnest(p_wishes) w where w.dedupe_key = any (p_keys)
+    from unnest(p_wishes) w where (w.dedupe_key in (select unnest(p_keys))) is true   -- a hash; as an array each would be walked
 $$;
 
 -- One row per item, in the order of asking. p_done: the keys for which it had an effect.
@@ -409,6 +409,14 @@ begin
   perform market__check_items(items, 'market_watch');
   asked := market__asked(items, who);
   good := market__good(asked);
+  -- A first price is owed now, not when the plan comes round to it. The job before its target, as in all other ways of asking.
+  foreach w in array good loop
+    continue when market__observed_at(w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key) is not null
+      or exists (select from market_jobs j where j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred'));
+    w.priority := least(100, (select wake_priority - 1 from market_settings));
+    w.not_before := null;
+    perform market__open(w, false);
+  end loop;
   insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
   select g.provider, g.account, g.sku, g.size, g.currency, g.dedupe_key, g.unit_key from unnest(good) g
   on conflict (dedupe_key) do nothing;
@@ -419,14 +427,6 @@ begin
     returning m.dedupe_key
   ) select array_agg(p.dedupe_key) into added from put p;
   perform market__tell_watches(good, added);
-  -- A first price is owed now, not when the plan comes round to it.
-  foreach w in array good loop
-    continue when market__observed_at(w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key) is not null
-      or exists (select from market_jobs j where j.dedupe_key = w.dedupe_key and j.status in ('pending', 'running', 'deferred'));
-    w.priority := least(100, (select wake_priority - 1 from market_settings));
-    w.not_before := null;
-    perform market__open(w, false);
-  end loop;
   return query select * from market__answers(asked, added, 'watched', 'kept', true);
 end $$;
 

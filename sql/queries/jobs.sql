@@ -418,8 +418,9 @@ select p.provider, p.account,
        (select min(j.priority) from market_jobs j where j.provider = p.provider and j.account = p.account and j.status = 'pending') is not null
          or exists (select from promoted q where q.provider = p.provider and q.account = p.account) as ready,
        -- null when nothing will be due; what is due and was not promoted is in somebody's hands and no reason to hurry
-       (select date_part('epoch', min(j.run_at) - clock_timestamp()) from market_jobs j
-         where j.status = 'deferred' and j.run_at > (select clock_timestamp())) as next_due_s,
+       case when (select count(*) from due) = 1000 then 0   -- perhaps more are due: again at once
+            else (select date_part('epoch', min(j.run_at) - clock_timestamp()) from market_jobs j
+                   where j.status = 'deferred' and j.run_at > (select clock_timestamp())) end as next_due_s,
        (select min(r.job_id) from market_job_requests r where not r.folded) is not null as unfolded
   from market_providers p where p.enabled;
 

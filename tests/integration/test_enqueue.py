@@ -561,3 +561,57 @@ async def test_who_joined_a_job_that_waits_for_long_is_pruned_and_what_it_has_no
     users = await db.fetch("select user_id from market_job_requests order by request_id")
     assert [row["user_id"] for row in users] == ["ann", "unfolded", "unserved", "cid"]
     assert (await job(db, job_id))["status"] == "pending"
+
+
+async def _cooled(db: Connection) -> None:
+    """The target failed for good a while ago, and an urgent wish has just looked past that."""
+    await db.execute("""
+        insert into market_targets
+          (provider, account, sku, size, currency, dedupe_key, unit_key, retry_at, overridden_at)
+        values ('stockx', 'default', 'DD1391-100', '10', 'GBP', 'stockx|default|DD1391-100|GBP|10',
+                'stockx|default|DD1391-100|GBP', clock_timestamp() + interval '7 days', clock_timestamp())""")
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["enqueue", "enqueue_many"])
+async def test_clicks_look_past_a_cool_down_once_in_fresh_for_also_when_they_meet_the_job_that_waits(
+    db: Connection, many: bool
+) -> None:
+    await _cooled(db)
+    for _ in range(3):
+        answer = (await enqueue_many(db, [item()], 200))[0] if many else await enqueue(db, priority=200)
+        waiting = await job(db, answer["job_id"])
+        assert (waiting["status"], answer["wait_reason"]) == ("deferred", "cooldown")
+    assert waiting["run_at"] > waiting["created_at"] + timedelta(days=6)
+
+
+@pytest.mark.parametrize("how", ["enqueue", "enqueue_many", "insert"])
+async def test_what_is_fresh_because_a_mate_brought_it_is_seen_from_then_on(db: Connection, how: str) -> None:
+    await db.execute("""
+        insert into market_prices (provider, sku, size, currency, lowest_ask, observed_at, changed_at)
+        values ('stockx', 'DD1391-100', '10', 'GBP', 111, clock_timestamp(), clock_timestamp())""")
+    if how == "insert":
+        await plain_insert(db)
+    else:
+        answer = (await enqueue_many(db, [item()]))[0] if how == "enqueue_many" else await enqueue(db)
+        assert answer["result"] == "fresh"
+    asks = await db.fetch("select lowest_ask from market_price_status where sku = 'DD1391-100'")
+    assert [row["lowest_ask"] for row in asks] == [111]
+    assert await open_jobs(db) == 0
+
+
+async def test_asking_in_different_ways_for_the_same_new_items_never_deadlocks(
+    connect: Connect, db: Connection
+) -> None:
+    watcher, asker = await connect(), await connect()
+    for turn in range(5):
+        items = [item(f"DL{turn}{number:03}-100") for number in range(150)]
+
+        async def ask_for_each(items: list[dict[str, Any]] = items) -> None:
+            async with asker.transaction():
+                for one in items:
+                    await enqueue(asker, one["sku"])
+
+        await asyncio.gather(
+            watcher.fetch("select * from market_watch($1)", json.dumps(items)), ask_for_each()
+        )
+    assert await open_jobs(db) == 750

@@ -887,6 +887,40 @@ async def test_reopening_leaves_a_target_alone_that_has_an_open_job_or_is_being_
     assert (await job(db, job_id))["status"] == "done"
 
 
+@pytest.mark.parametrize("old", ["20 minutes", "3 days"])
+async def test_a_finished_job_whose_row_somebody_holds_is_reopened_later_and_stops_no_sweep(
+    connect: Connect, db: Connection, jobs: JobStore, old: str
+) -> None:
+    transaction, job_id = await _request_in_a_long_transaction(connect, db, jobs)
+    await transaction.commit()
+    await db.execute(f"""
+        update market_prices set observed_at = observed_at - interval '{old}';
+        update market_targets set observed_at = observed_at - interval '{old}';
+        update market_job_requests set requested_at = requested_at - interval '{old}' + interval '15 minutes'""")
+    app = await connect()
+    cleaning_up = app.transaction()
+    await cleaning_up.start()
+    await app.execute("delete from market_jobs where status in ('done', 'failed')")
+    async with asyncio.timeout(5):
+        assert await jobs.reopen() == 0
+    await cleaning_up.rollback()
+    assert await jobs.reopen() == 1
+    assert (await job(db, job_id))["status"] == "pending"
+
+
+async def test_many_that_become_due_together_are_promoted_without_a_pause(
+    db: Connection, jobs: JobStore
+) -> None:
+    later = [item(f"AA{n:05}-100", not_before="2100-01-01T00:00:00Z") for n in range(1200)]
+    await enqueue_many(db, later)
+    await db.execute("update market_jobs set run_at = clock_timestamp()")
+    due_s = {state.provider: state.next_due_s for state in await jobs.poll(timedelta(minutes=1))}
+    assert due_s["stockx"] == 0
+    due_s = {state.provider: state.next_due_s for state in await jobs.poll(timedelta(minutes=1))}
+    assert due_s["stockx"] is None
+    assert await value(db, "select count(*) from market_jobs where status = 'pending'") == 1200
+
+
 async def test_what_cannot_be_written_of_one_fetch_is_not_held_against_those_beside_it(
     db: Connection, jobs: JobStore
 ) -> None:
