@@ -190,8 +190,9 @@ def confirms(title: str, wanted: Wanted) -> bool:
 
 
 def is_silent(title: str, wanted: Wanted) -> bool:
-    """Whether a title, which `names` the thing, leaves its US size open."""
-    return not _sizes(title, wanted).clear(wanted.marketplace)
+    """Whether a title, which `names` the thing, leaves its US size open; a choice of sizes is never the ask of one."""
+    said = _sizes(title, wanted)
+    return not said.choice and not said.clear(wanted.marketplace)
 
 
 def tells_whose(title: str, wanted: Wanted) -> bool:
