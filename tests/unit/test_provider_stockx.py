@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from itertools import permutations
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +11,7 @@ import pytest
 
 from marketd import config, errors
 from marketd.models import Listing
-from marketd.provider import Ask, Found
+from marketd.provider import Ask, Found, Reply
 from marketd.providers.stockx import Options, StockX, reading
 from marketd.wiring import provider_types
 from provider_kit import GRANTED_AT, Each, Scripted, example, quote_of
@@ -310,17 +311,71 @@ async def test_a_name_is_the_whole_title_or_the_only_title_with_all_its_words(
         assert found.listing.product.name == titles[outcome]
 
 
+class TwoOfOneCode(Scripted):
+    """A shoe in 9 and 10, and what shares its code, in 9 and 13; each has prices of its own."""
+
+    def __init__(self, title: str = "Dunk (Sample)", sizes: tuple[str | None, ...] = ("9", "13")) -> None:
+        super().__init__()
+        self._search = hits(product(TWIN, title=title), product(SHOE))
+        self._sizes = {SHOE: ("9", "10"), TWIN: sizes}
+
+    async def get(self, path: str, *args: Any, endpoint: str, **more: Any) -> Reply:
+        self.asked.append((endpoint, path, {}))
+        if endpoint == "search":
+            return Reply(status=200, body=self._search, headers={}, granted_at=GRANTED_AT)
+        one = SHOE if SHOE in path else TWIN
+        known = [(size, {"productId": one, "variantId": f"{one}/{size}"}) for size in self._sizes[one]]
+        body = [
+            variant(size) | ids
+            if endpoint == "variants"
+            else market(size, "100" if one == SHOE else "900") | ids
+            for size, ids in known
+        ]
+        return Reply(status=200, body=body, headers={}, granted_at=GRANTED_AT)
+
+
+@pytest.mark.parametrize("order", list(permutations(("9", "10", "13"))))
+async def test_which_product_a_size_means_depends_on_no_other_size(order: tuple[str, ...]) -> None:
+    right = {"9": Decimal(100), "10": Decimal(100), "13": Decimal(900)}
+    listing = None
+    for size in order:  # one after the other, as they are cached
+        found = await fetch(TwoOfOneCode(), "DD1391-100", size, listing=listing)
+        assert {quote.size: quote.lowest_ask for quote in found.quotes}.items() <= right.items()
+        assert quote_of(found, size).lowest_ask == right[size]
+        listing = found.listing or listing
+    together = await fetch(TwoOfOneCode(), "DD1391-100", *order)
+    assert {size: quote_of(together, size).lowest_ask for size in order} == right
+    assert len(together.quotes) == 3
+
+
 async def test_among_rivals_the_wanted_size_counts_before_the_words_of_the_title() -> None:
-    pair = hits(product(TWIN, title="Dunk (Sample)"), product(SHOE))
-    both = Each(([variant("9")], [variant("10")]))
-    http = Scripted(search=pair, variants=both, market_data=[market("9")])
-    found = await fetch(http, "DD1391-100", "9")
-    assert found.listing is not None
-    assert found.listing.product.id == TWIN
-    http = Scripted(search=pair, variants=[variant("9")], market_data=[market("9")])
-    found = await fetch(http, "DD1391-100", "9")
-    assert found.listing is not None
-    assert found.listing.product.id == SHOE
+    http = TwoOfOneCode()
+    found = await fetch(http, "DD1391-100", "13")
+    assert quote_of(found, "13").lowest_ask == 900
+    assert found.listing is None  # for it is not what the code means in any size
+    assert [(quote.size, quote.lowest_ask) for quote in found.quotes] == [("13", 900)]
+    all_sizes = await fetch(TwoOfOneCode(), "DD1391-100", None)
+    assert {quote.size: quote.lowest_ask for quote in all_sizes.quotes} == {"9": 100, "10": 100}
+
+
+@pytest.mark.parametrize("sizes", [("9",), (None,), ("9", "10")])
+async def test_what_has_no_size_of_its_own_beside_the_shoe_leaves_the_code_to_the_shoe(
+    sizes: tuple[str | None, ...],
+) -> None:
+    for asked in ("9", "10", "13", None):
+        found = await fetch(TwoOfOneCode(sizes=sizes), "DD1391-100", asked)
+        assert found.listing is not None
+        assert found.listing.product.id == SHOE
+        assert {quote.lowest_ask for quote in found.quotes} == {Decimal(100)}
+
+
+async def test_of_two_equal_products_only_the_sizes_that_one_of_them_has_are_told() -> None:
+    found = await fetch(TwoOfOneCode(title="Dunk"), "DD1391-100", "9", "10", "13")
+    assert isinstance(found.answers["9"], errors.Unmatched)
+    assert found.answers["9"].error_code == "ambiguous_product"
+    assert {quote.size: quote.lowest_ask for quote in found.quotes} == {"10": 100, "13": 900}
+    with pytest.raises(errors.Unmatched, match=SHOE):
+        await fetch(TwoOfOneCode(title="Dunk"), "DD1391-100", "9")
 
 
 async def test_a_cached_product_that_is_nowhere_any_more_is_a_broken_mapping() -> None:

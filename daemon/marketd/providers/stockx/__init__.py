@@ -18,6 +18,7 @@ from marketd import errors, oauth, provider, sizes
 from marketd.models import Listing, Quote
 from marketd.provider import Answers, Ask, Found, Http
 from marketd.providers.stockx import finding, reading
+from marketd.providers.stockx.choosing import Choice
 
 AUDIENCE = "gateway.stockx.com"
 
@@ -84,16 +85,15 @@ class StockX:
 
     async def fetch(self, ask: Ask, http: Http) -> Found:
         """All sizes of the product. A cached product id that is gone is searched for once more."""
-        listing = ask.listing or await finding.find(ask, http)
+        if ask.listing is None:
+            return await self._chosen(await finding.find(ask, http), ask, http)
         try:
-            rows, at = await _market(listing, ask.currency, http)
+            rows, at = await _market(ask.listing, ask.currency, http)
         except errors.NotListed:
-            if ask.listing is None:
-                raise
-            listing = await finding.find_again(ask, http)
-            rows, at = await _market(listing, ask.currency, http)
+            return await self._chosen(await finding.find_again(ask, http), ask, http)
+        listing = ask.listing
         trouble: errors.ProviderError | errors.NotGranted | None = None
-        if listing is ask.listing and not rows.keys() <= self._known(listing):
+        if not rows.keys() <= self._known(listing):
             try:
                 listing = replace(listing, variants=await finding.variants(listing.product.id, http))
             except (errors.Transient, errors.BadPayload, errors.NotGranted) as error:
@@ -106,6 +106,19 @@ class StockX:
             answers = provider.certain(answers, trouble)
         new = None if listing is ask.listing else listing
         return Found(listing=new, quotes=tuple(quotes.values()), answers=answers)
+
+    async def _chosen(self, choice: Choice, ask: Ask, http: Http) -> Found:
+        """The prices of what was found: mostly one product, else of each the sizes that are its own."""
+        quotes: list[Quote] = []
+        answers: dict[str | None, str | errors.ProviderError | None] = dict(choice.refused)
+        for part in choice.parts:
+            rows, at = await _market(part.listing, ask.currency, http)
+            own = {variant: row for variant, row in rows.items() if variant in part.variants}
+            priced, refused = _quotes(part.listing, own, ask.currency, at)
+            answers |= {size: _answer(size, part.listing, priced, refused) for size in part.asked}
+            quotes += priced.values()
+            self._unreadable |= rows.keys() - self._known(part.listing)
+        return Found(listing=choice.settled, quotes=tuple(quotes), answers=answers)
 
     def _known(self, listing: Listing) -> set[str]:
         """Variants that are no reason to load the list of sizes again."""

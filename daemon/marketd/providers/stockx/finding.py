@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from urllib.parse import quote
 from uuid import UUID
 
-from marketd import errors, sizes, skus
+from marketd import errors, skus
 from marketd.models import Listing, Product, Variant
 from marketd.provider import Ask, Http, Reply
 from marketd.providers.stockx import reading
+from marketd.providers.stockx.choosing import ASIDE, Choice, ambiguous, choose
 
 PAGE_SIZE = 20
 MAX_RIVALS = 5  #: products of one style code whose sizes are looked at; each costs a call, once
 _MANY = re.compile(r"case|cases|lot|bundle|display|set|sets|packs?|[0-9]+x|x[0-9]+|[0-9]+ct")
-_ASIDE = re.compile(r"\b(sample|only|laces?|insoles?|keychain|charity|basketball|promo)\b", re.IGNORECASE)
 
 
-async def find_again(ask: Ask, http: Http) -> Listing:
+async def find_again(ask: Ask, http: Http) -> Choice:
     """`find` for a product whose known id is gone; NotListed (`mapping_broken`) if it is nowhere."""
     try:
         return await find(ask, http)
@@ -28,7 +28,7 @@ async def find_again(ask: Ask, http: Http) -> Listing:
         ) from error
 
 
-async def find(ask: Ask, http: Http) -> Listing:
+async def find(ask: Ask, http: Http) -> Choice:
     """The one product that the sku means; NotListed or Unmatched otherwise. Never merely the first hit."""
     kind, _, rest = ask.sku.partition(":")
     if kind == "id":
@@ -61,42 +61,27 @@ def _by_name(name: str, hits: Sequence[Product]) -> list[Product]:
         return exact
     holding = [product for product in hits if set(wanted) <= set(skus.words(product.name or ""))]
     if len(holding) > 1 or any(_is_more(product, wanted) for product in holding):
-        raise _ambiguous(name, holding)
+        raise ambiguous(name, holding)
     return holding
 
 
 def _is_more(product: Product, wanted: Sequence[str]) -> bool:
     """Whether a title's further words tell of several of the thing, or of a part or another kind of it."""
     rest = set(skus.words(product.name or "")) - set(wanted)
-    return any(_MANY.fullmatch(word) or _ASIDE.fullmatch(word) for word in rest)
+    return any(_MANY.fullmatch(word) or ASIDE.fullmatch(word) for word in rest)
 
 
-def _ambiguous(wanted: str, products: Sequence[Product]) -> errors.Unmatched:
-    named = "; ".join(f"id:{product.id} ({product.name})" for product in products[:4])
-    return errors.Unmatched(
-        f"{wanted} does not name one product for certain, ask for it by id: {named}", code="ambiguous_product"
-    )
-
-
-async def _choose(candidates: list[Product], ask: Ask, http: Http) -> Listing:
-    """Of several, those with most of the wanted sizes; of these, those that are no sample or accessory."""
+async def _choose(candidates: list[Product], ask: Ask, http: Http) -> Choice:
     if len(candidates) > MAX_RIVALS:
-        raise _ambiguous(ask.sku, candidates)
+        raise ambiguous(ask.sku, candidates)
     if len(candidates) == 1:
-        return Listing(product=candidates[0], variants=await variants(candidates[0].id, http))
-    rivals = [await _rival(product, http) for product in candidates]
-    listings = [listing for listing in rivals if listing is not None]
+        listings = [Listing(product=candidates[0], variants=await variants(candidates[0].id, http))]
+    else:
+        rivals = [await _rival(product, http) for product in candidates]
+        listings = [listing for listing in rivals if listing is not None]
     if not listings:
         raise errors.BadPayload(f"none of the {len(candidates)} products of {ask.sku} has any sizes")
-    if len(listings) > 1:
-        best = max(_offered(ask, listing) for listing in listings)
-        listings = [listing for listing in listings if _offered(ask, listing) == best]
-    if len(listings) > 1:
-        plain = [listing for listing in listings if not _ASIDE.search(listing.product.name or "")]
-        listings = plain or listings
-    if len(listings) > 1:
-        raise _ambiguous(ask.sku, [listing.product for listing in listings])
-    return listings[0]
+    return choose(ask.sku, ask.sizes, listings)
 
 
 async def _rival(product: Product, http: Http) -> Listing | None:
@@ -109,19 +94,6 @@ async def _rival(product: Product, http: Http) -> Listing | None:
     except errors.NotListed:
         return None
     return Listing(product=product, variants=reading.variants(reply.body)) if reply.body != [] else None
-
-
-def _offered(ask: Ask, listing: Listing) -> int:
-    """How many of the wanted sizes the listing has; a size that fits two variants is there, too."""
-    count = 0
-    for size in ask.sizes:
-        try:
-            sizes.match(size, listing.variants, brand=listing.product.brand, gender=listing.product.gender)
-        except errors.Unmatched as error:
-            count += error.error_code == "ambiguous_size"
-        else:
-            count += size is not None
-    return count
 
 
 async def _search(query: str, http: Http) -> list[Product]:
