@@ -7,16 +7,19 @@ import importlib.util
 import json
 import os
 import re
+import secrets
 import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 
 from harness import configured, running, until
+from marketd.migrate import apply_roles
 from marketd.sandbox import Sandbox
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -45,33 +48,96 @@ async def _run(database: str, *arguments: str) -> tuple[int | None, str, str]:
     return child.returncode, out.decode(), errors.decode()
 
 
-async def test_every_sql_block_of_the_guide_runs(db: asyncpg.Connection) -> None:
+@pytest.fixture
+async def shop(db: asyncpg.Connection, database: str) -> AsyncIterator[str]:
+    """DSN of an app's login, which asks and reads and may do nothing else."""
+    await apply_roles(database)
+    name = f"shop_{secrets.token_hex(4)}"
+    await db.execute(f"create role {name} login; grant market_producer, market_reader to {name}")
+    parts = urlsplit(database)
+    yield parts._replace(netloc=f"{name}@{parts.netloc.rpartition('@')[2]}").geturl()
+    await db.execute(f"drop role {name}")  # it may still be connected; it owns nothing
+
+
+@pytest.fixture
+async def app(shop: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(shop)
+    yield connection
+    await connection.close()
+
+
+async def test_every_sql_block_of_the_guide_runs(db: asyncpg.Connection, app: asyncpg.Connection) -> None:
     blocks = _blocks("sql")
-    assert len(blocks) >= 9
+    assert len(blocks) >= 12
     for block in blocks:
         try:
-            await db.execute(block)
+            await app.execute(block)
         except asyncpg.PostgresError as error:
             pytest.fail(f"{error}\n{block}")
     # What they asked for is there: one item was refused, all others are open.
-    assert await db.fetchval("select count(*) from market_jobs where status = 'pending'") == 4
+    assert await db.fetchval("select count(*) from market_jobs where status = 'pending'") == 5
+    # One was asked for in a user's name.
+    assert await db.fetchval("select count(*) from market_job_requests where user_id = 'user-42'") == 1
 
 
-async def test_the_answers_are_those_that_the_guide_promises(db: asyncpg.Connection) -> None:
+async def test_the_answers_are_those_that_the_guide_promises(app: asyncpg.Connection) -> None:
     _, many, refresh, *_ = _blocks("sql")
-    rows = await db.fetch(many)
+    rows = await app.fetch(many)
     assert [row["result"] for row in rows] == ["queued", "queued", "refused"]
     assert "sku" in rows[2]["error_message"]
-    [row] = await db.fetch(refresh)
+    [statement] = re.findall(r"^select.*?;", refresh, re.MULTILINE | re.DOTALL)
+    [row] = await app.fetch(statement)
     assert row["result"] == "queued"
 
 
-async def test_the_python_block_of_the_guide_runs(database: str) -> None:
+async def test_an_item_tells_its_canonical_spelling_as_the_guide_promises(app: asyncpg.Connection) -> None:
+    [block] = [block for block in _blocks("sql") if "returning" in block]
+    statement, told = re.fullmatch(r"(.*?);  -- (.*)\n", block, re.DOTALL).groups()  # type: ignore[union-attr]
+    [row] = await app.fetch(statement)
+    assert ", ".join(row.values()) == told
+    assert await app.fetch(statement) == []  # it is open now
+    job_id = await app.fetchval("select job_id from market_enqueue('stockx', 'cp9366 ', 'US 9.0')")
+    assert await app.fetchrow("select sku, size, currency from market_jobs where id = $1", job_id) == row
+
+
+async def test_the_python_block_of_the_guide_runs(
+    db: asyncpg.Connection, database: str, shop: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
     [block] = _blocks("python")
-    code, out, errors = await _run(database, "-W", "error", "-c", block)
+    code, out, errors = await _run(shop, "-W", "error", "-c", block)
     assert (code, errors) == (0, "")
-    assert out.startswith("queued 1 ")
-    assert "queued None GBP" in out
+    assert out.splitlines() == [
+        "queued 1",
+        "pending no_daemon no daemon is running: start marketd",
+        "queued None GBP",
+    ]
+    async with running(configured(database, sandbox, tmp_path)):
+        # The first row that comes must not be another currency's.
+        await db.execute("select market_enqueue('stockx', 'DD1391-100', '10', 200, currency => 'EUR')")
+        code, out, errors = await _run(shop, "-W", "error", "-c", block)
+    truth = sandbox.truth("stockx", "DD1391-100", "10", "GBP")
+    assert (code, errors) == (0, "")
+    assert re.search(rf"^priced {truth.ask}\S* GBP$", out, re.MULTILINE), out
+    # The query by the job says the same.
+    [by_job] = [block for block in _blocks("sql") if "from market_jobs j" in block]
+    row = await db.fetchrow(by_job)
+    assert row is not None
+    assert (row["outcome"], row["lowest_ask"], row["currency"]) == ("priced", truth.ask, "GBP")
+
+
+async def test_all_sizes_of_an_item_are_where_the_guide_looks_for_them(
+    db: asyncpg.Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    async with running(configured(database, sandbox, tmp_path)):
+        await db.execute("select market_enqueue('stockx', 'DD1391-100', null, 200)")
+        await until(lambda: db.fetchval("select exists (select from market_prices)"), what="prices")
+    row = await db.fetchrow(
+        "select s.state, s.lowest_ask, s.age_s, j.outcome"
+        " from market_price_status s join market_jobs j using (provider, sku)"
+    )
+    assert row is not None
+    assert tuple(row) == ("priced", None, None, "all_sizes")
+    assert await db.fetchval("select count(*) from market_prices where sku = 'DD1391-100'") > 5
 
 
 async def test_the_example_listener_prints_changed_prices(

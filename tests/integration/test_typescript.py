@@ -57,10 +57,11 @@ async def test_a_signed_in_user_may_call_and_read_what_it_names(
 ) -> None:
     await apply_roles(database)
     block = _block()
-    [(function, arguments)] = re.findall(r'\.rpc\("(\w+)", \{(.*?)\}\)', block, re.DOTALL)
+    (function, arguments), (asking_why, by) = re.findall(r'\.rpc\("(\w+)", \{(.*?)\}\)', block, re.DOTALL)
     assert re.findall(r"([a-z_]+)(?=[:,])", arguments.replace('"stockx"', "")) == list(ARGUMENTS)
     [(view, columns)] = re.findall(r'\.from\("(\w+)"\)\s*\.select\("([^"]+)"\)', block)
-    [answer] = re.findall(r"as \{(.*?)\};", block)
+    answer, reason = re.findall(r"as \{(.*?)\};", block)
+    assert re.findall(r"\.match\(\{ (.*?) \}\)", block) == ['provider: "stockx", sku, size, currency']
     call = ", ".join(f"{name} => ${number}" for number, name in enumerate(ARGUMENTS, 1))  # as PostgREST calls
     signed_in = f"signed_in_{secrets.token_hex(4)}"  # Supabase's `authenticated`
     whole = db.transaction()
@@ -72,8 +73,13 @@ async def test_a_signed_in_user_may_call_and_read_what_it_names(
         row = await db.fetchrow(f"select * from {function}({call})", "stockx", "DD1391-100", "10", 200)
         assert row is not None
         assert set(re.findall(r"(\w+):", answer)) == set(row.keys())
+        why = await db.fetchrow(f"select * from {asking_why}({by.strip()} => $1)", row["job_id"])
+        assert why is not None
+        assert set(re.findall(r"(\w+):", reason)) == set(why.keys())
+        assert why["state"] == "pending"
         price = await db.fetchrow(
             f"select {columns} from {view} where provider = 'stockx' and sku = 'DD1391-100' and size = '10'"
+            " and currency = 'GBP'"
         )
         assert price is not None
         assert price["state"] == "queued"
