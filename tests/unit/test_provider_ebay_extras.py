@@ -252,12 +252,6 @@ async def test_trouble_with_sold_prices_never_costs_the_ask(trouble: Any, word: 
     assert (quote.lowest_ask, quote.last_sale, quote.basis["insights"]) == (100, None, word)
 
 
-@pytest.mark.parametrize("date", ["2099-02-20T10:00:00Z", "0001-01-01T00:00:00Z"])
-async def test_a_sale_of_another_age_is_no_last_sale(date: str) -> None:
-    quote, _ = await with_sales(sold(sale("5.00", 20, lastSoldDate=date)))
-    assert (quote.last_sale, quote.basis["sales_90d"]) == (None, 0)
-
-
 async def test_where_no_category_is_known_no_sales_are_asked_for() -> None:
     http = Scripted(search=results(listing("100.00", "Bearbrick Mandalorian", leafCategoryIds=["158671"])))
     found = await fetch(http, None, "name:bearbrick mandalorian", options={"insights": True})
