@@ -74,7 +74,7 @@ class EBay:
     @staticmethod
     def classify(status: int, headers: Mapping[str, str], body: Any) -> errors.ProviderError | None:
         """429 with error 2001: the day's calls are spent. 404: no search knows it, so the address is wrong."""
-        if status == 429 and "2001" in map(str, _error_ids(body)):
+        if status == 429 and 2001 in _error_ids(body):
             return errors.Throttled("HTTP 429: the day's calls are spent (error 2001)", day_spent=True)
         if status == 404:  # 11001, item not found, belongs to calls by item id, which are never made
             return errors.no_such_path("eBay's API")

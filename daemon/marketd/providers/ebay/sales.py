@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -22,10 +22,6 @@ SEARCH = "/buy/marketplace_insights/v1_beta/item_sales/search"
 _QUIET = timedelta(
     days=1
 )  #: without a further try after a refusal, which a request of the budget is too dear for
-
-
-#: No sale is before the one, or further than the other from now.
-_FIRST, _AHEAD = datetime(2000, 1, 1, tzinfo=UTC), timedelta(hours=1)
 
 
 class WidestToken:
@@ -73,7 +69,7 @@ class Insights:
             return _marked(quote, "refused")
         try:
             reply = await http.get(SEARCH, params, endpoint="insights", headers=headers)
-            last = _read(reply.body, wish, reply.granted_at)
+            last = _read(reply.body, wish)
         except (errors.Unauthorized, errors.Throttled):
             self._quiet_until = quote.observed_at + _QUIET
             return _marked(quote, "refused")
@@ -95,7 +91,7 @@ def _marked(quote: Quote, word: str) -> Quote:
     return replace(quote, basis={**quote.basis, "insights": word})
 
 
-def _read(body: Any, wish: Wanted, now: datetime) -> _Sales:
+def _read(body: Any, wish: Wanted) -> _Sales:
     """The latest of the sales that are the wanted thing, and how many there were."""
     if not isinstance(body, dict) or "total" not in body:
         raise errors.BadPayload("insights: no total")
@@ -108,8 +104,6 @@ def _read(body: Any, wish: Wanted, now: datetime) -> _Sales:
         if price is None:
             continue
         at, times = _when(row.get("lastSoldDate")), row.get("totalSoldQuantity")
-        if not _FIRST <= at <= now + _AHEAD:
-            continue
         count = found.count + (times if type(times) is int and times > 0 else 1)
         newest = found.at is None or at > found.at
         found = _Sales(price, at, count) if newest else replace(found, count=count)
