@@ -40,10 +40,12 @@ class Wire:
     hang_up: bool = False  #: close the connection after an answer
     seen: list[bytes] = field(default_factory=list)
     connections: int = 0
+    latest: asyncio.StreamWriter | None = None  #: of the connection that came last
     serving: set[asyncio.Task[Any] | None] = field(default_factory=set)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.latest = writer
         self.serving.add(asyncio.current_task())
         try:
             while True:
@@ -161,6 +163,42 @@ async def test_connections_are_kept_and_one_that_was_closed_meanwhile_costs_noth
     assert bench.wire.connections == 3
     assert len(bench.wire.seen) == bench.gate.charged == 6
     assert bench.notes.classes == ["ok"] * 6
+
+
+@pytest.mark.parametrize("read_by_then", [False, True])
+@pytest.mark.parametrize("unasked", [b'"of another"', b""], ids=["an answer", "the end"])
+async def test_what_comes_unasked_on_a_kept_connection_is_never_the_next_answer(
+    bench: Bench, unasked: bytes, read_by_then: bool
+) -> None:
+    bench.wire.answer = lambda request: ok(json.dumps(request.split()[1].decode()).encode())
+    assert (await bench.get("/first")).body == "/first"
+    assert bench.wire.latest is not None
+    if unasked:
+        bench.wire.latest.write(ok(unasked))
+    else:
+        bench.wire.latest.get_extra_info("socket").shutdown(socket.SHUT_WR)
+    if read_by_then:
+        await asyncio.sleep(0.05)  # it arrives
+    assert (await bench.get("/second")).body == "/second"
+    assert (await bench.get("/third")).body == "/third"
+    assert (bench.wire.connections, len(bench.wire.seen), bench.gate.charged) == (2, 3, 3)
+    assert [report.status_class for report in bench.notes.requests if not report.given_back] == ["ok"] * 3
+
+
+async def test_what_comes_unasked_before_a_late_request_is_written_is_not_its_answer(bench: Bench) -> None:
+    bench.wire.answer = lambda request: ok(json.dumps(request.split()[1].decode()).encode())
+    await bench.get("/first")
+
+    class Late(Gate):
+        async def move(self, grant: Any, within_s: float) -> Any:
+            assert bench.wire.latest is not None
+            bench.wire.latest.write(ok(b'"of another"'))
+            return await super().move(grant, within_s)
+
+    bench.gate = Late([grant(delay_s=-1)])
+    assert (await bench.get("/second")).body == "/second"
+    assert (bench.gate.moved, bench.wire.connections) == (1, 2)
+    assert (len(bench.wire.seen), bench.gate.charged) == (2, 1)
 
 
 async def test_kept_connections_that_break_at_random_never_carry_more_than_was_charged(bench: Bench) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
+from weakref import WeakSet
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
@@ -37,7 +41,15 @@ class Broken(aiohttp.ClientError):
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Stands between a connection and the request that is written to it next: asks `sending` whether it may."""
+    """Stands between a connection and the request that is written to it next: asks `sending` whether it may.
+
+    What came on a kept connection since its last answer (a second answer, a late one, the end) would be taken for the
+    next one's, a wrong price for another item: such a connection is closed.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._asked: WeakSet[ResponseHandler] = WeakSet()  #: those that carried a request
 
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
@@ -48,11 +60,24 @@ class _Connector(aiohttp.TCPConnector):
             await wire.on_opened()
             if connection.protocol is None or not connection.protocol.is_connected():
                 raise MissedError("the server hung up before the request was written")
+            if self._spoiled(connection):
+                connection.close()
+                raise MissedError("the server spoke or hung up before the request was written")
         except BaseException:
             connection.release()  # nothing was written: the next request may have it
             raise
+        self._asked.add(connection.protocol)
         wire.opened = True
         return connection
+
+    def _spoiled(self, connection: Connection) -> bool:
+        """Whether something came on a kept connection, be it that it waits to be read."""
+        protocol, transport = connection.protocol, connection.transport
+        if protocol is None or transport is None or protocol not in self._asked:
+            return False  # of a new one, TLS reads more than an answer
+        waiting = select.poll()
+        waiting.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return protocol.should_close or bool(waiting.poll(0))
 
 
 @asynccontextmanager
