@@ -34,6 +34,8 @@ class Keeper:
         self._kept: set[Kept] = set()
         self._beating: asyncio.Task[None] | None = None
         self._extending = False
+        self._beat_s = 0.0  #: between two extensions
+        self._sooner = asyncio.Event()  #: a lease came that needs them sooner, as after a reload
 
     def keep(
         self, unit: Unit, *, lease: timedelta, heartbeat_s: float, on_lost: Callable[[], object]
@@ -43,6 +45,8 @@ class Keeper:
         self._kept.add(kept)
         if self._beating is None:
             self._beating = asyncio.create_task(self._beat(), name="leases")
+        elif heartbeat_s < self._beat_s:
+            self._sooner.set()
         return kept
 
     def let_go(self, kept: Kept) -> None:
@@ -54,9 +58,11 @@ class Keeper:
 
     async def _beat(self) -> None:
         while self._kept:
+            self._sooner.clear()
             # At full beats of the clock, not of each fetch's own: so all those under way share the statement.
-            heartbeat_s = min(kept.heartbeat_s for kept in self._kept)
-            await asyncio.sleep(heartbeat_s - clock.monotonic() % heartbeat_s)
+            beat_s = self._beat_s = min(kept.heartbeat_s for kept in self._kept)
+            if await clock.happens(self._sooner, beat_s - clock.monotonic() % beat_s):
+                continue
             self._extending = True  # a statement under way is not torn off
             try:
                 for lease in {kept.lease for kept in self._kept}:  # one, but for the time after a reload

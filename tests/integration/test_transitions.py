@@ -308,6 +308,34 @@ async def test_fetches_from_before_and_after_a_reload_keep_leases_of_their_own_l
     assert lost == []
 
 
+async def test_a_shorter_lease_that_comes_while_longer_ones_are_kept_has_the_beat_it_needs(
+    db: Connection, jobs: JobStore
+) -> None:
+    for n in range(2):
+        await enqueue(db, f"AA{n}-100")
+    units = await claim(jobs, 2)
+    lost: list[str] = []
+    keeper = Keeper(jobs, Observers())
+    began = await now(db)
+    kept = []
+    for unit, lease_h, heartbeat_s in zip(units, (1, 2), (3600, 0.05), strict=True):
+        lease = timedelta(hours=lease_h)
+        on_lost = partial(lost.append, unit.key)
+        kept.append(keeper.keep(unit, lease=lease, heartbeat_s=heartbeat_s, on_lost=on_lost))
+        await asyncio.sleep(0)  # the first one's beat waits
+
+    async def extended() -> bool:
+        expires_at = await value(
+            db, "select lease_expires_at from market_fetches where unit_key = $1", units[1].key
+        )
+        return bool(expires_at - began > timedelta(hours=1.5))
+
+    await until(extended)
+    for one in kept:
+        keeper.let_go(one)
+    assert lost == []
+
+
 # ------------------------------------------------------------------------------------------------------- settle
 
 
