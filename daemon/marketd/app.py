@@ -57,23 +57,30 @@ class App:
         self._further_observers = observers
         self._daemon_id = uuid4()
         self._kinds = providers.discover()
+        self._reload_asked = asyncio.Event()
+        self._entered = False
         self.metrics = Metrics()
         self.admin_port: int | None = None  #: where /metrics is served, once it is
         self.dsn: str | None = None  #: where the database is, once it is known
 
     async def serve(self, stop: Stop, *, on_ready: Callable[[], None] | None = None) -> None:
-        """Work until `stop`.
+        """Work until `stop`, be it while this is still starting. Signals are heard from the first step to the last.
 
         Raises ConfigError, SchemaError or DatabaseUnavailable when it cannot start, and an exception group when a
         task of it crashed.
         """
-        async with AsyncExitStack() as stack:
-            await self._open(stack)
-            if not await self._may_enter():
-                return
+        self._stop = stop
+        with handled(stop, self._reload_asked.set):
+            async with AsyncExitStack() as stack:
+                if not await stop.cuts_off(self._start(stack)) and self._entered:
+                    await self._run(stop, on_ready)
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        await self._open(stack)
+        self._entered = await self._may_enter()
+        if self._entered:
             await self._apply(None, self._config)
             self._reloaded(None)
-            await self._run(stop, on_ready)
 
     @property
     def _log_stream(self) -> TextIO:
@@ -230,28 +237,22 @@ class App:
         return self._config.jobs.shutdown_grace.total_seconds()
 
     async def _run(self, stop: Stop, on_ready: Callable[[], None] | None) -> None:
-        self._stop = stop
-        reloader = self._reloader()
-        with handled(stop, reloader.ask if reloader else lambda: None):
-            async with asyncio.TaskGroup() as side:
-                services: list[asyncio.Task[None]] = [
-                    side.create_task(work(), name=name)
-                    for name, work in (
-                        *self._side_tasks(),
-                        *([("reload", reloader.run)] if reloader else []),
-                    )
-                ]
-                async with asyncio.TaskGroup() as lanes:
-                    # Holds the group open also when no lane runs yet.
-                    lanes.create_task(stop.wait(), name="stop")
-                    self._lanes.start(lanes, stop, self.grace_s)
-                    self._announce(on_ready)
-                    await stop.wait()
-                    systemd.stopping("draining")
-                    systemd.extend_timeout(self.grace_s() + _STOP_WITHIN_S)
-                    self._health.draining = True
-                for service in services:
-                    service.cancel()
+        async with asyncio.TaskGroup() as side:
+            services: list[asyncio.Task[None]] = [
+                side.create_task(work(), name=name)
+                for name, work in (*self._side_tasks(), *self._reloading())
+            ]
+            async with asyncio.TaskGroup() as lanes:
+                # Holds the group open also when no lane runs yet.
+                lanes.create_task(stop.wait(), name="stop")
+                self._lanes.start(lanes, stop, self.grace_s)
+                self._announce(on_ready)
+                await stop.wait()
+                systemd.stopping("draining")
+                systemd.extend_timeout(self.grace_s() + _STOP_WITHIN_S)
+                self._health.draining = True
+            for service in services:
+                service.cancel()
 
     def _side_tasks(self) -> Sequence[tuple[str, Callable[[], Coroutine[Any, Any, None]]]]:
         return (
@@ -273,11 +274,14 @@ class App:
         if on_ready is not None:
             on_ready()
 
-    def _reloader(self) -> Reloader | None:
+    def _reloading(self) -> Sequence[tuple[str, Callable[[], Coroutine[Any, Any, None]]]]:
         if self._path is None:
-            return None
-        types = wiring.provider_types()
-        return Reloader(self._config, self._path, types, self._apply, self._observer, self._reloaded)
+            return ()
+        types, asked = wiring.provider_types(), self._reload_asked
+        reloader = Reloader(
+            self._config, self._path, types, self._apply, self._observer, self._reloaded, asked
+        )
+        return (("reload", reloader.run),)
 
     def _reloaded(self, problem: str | None) -> None:
         self.metrics.reloaded(problem is None)

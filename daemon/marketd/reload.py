@@ -23,8 +23,11 @@ class Reloader:
         apply: Callable[[Config, Config], Awaitable[None]],
         observer: Observer,
         on_result: Callable[[str | None], None],
+        asked: asyncio.Event,
     ) -> None:
-        """`apply(old, new)` writes the new limits to Postgres, then swaps what runs.
+        """`asked` is set by whoever wants a reload.
+
+        `apply(old, new)` writes the new limits to Postgres, then swaps what runs.
 
         `on_result` gets None, or the first fault for which the file was refused.
         """
@@ -34,11 +37,7 @@ class Reloader:
         self._apply = apply
         self._observer = observer
         self._on_result = on_result
-        self._asked = asyncio.Event()
-
-    def ask(self) -> None:
-        """Reload soon. Safe in a signal handler of the loop."""
-        self._asked.set()
+        self._asked = asked
 
     async def run(self) -> None:
         """Reload whenever asked; until cancelled."""

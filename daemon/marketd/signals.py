@@ -1,4 +1,7 @@
-"""SIGTERM and SIGINT ask for a stop, a second one ends the process at once; SIGHUP asks for a reload."""
+"""SIGTERM and SIGINT ask for a stop, a second one ends the process at once; SIGHUP asks for a reload.
+
+A process that begins holds SIGHUP back until `handled` stands, and one that has ended its work is deaf.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,12 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 _SAME_REQUEST_S = 0.5
+_ALL = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stop(asyncio.Event):
@@ -29,6 +34,30 @@ class Stop(asyncio.Event):
             self._asked_at = time.monotonic()
         self.set()
 
+    async def cuts_off(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Await the work, which a stop cancels. Whether it did."""
+        working, stopping = asyncio.create_task(work), asyncio.create_task(self.wait())
+        try:
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            working.cancel()
+            await asyncio.wait({working})
+        if not working.cancelled():
+            working.result()
+        return working.cancelled()
+
+
+def hold_hangups_back() -> None:
+    """A SIGHUP that comes too early waits for `handled`, instead of ending the process. Before any thread starts."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+
+
+def go_deaf() -> None:
+    """For a process whose work is over: no signal shall turn its orderly end into another one."""
+    for number in _ALL:
+        signal.signal(number, signal.SIG_IGN)
+
 
 @contextmanager
 def handled(stop: Stop, on_reload: Callable[[], None]) -> Iterator[None]:
@@ -37,8 +66,9 @@ def handled(stop: Stop, on_reload: Callable[[], None]) -> Iterator[None]:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop._on_signal, number)
     loop.add_signal_handler(signal.SIGHUP, on_reload)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
     try:
         yield
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in _ALL:
             loop.remove_signal_handler(number)

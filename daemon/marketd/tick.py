@@ -38,6 +38,7 @@ class Tally:
     again: int = 0  #: runs of jobs after which the job waits once more
     calls: int = 0
     next_s: float | None = None  #: seconds after the end until more could be done; None: nothing waits
+    stopped: str | None = None  #: the signal that cut it off
     error: errors.DatabaseUnavailable | None = field(default=None, repr=False)
 
     def request_done(self, report: RequestReport) -> None:
@@ -136,7 +137,9 @@ class Tick(App):
 async def tick(config: Config, within: timedelta) -> Tally:
     """One tick. Raises ConfigError, SchemaError or DatabaseUnavailable."""
     work = Tick(config, within)
-    await work.serve(Stop())
+    stop = Stop()
+    await work.serve(stop)
+    work.tally.stopped = stop.signal_name
     if work.tally.error is not None:
         raise work.tally.error
     return work.tally

@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 import yaml
 
-from harness import GOLDEN, settings
+from harness import GOLDEN, settings, until
 from marketd import config as configuration
 from marketd import wiring
 from marketd.sandbox import Sandbox
@@ -125,6 +125,28 @@ async def test_it_ends_by_its_deadline_and_hands_back_what_hangs(
     rows = await db.fetch("select status, attempt from market_jobs")
     assert {row["status"] for row in rows} == {"pending"}
     assert max(row["attempt"] for row in rows) == 0  # refunded
+
+
+async def test_one_that_is_stopped_says_so_and_hands_back(
+    db: Connection, data: dict[str, Any], sandbox: Sandbox, tmp_path: Path
+) -> None:
+    sandbox.fault("stockx", "stall", times=None, seconds=60.0)
+    await _ask(db)
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(data))
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "marketd", "tick", "--config", str(file), "--within", "5m"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    await until(lambda: asyncio.sleep(0, sandbox.count("stockx")), what="the request")
+    child.terminate()
+    out, errors = await asyncio.wait_for(child.communicate(), 20)
+    assert child.returncode == 0, errors
+    assert "0 done, 0 failed" in out.decode()
+    assert "stopped by SIGTERM" in out.decode()
+    assert "nothing waits" not in out.decode()
+    assert await db.fetchval("select count(*) from market_jobs where status <> 'pending' or attempt > 0") == 0
 
 
 async def test_what_cannot_start_before_the_deadline_is_not_waited_for(

@@ -16,7 +16,7 @@ from marketd.signals import Stop, handled
 
 PROGRAM = """
 import asyncio, sys
-from marketd.signals import Stop, handled
+from marketd.signals import Stop, go_deaf, handled, hold_hangups_back
 
 async def main(stubborn):
     stop = Stop()
@@ -27,7 +27,17 @@ async def main(stubborn):
         if stubborn:
             await asyncio.Event().wait()
 
+def pause(word):
+    print(word, flush=True)
+    sys.stdin.readline()
+
+if sys.argv[1] == "early":
+    hold_hangups_back()
+    pause("starting")
 asyncio.run(main(sys.argv[1] == "stubborn"))
+if sys.argv[1] == "late":
+    go_deaf()
+    pause("over")
 """
 
 
@@ -35,12 +45,19 @@ def _run(kind: str) -> subprocess.Popen[str]:
     daemon = str(Path(__file__).resolve().parents[2] / "daemon")
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, kind],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": daemon},
     )
-    assert _line(process) == "ready"
+    assert _line(process) == ("starting" if kind == "early" else "ready")
     return process
+
+
+def _go_on(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
 
 
 def _line(process: subprocess.Popen[str]) -> str:
@@ -88,6 +105,38 @@ def test_hangup_asks_for_a_reload_and_stops_nothing() -> None:
             assert _line(process) == "reload"
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
+
+
+def test_a_hangup_before_anybody_listens_is_heard_as_soon_as_somebody_does() -> None:
+    with _run("early") as process:
+        process.send_signal(signal.SIGHUP)
+        _go_on(process)
+        assert sorted((_line(process), _line(process))) == ["ready", "reload"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
+def test_a_process_whose_work_is_over_ends_as_it_would_have() -> None:
+    with _run("late") as process:
+        process.send_signal(signal.SIGTERM)
+        assert (_line(process), _line(process)) == ("stop SIGTERM", "over")
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            process.send_signal(number)
+        _go_on(process)
+        assert process.wait(10) == 0
+
+
+async def test_a_stop_cuts_off_what_is_under_way_and_nothing_that_has_ended() -> None:
+    stop = Stop()
+
+    async def fails() -> None:
+        raise ValueError("of its own")
+
+    assert await stop.cuts_off(asyncio.sleep(0)) is False
+    with pytest.raises(ValueError, match="of its own"):
+        await stop.cuts_off(fails())
+    asyncio.get_running_loop().call_later(0.01, stop.set)
+    assert await stop.cuts_off(asyncio.sleep(60)) is True
 
 
 async def test_a_stop_may_be_asked_for_without_a_signal() -> None:

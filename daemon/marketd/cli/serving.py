@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import signal
 from argparse import Namespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from marketd import signals
 from marketd.cli import access
 from marketd.cli.exits import CommandError, Exit
 from marketd.cli.tables import age, as_json
 
-_TALLIED = ("busy", "planned", "done", "failed", "again", "calls", "next_s")
+if TYPE_CHECKING:
+    from marketd.tick import Tally
+
+_TALLIED = ("busy", "planned", "done", "failed", "again", "calls", "next_s", "stopped")
 
 
 def run(arguments: Namespace) -> int:
     """The daemon, until a signal."""
+    signals.hold_hangups_back()  # what is read from here on may be out of date by then
     config, path = access.whole(arguments)
     access.own_dsn(config, path)  # says what is missing before anything starts
 
@@ -31,16 +36,25 @@ def tick(arguments: Namespace) -> int:
 
     from marketd import process
 
-    tally = process.tick(config, arguments.within)
-    if arguments.json:
-        figures = {name: getattr(tally, name) for name in _TALLIED}
-        print(as_json(figures))
-        return Exit.OK
+    return process.tick(config, arguments.within, _tell_as_json if arguments.json else _tell)
+
+
+def _tell_as_json(tally: Tally) -> int:
+    print(as_json({name: getattr(tally, name) for name in _TALLIED}))
+    return Exit.OK
+
+
+def _tell(tally: Tally) -> int:
     if tally.busy:
         print("other ticks are at work on this database; nothing was left to do for this one")
         return Exit.OK
-    later = "nothing waits" if tally.next_s is None else f"more can be done in {age(max(0.0, tally.next_s))}"
-    planned = "" if tally.planned else " (planned already within scheduler.interval)"
+    if tally.stopped:
+        later = f"stopped by {tally.stopped}, what was under way is given back"
+    elif tally.next_s is None:
+        later = "nothing waits"
+    else:
+        later = f"more can be done in {age(max(0.0, tally.next_s))}"
+    planned = "" if tally.planned or tally.stopped else " (planned already within scheduler.interval)"
     print(
         f"{tally.done} done, {tally.failed} failed, {tally.again} to be tried again; "
         f"{tally.calls} calls; {later}{planned}"
