@@ -106,6 +106,7 @@ create table market_budgets (
   window_end timestamp with time zone not null,
   used integer default 0 not null,
   used_background integer default 0 not null,
+  carried integer default 0 not null,
   given_back integer default 0 not null,
   refused integer default 0 not null,
   background_tokens double precision,
@@ -894,6 +895,30 @@ CREATE OR REPLACE FUNCTION market__basis_kind(p_basis jsonb)
 AS $function$ select coalesce(p_basis, '{}') - array['flex_ask', 'listings', 'sales_90d'] $function$;
 revoke execute on function market__basis_kind(jsonb) from public;
 
+CREATE OR REPLACE FUNCTION market__calls_since(p market_providers, p_kind text, p_from timestamp with time zone)
+ RETURNS integer
+ LANGUAGE sql
+ STABLE
+AS $function$
+  with reaching as (
+    select b.window_start, b.used - b.carried as calls, b.window_start < p_from as partly from market_budgets b
+     where b.provider = p.provider and b.account = p.account and b.window_kind = p_kind and b.window_end > p_from
+  ), before as (
+    select min(r.window_start) as starts, sum(r.calls) as calls from reaching r where r.partly
+  )
+  select (coalesce((select sum(r.calls) from reaching r), 0)
+          - case when (select count(*) from market_budgets b
+                        where b.provider = p.provider and b.account = p.account and b.window_kind = p_kind
+                          and b.window_start < p_from and b.window_end > e.starts) = 1
+                 then least(e.calls, (select count(*) from market_requests q
+                        where q.granted_at >= e.starts and q.granted_at < p_from and q.provider = p.provider
+                          and q.account = p.account and not q.given_back
+                          and q.meter = case when p_kind in ('hour', 'day') then 'calls' else p_kind end))
+                 else 0 end)::int
+    from before e
+$function$;
+revoke execute on function market__calls_since(market_providers,text,timestamp with time zone) from public;
+
 CREATE OR REPLACE FUNCTION market__candidates(p_provider text, p_account text, p_limit integer, p_edge double precision, p_now timestamp with time zone)
  RETURNS SETOF market__candidate
  LANGUAGE sql
@@ -932,6 +957,40 @@ AS $function$
     from scan s left join found f on true order by f.value desc, f.unit_key
 $function$;
 revoke execute on function market__candidates(text,text,integer,double precision,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION market__carry(p market_providers, s market_settings, p_now timestamp with time zone)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+declare kind text; w record; reach_from timestamptz; granted int; missing int;
+begin
+  foreach kind in array array['hour', 'day', 'mints', 'reports'] loop
+    w := market__window(p, s, case kind when 'hour' then kind else 'day' end, p_now);
+    continue when not exists (
+      select from market_budgets b where b.provider = p.provider and b.account = p.account and b.window_kind = kind
+         and b.window_start < w.ends and b.window_end > w.starts and b.window_start <> w.starts);
+    insert into market_budgets as b (provider, account, window_kind, window_start, window_end, used, carried)
+    select p.provider, p.account, kind, w.starts, w.ends, c.calls, c.calls
+      from market__calls_since(p, kind, w.starts) c(calls)
+    on conflict (provider, account, window_kind, window_start) do update set
+      used = greatest(b.used, excluded.used),
+      carried = greatest(b.used, excluded.used) - (b.used - b.carried);
+  end loop;
+  if p.rolling then
+    -- Whose hour did not roll has no grants yet: a call stands where the record has it, else now.
+    reach_from := p_now - make_interval(secs => s.hour_s + 6 * market__guard(s));
+    select count(*) into granted from market_grants g
+     where g.provider = p.provider and g.account = p.account and g.send_at > reach_from;
+    missing := least(market__calls_since(p, 'hour', reach_from), p.quota_hour) - granted;   -- more would look like an overshoot
+    insert into market_grants (provider, account, send_at)
+    select p.provider, p.account, coalesce(r.granted_at, p_now)
+      from generate_series(1, missing) n
+      left join (select q.granted_at, row_number() over (order by q.granted_at desc) as nth from market_requests q
+                  where q.granted_at > reach_from and q.provider = p.provider and q.account = p.account
+                    and q.meter = 'calls' and not q.given_back) r on r.nth = n;
+  end if;
+end $function$;
+revoke execute on function market__carry(market_providers,market_settings,timestamp with time zone) from public;
 
 CREATE OR REPLACE FUNCTION market__charge(p market_providers, s market_settings, p_priority integer, p_meter text, p_after text, p_now timestamp with time zone, p_daemon uuid DEFAULT NULL::uuid, p_lead_s double precision DEFAULT 0, OUT granted boolean, OUT reason text, OUT until timestamp with time zone, OUT wait_s double precision, OUT granted_at timestamp with time zone, OUT delay_s double precision, OUT valid_s double precision, OUT receipt text, OUT cost_window timestamp with time zone, OUT step_s double precision)
  RETURNS record

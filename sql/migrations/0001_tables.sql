@@ -99,6 +99,7 @@ create table market_budgets (
   window_end timestamptz not null,
   used int not null default 0 check (used >= 0),
   used_background int not null default 0 check (used_background >= 0),
+  carried int not null default 0,         -- of `used`: charged in windows that began elsewhere, before the configuration moved them
   given_back int not null default 0,
   refused int not null default 0,
   background_tokens double precision,     -- spread: background calls that may go at once, as of background_at

@@ -611,6 +611,61 @@ begin
    where m.provider = p_provider and m.account = p_account;
 end $$;
 
+-- Calls of a kind that may have left since p_from: what is charged in windows that end later, without what the call record
+-- proves to be earlier. Where several windows reach back beyond p_from nothing is taken off: nobody knows which was charged.
+create function market__calls_since(p market_providers, p_kind text, p_from timestamptz) returns int
+language sql stable as $$
+  with reaching as (
+    select b.window_start, b.used - b.carried as calls, b.window_start < p_from as partly from market_budgets b
+     where b.provider = p.provider and b.account = p.account and b.window_kind = p_kind and b.window_end > p_from
+  ), before as (
+    select min(r.window_start) as starts, sum(r.calls) as calls from reaching r where r.partly
+  )
+  select (coalesce((select sum(r.calls) from reaching r), 0)
+          - case when (select count(*) from market_budgets b
+                        where b.provider = p.provider and b.account = p.account and b.window_kind = p_kind
+                          and b.window_start < p_from and b.window_end > e.starts) = 1
+                 then least(e.calls, (select count(*) from market_requests q
+                        where q.granted_at >= e.starts and q.granted_at < p_from and q.provider = p.provider
+                          and q.account = p.account and not q.given_back
+                          and q.meter = case when p_kind in ('hour', 'day') then 'calls' else p_kind end))
+                 else 0 end)::int
+    from before e
+$$;
+
+-- A configuration may move the windows of an account (its day's start or zone, an hour that rolls): what was charged in those
+-- before is charged in the present ones, too, else each such change would bring the quota once more. Does nothing else.
+create function market__carry(p market_providers, s market_settings, p_now timestamptz) returns void
+language plpgsql as $$
+declare kind text; w record; reach_from timestamptz; granted int; missing int;
+begin
+  foreach kind in array array['hour', 'day', 'mints', 'reports'] loop
+    w := market__window(p, s, case kind when 'hour' then kind else 'day' end, p_now);
+    continue when not exists (
+      select from market_budgets b where b.provider = p.provider and b.account = p.account and b.window_kind = kind
+         and b.window_start < w.ends and b.window_end > w.starts and b.window_start <> w.starts);
+    insert into market_budgets as b (provider, account, window_kind, window_start, window_end, used, carried)
+    select p.provider, p.account, kind, w.starts, w.ends, c.calls, c.calls
+      from market__calls_since(p, kind, w.starts) c(calls)
+    on conflict (provider, account, window_kind, window_start) do update set
+      used = greatest(b.used, excluded.used),
+      carried = greatest(b.used, excluded.used) - (b.used - b.carried);
+  end loop;
+  if p.rolling then
+    -- Whose hour did not roll has no grants yet: a call stands where the record has it, else now.
+    reach_from := p_now - make_interval(secs => s.hour_s + 6 * market__guard(s));
+    select count(*) into granted from market_grants g
+     where g.provider = p.provider and g.account = p.account and g.send_at > reach_from;
+    missing := least(market__calls_since(p, 'hour', reach_from), p.quota_hour) - granted;   -- more would look like an overshoot
+    insert into market_grants (provider, account, send_at)
+    select p.provider, p.account, coalesce(r.granted_at, p_now)
+      from generate_series(1, missing) n
+      left join (select q.granted_at, row_number() over (order by q.granted_at desc) as nth from market_requests q
+                  where q.granted_at > reach_from and q.provider = p.provider and q.account = p.account
+                    and q.meter = 'calls' and not q.given_back) r on r.nth = n;
+  end if;
+end $$;
+
 -- What the provider itself counts of our day: the lower of the two remainders holds. Returns the drift.
 create function market_reconcile(p_provider text, p_account text, p_remaining int, p_reset timestamptz) returns int
 language plpgsql as $$

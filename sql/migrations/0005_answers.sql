@@ -237,7 +237,9 @@ create view market_budget_status as
 select p.provider, p.account, k.kind as window_kind, h.starts as window_start, h.ends as window_end,
        h.quota, h.used, h.quota - h.used as remaining, h.urgent_left, h.background_left,
        coalesce(b.used_background, 0) as used_background, coalesce(b.given_back, 0) as given_back,
-       coalesce(b.refused, 0) as refused, greatest(0, h.used - coalesce(b.quota, h.quota)) as over,
+       coalesce(b.refused, 0) as refused,
+       -- What a moved window brought along is nobody's fault.
+       greatest(0, least(h.used - coalesce(b.quota, h.quota), h.used - coalesce(b.carried, 0))) as over,
        date_part('epoch', h.ends - clock_timestamp()) as resets_in_s,
        market__lane_state(p) as lane_state,
        p.circuit_until as until, coalesce(p.paused_reason, p.circuit_detail, p.off_reason) as reason,

@@ -67,6 +67,10 @@ on conflict (provider, account) do update set
   background_min = excluded.background_min, pace_s = excluded.pace_s, circuit_after = excluded.circuit_after,
   circuit_open_s = excluded.circuit_open_s, images = excluded.images, first_calls = excluded.first_calls;
 
+-- name: carry
+-- What windows that begin elsewhere now were charged before. $1 provider  $2 account
+select market__carry(p, s, clock_timestamp()) from market_providers p, market_settings s where p.provider = $1 and p.account = $2;
+
 -- name: probe_again
 -- Whoever loads a configuration may have mended the credentials, here or at the provider: a probe at once.
 update market_providers set circuit_until = clock_timestamp()

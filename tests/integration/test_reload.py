@@ -527,3 +527,16 @@ async def test_a_refusal_of_credentials_that_a_reload_replaced_does_not_keep_the
     await live.done(job)
     refused = [request.status for request in live.sandbox.requests if request.endpoint == "search"]
     assert 401 in refused
+
+
+async def test_a_day_that_a_reload_moves_brings_no_second_quota(live: Live) -> None:
+    await live.change({"providers.stockx.budget.per_day": 3})
+    await live.done(await live.ask())
+    waiting = await live.ask("553558-134")
+    await live.waits_for(waiting, "budget")
+    sent = live.sandbox.count("stockx")
+    for zone in ("America/Los_Angeles", "Asia/Tokyo", "UTC"):
+        budget = {"per_day": 3, "day_starts": f"00:00 {zone}"}
+        await live.change({f"providers.stockx.budget.{key}": new for key, new in budget.items()})
+        await live.waits_for(waiting, "budget")
+    assert live.sandbox.count("stockx") == sent

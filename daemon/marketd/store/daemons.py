@@ -113,6 +113,7 @@ class DaemonStore:
         # In key order, as every statement that locks provider rows.
         for account in sorted(accounts, key=lambda a: a.lane):
             statements.append((self._sql["put_provider"], account.row()))
+            statements.append((self._sql["carry"], (account.provider, account.account)))
             statements += [
                 (self._sql["put_account_user"], (account.provider, user, account.account))
                 for user in account.users
