@@ -55,7 +55,7 @@ class Agreement:
         """Tell of other live daemons with other settings, once for each set of them; they come and go.
 
         What the last to come has written stays in force only as long as somebody lives who is configured so; and whom a
-        restored database does not know signs on again.
+        restored database does not know signs on again, as does who never heard that a reload was committed.
         """
         ours = config.digest(shared=True)
         try:

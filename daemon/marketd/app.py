@@ -58,6 +58,9 @@ class App:
         self._daemon_id = uuid4()
         self._kinds = providers.discover()
         self._reload_asked = asyncio.Event()
+        self._agreeing = (
+            asyncio.Lock()
+        )  #: or what a reload has written would be taken for lost before it holds here
         self._entered = False
         self.metrics = Metrics()
         self.admin_port: int | None = None  #: where /metrics is served, once it is
@@ -197,10 +200,11 @@ class App:
         accounts = wiring.accounts_of(new, self._kinds)
         on = {(a.provider, a.account) for a in accounts if a.off_reason is None}
         doors = self._visits.build(new, on)  # first, since a provider may refuse what the file says
-        await self._agreement.write(new, accounts, renewed=await self._renewed(old, new))
+        async with self._agreeing:
+            await self._agreement.write(new, accounts, renewed=await self._renewed(old, new))
+            self._config = new
         self._visits.use(doors)
         self._visits.void_blocks()
-        self._config = new
         logs.setup(new.log, stream=self._log_stream)
         logs.hide(
             new.secrets() | (old.secrets() if old else frozenset())
@@ -225,7 +229,8 @@ class App:
         return wiring.lanes_of(new)
 
     async def _compare_with_others(self) -> None:
-        await self._agreement.compare(self._config)
+        async with self._agreeing:
+            await self._agreement.compare(self._config)
 
     def _lane_settings(self, provider: str, account: str) -> LaneSettings:
         visit = self._visits.opener(provider, account)

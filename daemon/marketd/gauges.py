@@ -79,7 +79,7 @@ class Gauges:
     def fetches_done(self, reports: Sequence[FetchReport]) -> None: ...
 
     def event(self, name: str, **fields: object) -> None:
-        if name == "config_reloaded":
+        if name in ("config_reloaded", "config_rejected"):
             self.hurry()
 
     def hurry(self) -> None:

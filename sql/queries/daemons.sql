@@ -40,10 +40,11 @@ select daemon_id, host, pid, config_hash from market_daemons
 
 -- name: is_lost
 -- Whether what we wrote is lost: the configuration that was written last is another one, of no live daemon; or our own row
--- has gone (a restore, a failover, a day out of reach), and we count as dead. $1 daemon  $2 our hash
+-- has gone (a restore, a failover, a day out of reach), and we count as dead; or it says what we do not run by, for the answer
+-- to the commit of a reload was lost, and so the reload is given up. $1 daemon  $2 our hash
 select s.config_hash is distinct from $2 and not exists (
          select from market_daemons d where d.alive_until > clock_timestamp() and d.config_hash = s.config_hash)
-       or not exists (select from market_daemons d where d.daemon_id = $1)
+       or not exists (select from market_daemons d where d.daemon_id = $1 and d.config_hash = $2)
   from market_settings s;
 
 -- name: know_zones

@@ -140,7 +140,7 @@ class DaemonStore:
         return bool(await self._db.fetchval(self._sql["is_in_force"], config_hash))
 
     async def is_lost(self, config_hash: str) -> bool:
-        """Whether `apply` is due once more: what is in force is of a daemon that has gone, or our own row has gone."""
+        """Whether `apply` is due once more: what is in force is of a daemon that has gone, or our row is not ours."""
         return bool(await self._db.fetchval(self._sql["is_lost"], self._daemon_id, config_hash))
 
     async def unregister(self) -> None:
