@@ -1891,6 +1891,7 @@ CREATE OR REPLACE FUNCTION market__open_new(items jsonb, p_priority integer, p_u
  SET work_mem TO '64MB'
 AS $function$
 declare s market_settings; asked market__taken[];
+  ids regclass := pg_get_serial_sequence('market_jobs', 'id');   -- its usual name may have been taken
 begin
   select * into s from market_settings;
   -- One stream of rows from CTE to CTE, never two joined: knowing nothing of their size the planner would compare each with each.
@@ -1924,7 +1925,7 @@ begin
   ), placed as (
     select d.*, row_number() over (partition by d.queue order by d.ord) as place from due d where d.new
   ), new as materialized (
-    select d.*, nextval('market_jobs_id_seq') as id,
+    select d.*, nextval(ids) as id,
            greatest((d.w).not_before, case when d.looks_past is null then d.retry_at end, p_now) as run_at,
            -- the first place is looked up once for all of a queue
            max(case when d.place = 1 then market__turn(d.provider, d.account, d.priority, p_user_id) end)

@@ -327,6 +327,7 @@ create type market__taken as (
 create function market__open_new(items jsonb, p_priority int, p_user_id text, p_now timestamptz) returns market__taken[]
 language plpgsql set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off set work_mem = '64MB' as $$
 declare s market_settings; asked market__taken[];
+  ids regclass := pg_get_serial_sequence('market_jobs', 'id');   -- its usual name may have been taken
 begin
   select * into s from market_settings;
   -- One stream of rows from CTE to CTE, never two joined: knowing nothing of their size the planner would compare each with each.
@@ -360,7 +361,7 @@ begin
   ), placed as (
     select d.*, row_number() over (partition by d.queue order by d.ord) as place from due d where d.new
   ), new as materialized (
-    select d.*, nextval('market_jobs_id_seq') as id,
+    select d.*, nextval(ids) as id,
            greatest((d.w).not_before, case when d.looks_past is null then d.retry_at end, p_now) as run_at,
            -- the first place is looked up once for all of a queue
            max(case when d.place = 1 then market__turn(d.provider, d.account, d.priority, p_user_id) end)

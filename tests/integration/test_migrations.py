@@ -114,3 +114,18 @@ async def test_what_apps_call_runs_with_a_search_path_of_its_own(db: Connection)
 
 async def test_the_written_schema_is_that_of_the_migrations(db: Connection) -> None:
     assert SCHEMA.read_text(encoding="utf-8") == await describe(db), "run `make schema`"
+
+
+async def test_a_sequence_that_was_left_behind_gives_no_job_its_number(empty_database: str) -> None:
+    await _execute(empty_database, "create sequence market_jobs_id_seq")  # of a table that is gone
+    await migrate.migrate(empty_database)
+    db = await asyncpg.connect(empty_database)
+    try:
+        many = "select * from market_enqueue_many($1)"
+        items = '[{"provider": "stockx", "sku": "AA1-1"}, {"provider": "stockx", "sku": "BB1-1"}]'
+        ids = [row["job_id"] for row in await db.fetch(many, items)]
+        for sku in ("CC1-1", "DD1-1"):
+            ids.append(await db.fetchval("select job_id from market_enqueue('stockx', $1)", sku))
+        assert sorted(ids) == ids == [1, 2, 3, 4]
+    finally:
+        await db.close()
