@@ -36,6 +36,18 @@ select relname::text as name from pg_class
  union
 select proname::text from pg_proc where pronamespace = current_schema()::regnamespace and proname = any ($1)
  order by name"""
+_OPEN_TO = """
+with given as (
+  select a.grantee, c.relname::text as name from pg_class c, aclexplode(c.relacl) a
+   where c.relnamespace = current_schema()::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'S')
+     and (starts_with(c.relname, 'market_') or c.relname = 'stockx_market_prices')
+   union all
+  select a.grantee, p.proname::text from pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+   where p.pronamespace = current_schema()::regnamespace and starts_with(p.proname, 'market_')
+)
+select case grantee when 0 then 'PUBLIC' else grantee::regrole::text end as role,
+       array_agg(distinct name order by name) as names
+  from given where grantee = 0 or grantee = to_regrole('anon') group by grantee order by role"""
 _CREATES = re.compile(r"^create (?:or replace )?(?:table|view|function|type)\s+(\w+)", re.MULTILINE)
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -93,6 +105,18 @@ async def apply_roles(dsn: str) -> None:
         async with connection.transaction():
             await connection.execute(_LOCK_TIMEOUT)
             await connection.execute(text)
+    finally:
+        await connection.close(timeout=5)
+
+
+async def open_to(dsn: str) -> dict[str, list[str]]:
+    """What PUBLIC and `anon`, who shall have nothing, may use of marketd: names by role.
+
+    Supabase's default privileges give `anon` (whoever visits its API) every right on all that is new in `public`.
+    """
+    connection = await asyncpg.connect(dsn, timeout=15, command_timeout=_PATIENCE_S, statement_cache_size=0)
+    try:
+        return {row["role"]: row["names"] for row in await connection.fetch(_OPEN_TO)}
     finally:
         await connection.close(timeout=5)
 

@@ -16,6 +16,7 @@ import pytest
 from faults.kit import QUICK_JOBS, Connection, ask, ended, load
 from harness import configured, running, until
 from marketd import migrate
+from marketd.cli import main
 from marketd.migrate import apply_roles
 from marketd.sandbox import Sandbox
 from marketd.store.sqlfile import queries
@@ -428,6 +429,39 @@ async def test_supabase_gives_nothing_to_who_is_not_signed_in(
         select oid::regprocedure::text from pg_proc
          where pronamespace = 'public'::regnamespace and has_function_privilege(oid, 'execute')""")
     assert rights == []
+
+
+async def test_migrate_warns_until_supabases_default_rights_are_taken_away(
+    empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text(f"database: {{dsn: '{empty_database}'}}\n")
+    connection = await asyncpg.connect(empty_database)
+
+    async def warnings() -> str:
+        assert await asyncio.to_thread(main, ["migrate", "--roles"]) == 0
+        return capsys.readouterr().err
+
+    for role in ("anon", "authenticated", "service_role"):
+        if not await connection.fetchval("select to_regrole($1)", role):
+            await connection.execute(f"create role {role} nologin noinherit")
+        for kind in ("tables", "functions", "sequences"):
+            await connection.execute(
+                f"alter default privileges in schema public grant all on {kind} to {role}"
+            )
+    told = await warnings()
+    assert told.startswith("warning: anon, whom anybody may be, has rights on market__")
+    assert "sql/supabase.sql" in told
+    await connection.execute(SUPABASE.read_text())
+    assert await warnings() == ""
+    await connection.execute("grant select on market_prices to public")
+    assert await asyncio.to_thread(main, ["migrate"]) == 0
+    assert (
+        "everybody who may log in has rights on market_prices: `marketd migrate --roles`"
+        in capsys.readouterr().err
+    )
+    assert await warnings() == ""
+    await connection.close()
 
 
 async def test_supabases_service_role_asks_for_anybody_and_operates(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from argparse import Namespace
 from contextlib import ExitStack
 
@@ -37,10 +38,18 @@ def migrate(arguments: Namespace) -> int:
     with ExitStack() as stack:
         if dsn is None:
             dsn = _embedded(config, stack)
-        steps = asyncio.run(_migrate(dsn, plan=arguments.plan, roles=arguments.roles))
+        steps, exposed = asyncio.run(_migrate(dsn, plan=arguments.plan, roles=arguments.roles))
     names = [f"{step.version:04d}_{step.name}" for step in migrations() if step.version in steps]
+    for role, things in exposed.items():
+        print(_warning(role, things), file=sys.stderr)
     if arguments.json:
-        print(as_json({"plan": arguments.plan, "steps": names, "schema_version": schema.version()}))
+        told = {
+            "plan": arguments.plan,
+            "steps": names,
+            "schema_version": schema.version(),
+            "open_to": exposed,
+        }
+        print(as_json(told))
         return Exit.OK
     for name in names:
         print(f"{'to do' if arguments.plan else 'done'}: {name}")
@@ -61,12 +70,25 @@ def _embedded(config: Config, stack: ExitStack) -> str:
         raise DatabaseUnavailable(str(error)) from error
 
 
-async def _migrate(dsn: str, *, plan: bool, roles: bool) -> list[int]:
+def _warning(role: str, things: list[str]) -> str:
+    """What to do about a role that may use what is nobody's."""
+    some = ", ".join(things[:3]) + (f" and {len(things) - 3} more" if len(things) > 3 else "")
+    if role == "PUBLIC":
+        return f"warning: everybody who may log in has rights on {some}: `marketd migrate --roles` takes them away"
+    return (
+        f"warning: {role}, whom anybody may be, has rights on {some}, by this server's default privileges. "
+        "After `marketd migrate --roles` apply sql/supabase.sql, which takes them away: "
+        'psql "$MARKETD_DSN" -v ON_ERROR_STOP=1 -f sql/supabase.sql'
+    )
+
+
+async def _migrate(dsn: str, *, plan: bool, roles: bool) -> tuple[list[int], dict[str, list[str]]]:
+    """The steps, and to whom the result is open."""
     try:
         steps = await schema.migrate(dsn, plan=plan)
         if roles and not plan:
             await schema.apply_roles(dsn)
-        return steps
+        return steps, await schema.open_to(dsn)
     except _UNREACHABLE as error:
         raise DatabaseUnavailable(
             f"cannot connect to Postgres: {in_words(error)}; check that it runs and that database.dsn is right"
