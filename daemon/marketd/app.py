@@ -142,9 +142,7 @@ class App:
         stores = Stores(jobs=jobs, circuits=self._circuits)
         self._stores = stores
         self._daemons = DaemonStore(db, self._daemon_id)
-        self._visits = Visits(
-            self._session, db, self._kinds, config.state_dir, self._observer, self._daemon_id
-        )
+        self._visits = Visits(self._session, db, self._kinds, self._observer, self._daemon_id)
         self._poller = Poller(
             timing,
             jobs,

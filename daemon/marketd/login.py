@@ -22,6 +22,7 @@ from marketd import errors, oauth
 from marketd.clock import monotonic
 from marketd.http_client import Door, Pacer, ProviderHttp, Request, open_session
 from marketd.limiter import Grant
+from marketd.models import DEFAULT_ACCOUNT
 from marketd.provider import Reply
 from marketd.telemetry import Observers
 
@@ -43,6 +44,7 @@ def stored(state_dir: Path, provider: str, account: str, credentials: BaseModel)
     if not isinstance(held, SecretStr) or held.get_secret_value():
         return credentials
     file = login_file(state_dir, provider, account)
+    which = "" if account == DEFAULT_ACCOUNT else f" --account {account}"
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
         client, token = kept["client_id"], kept["refresh_token"]
@@ -50,7 +52,9 @@ def stored(state_dir: Path, provider: str, account: str, credentials: BaseModel)
         return credentials
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.ConfigError(
-            [f"{file}: not a stored login ({type(error).__name__}); run `marketd auth {provider}` again"]
+            [
+                f"{file}: not a stored login ({type(error).__name__}); run `marketd auth {provider}{which}` again"
+            ]
         ) from None
     if client != getattr(credentials, "client_id", None):
         return credentials

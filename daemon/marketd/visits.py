@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from uuid import UUID
 
 import aiohttp
 
 from marketd import errors
 from marketd.config import Config
-from marketd.config.flat import MASK, secrets
-from marketd.http_client import Door, Pacer, ProviderHttp
+from marketd.config.flat import secrets
+from marketd.http_client import Auth, Door, Pacer, ProviderHttp
 from marketd.models import DEFAULT_ACCOUNT, Unit
 from marketd.provider import Ask, Found, TellsUsage, Usage
 from marketd.providers import Plugin
@@ -53,6 +52,31 @@ class Visit:
         return self.provider.fetch(ask, self.http)
 
 
+def key_of(provider: str, account: str) -> tuple[str, ...]:
+    """Where an account stands in the configuration."""
+    return ("providers", provider, *(() if account == DEFAULT_ACCOUNT else ("accounts", account)))
+
+
+def plugged(kind: type[Plugin], config: Config, provider: str, account: str) -> tuple[Plugin, Auth]:
+    """The provider, and who we are to it, as the lane of one account has them.
+
+    Raises ConfigError with the place in the file when the provider refuses what its stanza says.
+    """
+    stanza = config.providers[provider]
+    suffix = "" if account == DEFAULT_ACCOUNT else f"-{account}"
+    where: tuple[str, ...] = ("providers", provider, "options")
+    try:
+        plugin = kind(stanza.options)
+        where = key_of(provider, account)
+        return plugin, plugin.authorize(
+            stanza.credentials_of(account),
+            token_url=stanza.token_url,
+            token_file=config.state_dir / f"{provider}{suffix}-token.json",
+        )
+    except Exception as error:  # maybe someone else's module: the operator must learn whose it is
+        raise errors.ConfigError([config.fault_at(where, f"{type(error).__name__}: {error}")]) from None
+
+
 class Visits:
     """Builds providers and doors from the configuration; fetches under way keep the ones they have."""
 
@@ -61,7 +85,6 @@ class Visits:
         session: aiohttp.ClientSession,
         db: Database,
         kinds: Mapping[str, type[Plugin]],
-        state_dir: Path,
         observer: Observer,
         daemon_id: UUID,
     ) -> None:
@@ -69,14 +92,22 @@ class Visits:
         self._daemon_id = daemon_id
         self._db = db
         self._kinds = kinds
-        self._state_dir = state_dir
         self._observer = observer
         self._built: dict[Lane, Built] = {}
         self._chargers: dict[Lane, Charger] = {}
 
     def build(self, config: Config, lanes: Iterable[Lane]) -> dict[Lane, Built]:
         """What `use` puts to work. An unchanged stanza keeps its door, and so its token. Raises ConfigError."""
-        return {lane: self._build(config, *lane) for lane in lanes}
+        built: dict[Lane, Built] = {}
+        problems: list[str] = []
+        for lane in lanes:
+            try:
+                built[lane] = self._build(config, *lane)
+            except errors.ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise errors.ConfigError(list(dict.fromkeys(problems)))
+        return built
 
     def use(self, built: dict[Lane, Built]) -> None:
         """From now on visits go through these."""
@@ -88,21 +119,8 @@ class Visits:
         known = self._built.get((provider, account))
         if known is not None and known[0] == fingerprint:
             return known
-        credentials = stanza.credentials_of(account)
-        hidden = tuple(sorted(secrets(credentials), key=len, reverse=True))
-        suffix = "" if account == DEFAULT_ACCOUNT else f"-{account}"
-        try:
-            plugin = self._kinds[provider](stanza.options)
-            auth = plugin.authorize(
-                credentials,
-                token_url=stanza.token_url,
-                token_file=self._state_dir / f"{provider}{suffix}-token.json",
-            )
-        except Exception as error:  # maybe someone else's module: the operator must learn whose it is
-            reason = f"{type(error).__name__}: {error}"
-            for secret in hidden:
-                reason = reason.replace(secret, MASK)
-            raise errors.ConfigError([f"providers.{provider}: {reason}"]) from None
+        hidden = tuple(sorted(secrets(stanza.credentials_of(account)), key=len, reverse=True))
+        plugin, auth = plugged(self._kinds[provider], config, provider, account)
         door = Door(
             provider=provider,
             account=account,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from pydantic import BaseModel
 
-from marketd import clock, login, providers
+from marketd import clock, errors, login, providers
 from marketd.config import Config, ProviderTypes
 from marketd.config import Provider as Stanza
 from marketd.config.flat import digest
@@ -19,6 +19,7 @@ from marketd.retry import RetryPolicy
 from marketd.scheduler import Timing
 from marketd.store.daemons import AccountLimits, Settings
 from marketd.store.plan import Dials
+from marketd.visits import key_of, plugged
 
 
 def provider_types() -> dict[str, ProviderTypes]:
@@ -64,18 +65,41 @@ def off_reason(stanza: Stanza, credentials: BaseModel) -> str | None:
 
 def with_logins(config: Config) -> Config:
     """`config` with the refresh tokens of earlier logins where it names none. Raises ConfigError."""
-    state_dir = config.state_dir
-    stanzas = {}
-    for name, stanza in config.providers.items():
-        accounts = {
-            account: further.model_copy(
-                update={"credentials": login.stored(state_dir, name, account, further.credentials)}
-            )
-            for account, further in stanza.accounts.items()
-        }
-        own = login.stored(state_dir, name, DEFAULT_ACCOUNT, stanza.credentials)
-        stanzas[name] = stanza.model_copy(update={"credentials": own, "accounts": accounts})
+    stanzas = dict(config.providers)
+    problems: list[str] = []
+    for name, account in lanes_of(config):
+        stanza = stanzas[name]
+        try:
+            kept = login.stored(config.state_dir, name, account, stanza.credentials_of(account))
+        except errors.ConfigError as error:
+            problems += [config.fault_at(key_of(name, account), problem) for problem in error.problems]
+            continue
+        stanzas[name] = stanza.with_credentials(account, kept)
+    if problems:
+        raise errors.ConfigError(problems)
     return config.model_copy(update={"providers": stanzas})
+
+
+def built(config: Config, kinds: Mapping[str, type[Plugin]]) -> Config:
+    """`config` as it would start: with logins, and every lane that is on built once, to see that it can be.
+
+    Raises ConfigError with every fault that a start would find.
+    """
+    problems: list[str] = []
+    try:
+        config = with_logins(config)
+    except errors.ConfigError as error:
+        problems += error.problems
+    for name, account in lanes_of(config):
+        stanza = config.providers[name]
+        if off_reason(stanza, stanza.credentials_of(account)) is None:
+            try:
+                plugged(kinds[name], config, name, account)
+            except errors.ConfigError as error:
+                problems += error.problems
+    if problems:
+        raise errors.ConfigError(list(dict.fromkeys(problems)))
+    return config
 
 
 def timing_of(config: Config) -> Timing:

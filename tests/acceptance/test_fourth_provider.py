@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
+import sys
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
@@ -132,3 +134,50 @@ async def test_a_provider_that_refuses_its_stanza_keeps_the_daemon_down_or_as_it
         assert await daemon.stop() == 0
     assert daemon.text().count(refusal) >= 2
     assert "a-key" not in daemon.text()
+
+
+async def test_what_a_provider_refuses_is_told_by_check_config_with_its_place(
+    bazaar: str, tmp_path: Path
+) -> None:
+    plugins = tmp_path / "plugins"
+    _install(plugins, needs_token_url=True)
+    shop = {"credentials": {"key": "another-key"}}
+    stanza = {
+        "base_url": bazaar,
+        "credentials": {"key": "a-key"},
+        "currency": "USD",
+        "accounts": {"shop": shop},
+    }
+    daemon = Daemon(tmp_path, {"state_dir": str(tmp_path / "state"), "providers": {"bazaar": stanza}})
+    code, told = await _checked(daemon, plugins)
+    assert code == 78
+    assert told.splitlines() == [
+        f"marketd: {daemon.config}:3:3: providers.bazaar: ValueError: no token_url for **********",
+        f"marketd: {daemon.config}:9:7: providers.bazaar.accounts.shop: ValueError: no token_url for **********",
+    ]
+
+    module = plugins / "marketd_bazaar.py"
+    held = "        self.options = options\n"
+    assert held in module.read_text()
+    module.write_text(module.read_text().replace(held, "        raise LookupError('no\\nsuch index')\n"))
+    daemon.write({"providers": {"bazaar": {**stanza, "options": {}}}})
+    code, told = await _checked(daemon, plugins)
+    assert (code, told) == (
+        78,
+        f"marketd: {daemon.config}:11:5: providers.bazaar.options: LookupError: no such index\n",
+    )
+
+    # Who is off is not built, here as little as at a start.
+    daemon.write({"providers": {"bazaar": {**stanza, "enabled": False}}})
+    assert await _checked(daemon, plugins) == (0, "")
+
+
+async def _checked(daemon: Daemon, plugins: Path) -> tuple[int, str]:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "marketd", "check-config", "--config", str(daemon.config),
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(plugins)},
+    )  # fmt: skip
+    _, told = await child.communicate()
+    assert child.returncode is not None
+    return child.returncode, told.decode()

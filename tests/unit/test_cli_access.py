@@ -172,6 +172,25 @@ def test_check_config_tells_of_every_account_whether_it_would_run(
     assert told[2].startswith("  stockx/shop2: off (no credentials: api_key")
 
 
+def test_check_config_tells_of_each_login_that_cannot_be_read_and_where_it_belongs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        f"state_dir: {tmp_path}\nproviders:\n  stockx:\n    credentials: {{client_id: an-id}}\n"
+        "    accounts:\n      shop2: {credentials: {client_id: an-id}, users: [ann]}\n"
+    )
+    for account in ("default", "shop2"):
+        (tmp_path / f"stockx-{account}-login.json").write_text("{}")
+    assert main(["check-config", "--config", str(path)]) == 78
+    assert capsys.readouterr().err.splitlines() == [
+        f"marketd: {path}:3:3: providers.stockx: {tmp_path}/stockx-default-login.json: not a stored login "
+        "(KeyError); run `marketd auth stockx` again",
+        f"marketd: {path}:6:7: providers.stockx.accounts.shop2: {tmp_path}/stockx-shop2-login.json: not a stored "
+        "login (KeyError); run `marketd auth stockx --account shop2` again",
+    ]
+
+
 def test_a_damaged_record_of_an_embedded_server_is_told_as_such(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

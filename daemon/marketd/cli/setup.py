@@ -105,14 +105,15 @@ async def _migrate(dsn: str, *, plan: bool, roles: bool) -> tuple[list[int], dic
 
 def check_config(arguments: Namespace) -> int:
     """Tell every fault of the configuration, or that there is none."""
-    from marketd.wiring import lanes_of, off_reason, provider_types, with_logins
+    from marketd.providers import discover
+    from marketd.wiring import built, lanes_of, off_reason, provider_types
 
     if arguments.schema:
         print(as_json(json_schema(provider_types())))
         return Exit.OK
     try:
         config, path = access.whole(arguments)
-        config = with_logins(config)
+        config = built(config, discover())
     except ConfigError as error:
         if arguments.json:
             print(as_json({"ok": False, "problems": error.problems}))

@@ -197,7 +197,8 @@ MIGRATE = """
 CHECK_CONFIG = """
     Check a configuration and tell everything wrong with it, as file:line:col: key: reason.
 
-    It exits 0 when the daemon would take it, else 78. Neither a database nor a provider is asked.
+    It exits 0 when the daemon would take it, else 78: every provider that is on is built as for a start.
+    Neither a database nor a provider is asked.
 
     Examples:
       marketd check-config --config new.yaml && systemctl reload marketd

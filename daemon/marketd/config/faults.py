@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -30,6 +30,26 @@ class Fault:
     path: KeyPath
     reason: str
     place: Place | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The file that a configuration was read from (none: plain data), and where its keys stand in it."""
+
+    file: str = ""
+    places: Mapping[KeyPath, Place] = field(default_factory=dict, compare=False, repr=False)
+
+    def place(self, fault: Fault) -> Place:
+        """Line and column of a fault's key, or of what it should stand in."""
+        path = fault.path
+        while path and path not in self.places:
+            path = path[:-1]
+        return fault.place or self.places.get(path, (1, 1))
+
+    def line(self, fault: Fault) -> str:
+        """`file:line:col: key: reason`."""
+        where = "{}:{}:{}: ".format(self.file, *self.place(fault)) if self.file else ""
+        return f"{where}{dotted(fault.path)}: {fault.reason}"
 
 
 def dotted(path: KeyPath) -> str:
@@ -76,7 +96,7 @@ def _fault(
     # A text where a section belongs may be a secret that slipped one line up.
     secret = secret or (isinstance(subject, str) and expected == f"expected {_KINDS['model']}")
     got = _got(subject, secret, written.get(path))
-    return Fault(path, f"{_scrubbed(expected, hidden)}, got {got}{hint}")
+    return Fault(path, f"{scrubbed(expected, hidden)}, got {got}{hint}")
 
 
 def _unknown_key(key: str, owner: type[BaseModel] | None) -> str:
@@ -178,7 +198,7 @@ def _short(text: str | None) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _scrubbed(reason: str, secrets: Collection[str]) -> str:
+def scrubbed(reason: str, secrets: Collection[str]) -> str:
     """`reason` without any of the secret texts, whatever a provider's own check has put into it."""
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= 4:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, Field, ValidationError, create_model
 
 from marketd.config.changes import RESTART_ONLY
-from marketd.config.faults import SECRET_KEYS, Fault, KeyPath, Place, dotted, in_words, suggestion
+from marketd.config.faults import SECRET_KEYS, Fault, KeyPath, Origin, dotted, in_words, suggestion
 from marketd.config.providers import (
     Provider,
     ProviderTypes,
@@ -104,6 +104,7 @@ def _validated(source: Source, name: str, provider_types: Mapping[str, ProviderT
         source.faults.append(Fault(("testing",), reason))
     if source.faults or config is None:
         raise ConfigError(_lines(source, name))
+    config.read_from(Origin(name, source.places))
     return config
 
 
@@ -192,18 +193,9 @@ def _inherited(path: KeyPath, source: Source) -> bool:
 
 def _lines(source: Source, name: str) -> list[str]:
     """The faults as text, in the order of the file."""
-
-    def place(fault: Fault) -> Place:
-        path = fault.path
-        while path and path not in source.places:
-            path = path[:-1]
-        return fault.place or source.places.get(path, (1, 1))
-
-    lines = []
-    for fault in sorted(source.faults, key=lambda one: (place(one), dotted(one.path))):
-        where = "{}:{}:{}: ".format(name, *place(fault)) if name else ""
-        lines.append(f"{where}{dotted(fault.path)}: {fault.reason}")
-    return list(dict.fromkeys(lines))
+    origin = Origin(name, source.places)
+    ordered = sorted(source.faults, key=lambda one: (origin.place(one), dotted(one.path)))
+    return list(dict.fromkeys(map(origin.line, ordered)))
 
 
 def _secret_texts(data: Any, *, secret: bool = False) -> list[str]:

@@ -162,6 +162,14 @@ class Provider(Model):
         known = self.accounts.get(account)
         return known.credentials if known else self.credentials
 
+    def with_credentials(self, account: str, credentials: BaseModel) -> Provider:
+        """The stanza with other credentials for one account; any name that is no further account's means its own."""
+        known = self.accounts.get(account)
+        if known is None:
+            return self.model_copy(update={"credentials": credentials})
+        changed = known.model_copy(update={"credentials": credentials})
+        return self.model_copy(update={"accounts": {**self.accounts, account: changed}})
+
     @field_validator("accounts")
     @classmethod
     def _accounts_apart(cls, accounts: dict[str, Account]) -> dict[str, Account]:

@@ -16,6 +16,7 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    PrivateAttr,
     SecretStr,
     ValidationInfo,
     WithJsonSchema,
@@ -25,6 +26,7 @@ from pydantic import (
 from marketd.config.base import Int, Model, Number, fault
 from marketd.config.dsn import postgres_url
 from marketd.config.durations import Duration, lasting
+from marketd.config.faults import Fault, KeyPath, Origin, scrubbed
 from marketd.config.flat import digest, secrets
 from marketd.config.providers import Provider
 
@@ -211,6 +213,16 @@ class Config(Model):
     planner: Planner = Planner()
     testing: Testing | None = None
     providers: dict[str, Provider] = Field(default_factory=dict)
+    _origin: Origin = PrivateAttr(default_factory=Origin)
+
+    def read_from(self, origin: Origin) -> None:
+        """Remember where it stands written, for faults that only show when something is built from it."""
+        self._origin = origin
+
+    def fault_at(self, path: KeyPath, reason: str) -> str:
+        """A fault of this configuration as a line `file:line:col: key: reason`, without any of its secrets."""
+        one_line = scrubbed(" ".join(reason.split()), self.secrets())
+        return self._origin.line(Fault(path, one_line))
 
     def digest(self, *, shared: bool = False) -> str:
         """sha256 over every effective value; equal exactly for configurations that behave alike.
