@@ -1715,20 +1715,33 @@ CREATE OR REPLACE FUNCTION market__merge(w market__wish, p_job_id bigint)
  RETURNS text
  LANGUAGE plpgsql
 AS $function$
-declare j market_jobs; state text; held boolean;
+declare j market_jobs; asked_at timestamptz := clock_timestamp(); known boolean; held boolean := false;
 begin
-  select * into j from market_jobs where id = p_job_id and status in ('pending', 'deferred') for update skip locked;
-  held := found;
-  state := j.status;
-  if not held then
-    select status into state from market_jobs where id = p_job_id and status in ('pending', 'running', 'deferred');
-    if not found then
-      return null;
+  select * into j from market_jobs where id = p_job_id and status in ('pending', 'running', 'deferred');
+  if not found then
+    return null;
+  end if;
+  known := w.priority <= j.priority and current_setting('transaction_isolation') = 'read committed'
+    and case j.status when 'pending' then true when 'running' then false
+                      else coalesce(j.retry_at >= j.run_at, false) and w.priority < (select s.wake_priority from market_settings s) end;
+  if j.status <> 'running' and not known then
+    select * into j from market_jobs where id = p_job_id and status in ('pending', 'deferred') for update skip locked;
+    held := found;
+    if not held then
+      select * into j from market_jobs where id = p_job_id and status in ('pending', 'running', 'deferred');
+      if not found then
+        return null;
+      end if;
     end if;
   end if;
   insert into market_job_requests (job_id, user_id, priority, not_before, requested_at, raised, folded, loose)
-  values (p_job_id, w.user_id, w.priority, w.not_before, clock_timestamp(), held and w.priority > j.priority, held, not held);
-  return case when held then market__fold_into(j, w.priority, w.not_before) else 'merged' end;
+  values (p_job_id, w.user_id, w.priority, w.not_before, asked_at, held and w.priority > j.priority, known or held, not (known or held));
+  if held then
+    return market__fold_into(j, w.priority, w.not_before);
+  elsif not known and j.status <> 'running' and w.priority >= (select s.wake_priority from market_settings s) then
+    perform pg_notify('market_jobs', 'fold');
+  end if;
+  return 'merged';
 end $function$;
 revoke execute on function market__merge(market__wish,bigint) from public;
 

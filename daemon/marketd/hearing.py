@@ -21,12 +21,17 @@ def listener(
     metrics: Metrics,
     observer: Observer,
 ) -> Listener:
-    """Listens at `dsn`: `run` means a pass now, empty all lanes, a provider's name its lanes; others are counted."""
+    """Listens at `dsn`: `run` means a pass now, `fold` a poll, empty all lanes, a provider's name its lanes.
+
+    Others are counted.
+    """
 
     def on_notify(payload: str) -> None:
         if payload == "run":
             scheduler.run_now()
             lanes.wake_all()
+        elif payload == "fold":
+            poller.kick()  # an urgent request met a row in somebody's hands
         elif (provider := lanes.heard(payload)) is not None:
             metrics.heard(provider)
         elif not payload:

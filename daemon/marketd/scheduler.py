@@ -19,6 +19,7 @@ _SWEEP_AT_MOST = timedelta(seconds=15)
 _ALIVE_AT_LEAST = timedelta(seconds=5)  #: a shorter stall is no death
 _LOOK_ROUND_S = 30.0  #: between passes the loop comes round so often, which the watchdog sees
 _DEMAND_CAP_S = 3600.0
+_HELD_UP_S = 0.5  #: before another look at an urgent request that meets a row in somebody's hands
 _ASKED_TOGETHER = timedelta(seconds=1)  #: every daemon hears of a wish for a pass, and one pass is enough
 
 
@@ -73,7 +74,7 @@ class Poller:
         self.refused: str | None = None  #: why Postgres refuses the poll, as long as it does
 
     def kick(self) -> None:
-        """Poll now: something was deferred, or the listener is back."""
+        """Poll now: something was deferred, an urgent request met a locked row, or the listener is back."""
         self._kick.set()
 
     async def run(self) -> None:
@@ -108,6 +109,8 @@ class Poller:
             if state.ready:
                 self._wake_lane(state)
         due = [state.next_due_s for state in states if state.next_due_s is not None]
+        if any(state.held_up for state in states):
+            due.append(_HELD_UP_S)
         return min(
             [clock.jittered(self.timing.poll.total_seconds(), spread=0.1), *(max(s, 0.01) for s in due)]
         )

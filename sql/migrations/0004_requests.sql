@@ -107,25 +107,40 @@ begin
     order by j.turn limit 1));
 end $$;
 
--- Adds a wish to an open job. null: the job is not open any more. A row that somebody else holds at this moment is left
--- alone: the request stays unfolded until the daemon's next poll folds it in. So it is with a running job: its settle reads
--- the requests that it sees, and one that it does not see, or whose worker dies, is folded in afterwards.
+-- Adds a wish to an open job. null: the job is not open any more. A wish that changes nothing of a waiting job takes no lock, or
+-- whoever idles in a transaction after it would keep all others' from it: it was made before the job is claimed, so what is fetched
+-- then is its answer. (At higher isolation the job may have ended long ago.) A row that somebody else holds at this moment is left
+-- alone: the request stays unfolded until the daemon's next poll folds it in; an urgent one has it come. So it is with a running
+-- job: its settle reads the requests that it sees, and one that it does not see, or whose worker dies, is folded in afterwards.
 create function market__merge(w market__wish, p_job_id bigint) returns text
 language plpgsql as $$
-declare j market_jobs; state text; held boolean;
+declare j market_jobs; asked_at timestamptz := clock_timestamp(); known boolean; held boolean := false;
 begin
-  select * into j from market_jobs where id = p_job_id and status in ('pending', 'deferred') for update skip locked;
-  held := found;
-  state := j.status;
-  if not held then
-    select status into state from market_jobs where id = p_job_id and status in ('pending', 'running', 'deferred');
-    if not found then
-      return null;
+  select * into j from market_jobs where id = p_job_id and status in ('pending', 'running', 'deferred');
+  if not found then
+    return null;
+  end if;
+  known := w.priority <= j.priority and current_setting('transaction_isolation') = 'read committed'
+    and case j.status when 'pending' then true when 'running' then false
+                      else coalesce(j.retry_at >= j.run_at, false) and w.priority < (select s.wake_priority from market_settings s) end;
+  if j.status <> 'running' and not known then
+    select * into j from market_jobs where id = p_job_id and status in ('pending', 'deferred') for update skip locked;
+    held := found;
+    if not held then
+      select * into j from market_jobs where id = p_job_id and status in ('pending', 'running', 'deferred');
+      if not found then
+        return null;
+      end if;
     end if;
   end if;
   insert into market_job_requests (job_id, user_id, priority, not_before, requested_at, raised, folded, loose)
-  values (p_job_id, w.user_id, w.priority, w.not_before, clock_timestamp(), held and w.priority > j.priority, held, not held);
-  return case when held then market__fold_into(j, w.priority, w.not_before) else 'merged' end;
+  values (p_job_id, w.user_id, w.priority, w.not_before, asked_at, held and w.priority > j.priority, known or held, not (known or held));
+  if held then
+    return market__fold_into(j, w.priority, w.not_before);
+  elsif not known and j.status <> 'running' and w.priority >= (select s.wake_priority from market_settings s) then
+    perform pg_notify('market_jobs', 'fold');
+  end if;
+  return 'merged';
 end $$;
 
 -- What a wish changes of a waiting job whose row the caller holds: the greater priority, the earlier time.

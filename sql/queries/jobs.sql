@@ -400,7 +400,8 @@ returning j.id;
 
 -- name: poll
 -- The statement of an idle daemon: says it lives, promotes what became due, and tells each lane whether there is work, when
--- the next is due, and whether `fold` has something to do (its own statement: it changes rows that this one reads). $1 daemon  $2 alive for (interval)
+-- the next is due, and whether `fold` has something to do (its own statement: it changes rows that this one reads). $1 daemon
+-- $2 alive for (interval)
 with beat as (
   update market_daemons set alive_until = clock_timestamp() + $2::interval where daemon_id = $1::uuid
 ), due as (
@@ -421,7 +422,11 @@ select p.provider, p.account,
        case when (select count(*) from due) = 1000 then 0   -- perhaps more are due: again at once
             else (select date_part('epoch', min(j.run_at) - clock_timestamp()) from market_jobs j
                    where j.status = 'deferred' and j.run_at > (select clock_timestamp())) end as next_due_s,
-       (select min(r.job_id) from market_job_requests r where not r.folded) is not null as unfolded
+       (select min(r.job_id) from market_job_requests r where not r.folded) is not null as unfolded,
+       -- of these an urgent one, whose job waits: somebody holds its row
+       (select max(r.priority) from market_job_requests r
+         where not r.folded and exists (select from market_jobs j where j.id = r.job_id and j.status in ('pending', 'deferred')))
+         >= (select s.wake_priority from market_settings s) as held_up
   from market_providers p where p.enabled;
 
 -- name: beat

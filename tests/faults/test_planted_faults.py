@@ -80,7 +80,7 @@ PLANTS = (
     Plant(
         "an urgent wish during a run is forgotten when the run ends without a price",
         functions={
-            "market__merge": {"clock_timestamp(), held, not held": "clock_timestamp(), true, not held"}
+            "market__merge": {"known or held, not (known or held)": "true, not (known or held)"}
         },
     ),
     Plant(

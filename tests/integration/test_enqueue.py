@@ -506,7 +506,7 @@ async def test_requests_for_what_one_app_holds_keep_no_other_from_its_job(connec
     await brief.start()
     await holder.execute("select from market_jobs where id = $1 for update", last)
     await enqueue_many(app, items, priority=200)
-    for priority in (100, 200, 150):
+    for priority in (120, 200, 150):
         assert (await enqueue(app, "ZZ1-100", priority=priority))["result"] == "merged"
     await brief.rollback()
     assert await value(daemon, "select market_fold_requests()") == 3

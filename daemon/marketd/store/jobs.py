@@ -29,6 +29,7 @@ class LaneState:
     account: str
     ready: bool
     next_due_s: float | None
+    held_up: bool = False  #: an urgent request waits for a job's row that somebody holds, in whatever lane
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +94,7 @@ class JobStore:
                 account=row["account"],
                 ready=row["ready"],
                 next_due_s=row["next_due_s"],
+                held_up=bool(row["held_up"]),
             )
             for row in rows
         ]
