@@ -79,9 +79,7 @@ PLANTS = (
     ),
     Plant(
         "an urgent wish during a run is forgotten when the run ends without a price",
-        functions={
-            "market__merge": {"known or held, not (known or held)": "true, not (known or held)"}
-        },
+        functions={"market__merge": {"known or held, not (known or held)": "true, not (known or held)"}},
     ),
     Plant(
         "wishes that met a locked row are never folded in",
