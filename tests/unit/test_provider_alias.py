@@ -236,10 +236,67 @@ async def test_an_item_without_sizes_is_a_single_size_item() -> None:
     assert quote_of(await fetch(http, None), None).lowest_ask == Decimal(97)
 
 
-async def test_a_listed_size_that_nobody_trades_has_no_market() -> None:
-    found = await fetch(Scripted(search=hits(item()), availabilities={"variants": []}))
-    quote = quote_of(found, "10")
+@pytest.mark.parametrize("rows", [[row(10, "0", "0", "0")], [row(11)]])
+async def test_a_listed_size_that_nobody_trades_has_no_market(rows: list[dict[str, Any]]) -> None:
+    http = Scripted(search=hits(item("DD1391 100", 10, 11)), availabilities={"variants": rows})
+    quote = quote_of(await fetch(http), "10")
     assert (quote.lowest_ask, quote.highest_bid, quote.last_sale) == (None, None, None)
+
+
+@pytest.mark.parametrize("rows", [[], [row(0), row(40)], [row(12)]])
+async def test_an_answer_without_a_row_for_any_size_of_the_item_says_nothing(
+    rows: list[dict[str, Any]],
+) -> None:
+    http = Scripted(search=hits(item("DD1391 100", 10, 11)), item=item(), availabilities={"variants": rows})
+    found = await fetch(http, "10", None)
+    assert found.quotes == ()
+    assert all(isinstance(answer, errors.BadPayload) for answer in found.answers.values())
+
+
+ODD_STATES = [
+    {"product_condition": "NEW"},
+    {"product_condition": "PRODUCT_CONDITION_INVALID"},
+    {"product_condition": None},
+    {"product_condition": True},
+    {"packaging_condition": "PACKAGING_CONDITION_SEALED"},
+    {"packaging_condition": 0},
+    {"packaging_condition": []},
+]
+
+
+@pytest.mark.parametrize("odd", [*ODD_STATES, {"consigned": None}, {"consigned": "false"}, {"consigned": 0}])
+async def test_a_row_whose_state_is_unknown_refuses_its_size_unless_another_is_certain(
+    odd: dict[str, Any],
+) -> None:
+    rows = [
+        row(9, "100", **odd),
+        row(10, "100", **odd),
+        row(10),
+        row(11, product_condition="PRODUCT_CONDITION_USED"),
+    ]
+    rows.append(row(9, product_condition=2))
+    http = Scripted(search=hits(item("DD1391 100", 9, 10, 11)), availabilities={"variants": rows})
+    found = await fetch(http, "9", "10", "11", consigned=False)
+    assert isinstance(found.answers["9"], errors.BadPayload)
+    assert quote_of(found, "10").lowest_ask == Decimal(97)
+    assert quote_of(found, "11").lowest_ask is None
+
+
+@pytest.mark.parametrize("odd", ODD_STATES)
+async def test_where_no_row_tells_its_state_no_size_has_an_answer(odd: dict[str, Any]) -> None:
+    http = Scripted(search=hits(item("DD1391 100", 10, 11)), availabilities={"variants": [row(10, **odd)]})
+    found = await fetch(http, "10", "11")
+    assert all(isinstance(answer, errors.BadPayload) for answer in found.answers.values())
+
+
+@pytest.mark.parametrize("odd", ["", "ten", None, {}, True])
+async def test_a_row_of_an_unreadable_size_may_be_that_of_any(odd: Any) -> None:
+    http = Scripted(search=hits(item("DD1391 100", 10, 11)), availabilities={"variants": [row(10), row(odd)]})
+    with pytest.raises(errors.BadPayload, match="size"):
+        await fetch(http, "10", "11")
+    rows = [row(10), row(odd, product_condition="PRODUCT_CONDITION_USED")]
+    http = Scripted(search=hits(item()), availabilities={"variants": rows})
+    assert quote_of(await fetch(http), "10").lowest_ask == Decimal(97)
 
 
 async def test_each_half_of_a_joined_code_is_searched_until_one_is_found() -> None:

@@ -19,6 +19,16 @@ from marketd.models import Listing, Product, Quote, Variant
 CURRENCY = "USD"
 NEW = ("PRODUCT_CONDITION_NEW", 1)  #: the service takes and may give either spelling
 GOOD_BOX = ("PACKAGING_CONDITION_GOOD_CONDITION", 1)
+#: Whether a row in this state counts. One that is not here may or may not.
+_STATES: Mapping[str | int, bool] = {
+    **dict.fromkeys(NEW, True),
+    **dict.fromkeys(("PRODUCT_CONDITION_USED", 2, "PRODUCT_CONDITION_NEW_WITH_DEFECTS", 3), False),
+}
+_BOXES: Mapping[str | int, bool] = {
+    **dict.fromkeys(GOOD_BOX, True),
+    **dict.fromkeys(("PACKAGING_CONDITION_MISSING_LID", 2, "PACKAGING_CONDITION_BADLY_DAMAGED", 3), False),
+    **dict.fromkeys(("PACKAGING_CONDITION_NO_ORIGINAL_BOX", 4), False),
+}
 US_UNIT = "SIZE_UNIT_US"
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _ABSURD_CENTS = 1_000_000_000
@@ -165,6 +175,7 @@ class Market:
 
 #: what a size without a row has
 _NOTHING: Mapping[Any, Any] = {"lowest_listing_price_cents": None, "highest_offer_price_cents": None}
+_UNTOLD: Mapping[Any, Any] = {}
 
 
 def market(
@@ -172,12 +183,15 @@ def market(
 ) -> Market:
     """Every size of the item, from the rows of new pairs in a good box; a size without a row has no market.
 
-    `consigned` as it was asked for: rows that say otherwise do not count.
+    A row that may be one of those refuses its size, unless another is one for certain. All are refused where none has
+    a row of any state: Alias has rows of zeros for what nobody trades. `consigned` as it was asked for: rows that say
+    otherwise do not count.
     """
-    rows = _rows(body, consigned)
+    rows, seen = _rows(body, consigned)
     found = Market(strange=frozenset(size for size in rows if _worn(size)) - {v.id for v in item.variants})
+    nothing = _NOTHING if any(variant.id in seen for variant in item.variants) else _UNTOLD
     for variant in item.variants:
-        row = rows.get(variant.id, _NOTHING)
+        row = rows.get(variant.id, nothing)
         try:
             if not row.keys() >= {"lowest_listing_price_cents", "highest_offer_price_cents"}:
                 raise errors.BadPayload(f"availabilities: no ask or no offer is told of size {variant.id}")
@@ -195,24 +209,46 @@ def market(
     return found
 
 
-def _rows(body: Any, consigned: bool | None) -> dict[str, Mapping[Any, Any]]:
+def _rows(body: Any, consigned: bool | None) -> tuple[dict[str, Mapping[Any, Any]], set[str]]:
+    """What is told of each size number (of some, that it cannot be told), and all that have a row of any state."""
     listed = body.get("variants") if isinstance(body, dict) else None
     if not isinstance(listed, list):
         raise errors.BadPayload("availabilities: no list of variants")
     rows: dict[str, Mapping[Any, Any]] = {}
+    seen: set[str] = set()
+    doubtful: set[str] = set()
     for row in listed:
         match row:
-            case {"size": size, "product_condition": new, "packaging_condition": box, **rest}:
-                if consigned is not None and rest.get("consigned", consigned) is not consigned:
-                    continue
-                if new in NEW and box in GOOD_BOX and (number := _number(size)) is not None:
-                    amounts = rest.get("availability")
-                    told = amounts if isinstance(amounts, dict) else {}
-                    key = _plain(number)
-                    rows[key] = told if rows.get(key, told) == told else {}  # two that differ tell nothing
+            case {"size": size, "product_condition": _, "packaging_condition": _}:
+                counts, number = _counts(row, consigned), _number(size)
+                if number is None:
+                    if counts is False:
+                        continue
+                    raise errors.BadPayload(f"availabilities: {str(size)[:40]!r} is not a size")
+                key = _plain(number)
+                (doubtful if counts is None else seen).add(key)
+                if counts:
+                    amounts = row.get("availability")
+                    told = amounts if isinstance(amounts, dict) else _UNTOLD
+                    # two that differ tell nothing
+                    rows[key] = told if rows.get(key, told) == told else _UNTOLD
             case _:
                 raise errors.BadPayload("availabilities: a row without size or conditions")
-    return rows
+    return {**dict.fromkeys(doubtful, _UNTOLD), **rows}, seen
+
+
+def _counts(row: Mapping[Any, Any], consigned: bool | None) -> bool | None:
+    """Whether a row is of new pairs in a good box, stored as was asked; None if that cannot be told."""
+    new, good = _known(_STATES, row["product_condition"]), _known(_BOXES, row["packaging_condition"])
+    stored = row.get("consigned", consigned)
+    as_asked = True if consigned is None else stored is consigned if isinstance(stored, bool) else None
+    if new is False or good is False or as_asked is False:
+        return False
+    return None if None in (new, good, as_asked) else True
+
+
+def _known(states: Mapping[str | int, bool], given: Any) -> bool | None:
+    return states.get(given) if type(given) in (str, int) else None  # `true` is no 1
 
 
 def _worn(size: str) -> bool:
