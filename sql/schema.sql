@@ -1429,6 +1429,11 @@ begin
   if market__trusted(p_owner) then
     return coalesce(nullif(p_user_id, ''), who);
   end if;
+  if who is null and current_setting('request.jwt.claims', true) <> '' then
+    -- The login is the gateway's: all whose tokens name nobody would be one user, and see each other's jobs.
+    raise exception 'the JWT has no sub, so nobody knows who asks' using errcode = '42501',
+      hint = 'Issue tokens with a sub, or ask as a role that is granted market_operator.';
+  end if;
   who := coalesce(who, session_user);
   if p_user_id <> '' and p_user_id <> who then
     raise exception 'user_id % is not yours (%)', quote_literal(left(p_user_id, 40)), quote_literal(left(who, 40))
@@ -1473,6 +1478,10 @@ begin
   bad := 'unknown key ' || bad;
   select coalesce(bad, string_agg(k || ' is not a text', ', ')) into bad
     from unnest(array['provider', 'sku', 'currency', 'not_before']) k where jsonb_typeof(item -> k) not in ('string', 'null');
+  -- Rows of an app's own table bring it along. One call asks for one user; to take the item for another's would be silent.
+  if bad is null and item ->> 'user_id' is distinct from coalesce(p_user_id, '') and item ->> 'user_id' <> '' then
+    bad := format('user_id %s is not that of the call', quote_literal(left(item ->> 'user_id', 40)));
+  end if;
   if bad is null and jsonb_typeof(item -> 'size') not in ('string', 'number', 'null') then
     bad := 'size is neither a text nor a number';
   end if;
@@ -1705,8 +1714,10 @@ CREATE OR REPLACE FUNCTION market__may_see(p_job_id bigint)
  LANGUAGE plpgsql
  STABLE
 AS $function$
+declare caller name := coalesce(nullif(current_setting('role', true), 'none'), session_user);
 begin
-  return market__trusted() or exists (select from market_job_requests r where r.job_id = p_job_id and r.user_id = market__identity())
+  return market__trusted() or coalesce(pg_has_role(caller, to_regrole('market_daemon')::oid, 'member'), false)   -- it reads the table
+    or exists (select from market_job_requests r where r.job_id = p_job_id and r.user_id = market__identity())
     or exists (select from market_jobs j where j.id = p_job_id and j.user_id = market__identity());
 end $function$;
 revoke execute on function market__may_see(bigint) from public;
@@ -3410,7 +3421,7 @@ begin
   if not found then
     return query select 'unknown'::text, 'nothing'::text, null::timestamptz, null::timestamptz,
       case when market_why.job_id is null then 'no job id was given (an answer of fresh has none): ask by provider, sku and size'
-           else format('no job %s: finished jobs are pruned after some days', market_why.job_id) end;
+           else format('no job %s that you may see: finished jobs are pruned after some days, others'' jobs are not shown', market_why.job_id) end;
   end if;
 end $function$;
 revoke execute on function market_why(bigint) from public;

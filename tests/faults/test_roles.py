@@ -297,6 +297,33 @@ async def test_claims_that_are_no_json_are_refused_in_words(login: Login, claims
         await ask(ann, "stockx", "AA1-1", "10")
 
 
+async def test_why_tells_a_daemons_login_of_every_job_and_a_producers_of_its_own(
+    db: Connection, login: Login
+) -> None:
+    job = await ask(db, "stockx", "AA1-1", "10")
+    why = "select state, detail from market_why($1::bigint)"
+    worker, shop = await login("market_daemon"), await login("market_producer")
+    assert (await worker.fetchrow(why, job))["state"] == "pending"
+    told = await shop.fetchrow(why, job)
+    assert (told["state"], told["detail"]) == (
+        "unknown",
+        f"no job {job} that you may see: finished jobs are pruned after some days, others' jobs are not shown",
+    )
+
+
+async def test_an_item_of_somebody_elses_is_refused_and_the_others_are_asked(db: Connection) -> None:
+    items = [
+        {"provider": "stockx", "sku": f"AA{n}-1", "user_id": user}
+        for n, user in enumerate(["ann", "bob", None])
+    ]
+    rows = await db.fetch(
+        "select result, error_message from market_enqueue_many($1, user_id => 'ann') order by ord",
+        json.dumps(items),
+    )
+    assert [row["result"] for row in rows] == ["queued", "refused", "queued"]
+    assert rows[1]["error_message"] == "user_id 'bob' is not that of the call"
+
+
 async def test_a_reader_reads_every_view_that_is_his(db: Connection, login: Login) -> None:
     reader = await login("market_reader")
     await ask(db, "stockx", "AA1-1", "10")
@@ -416,6 +443,16 @@ async def test_supabase_users_ask_as_themselves_and_see_their_own(
                     "select * from market_pause('stockx')", "select * from market_targets"):  # fmt: skip
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await ann.fetch(refused)
+
+
+async def test_tokens_that_name_nobody_ask_for_nobody_and_see_nobodys_jobs(
+    api: Callable[..., Awaitable[Connection]],
+) -> None:
+    nameless, server = await api("authenticated"), await api("service_role")
+    assert await ask(server, "stockx", "AA1-1", "10")
+    for refused in ("select * from market_enqueue('stockx', 'AA1-1', '10')", "select * from market_jobs"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="the JWT has no sub"):
+            await nameless.fetch(refused)
 
 
 async def test_supabase_gives_nothing_to_who_is_not_signed_in(
