@@ -9,6 +9,9 @@
 -- Old columns are read by name through jsonb, so columns that a database does not have count as null. Nothing is
 -- deleted, and a half that was done is not done again; market_legacy is yours to drop.
 
+set search_path = public;
+set standard_conforming_strings = on;
+
 -- The names that the new schema takes. Whatever else begins with market_ belongs to your apps and stays where it is.
 create or replace function pg_temp.taken_names() returns text[] language sql as $$
   select regexp_split_to_array(trim('

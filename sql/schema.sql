@@ -1795,7 +1795,7 @@ CREATE OR REPLACE FUNCTION market__number(p_text text, p_low numeric, p_high num
  LANGUAGE sql
  IMMUTABLE PARALLEL SAFE
 AS $function$
-  select case when p_text ~ '^[0-9]{1,2}(\.[05])?$' and p_text::numeric between p_low and p_high
+  select case when p_text ~ '^[0-9]{1,2}([.][05])?$' and p_text::numeric between p_low and p_high
          then trim_scale(p_text::numeric)::text end
 $function$;
 revoke execute on function market__number(text,numeric,numeric) from public;
@@ -2328,7 +2328,7 @@ begin
   if p_text is null then
     return;
   end if;
-  if p_default_system = 'us' and p_text ~ '^([1-9]|1[0-9]|2[01])(\.5)?$' then   -- as nearly all are written
+  if p_default_system = 'us' and p_text ~ '^([1-9]|1[0-9]|2[01])([.]5)?$' then   -- as nearly all are written
     size := p_text;
     return;
   end if;
@@ -2685,7 +2685,7 @@ begin
   end if;
   select s.default_size_system into sizes from market_settings s;
   -- As nearly all are written; the rest takes the long way, of which each expression costs its preparation in each transaction.
-  if p_sku ~ '^[A-Z0-9][A-Z0-9._+-]*$' and length(p_sku) <= 64 and (p_size is null or sizes = 'us' and p_size ~ '^([1-9]|1[0-9]|2[01])(\.5)?$')
+  if p_sku ~ '^[A-Z0-9][A-Z0-9._+-]*$' and length(p_sku) <= 64 and (p_size is null or sizes = 'us' and p_size ~ '^([1-9]|1[0-9]|2[01])([.]5)?$')
      and p_currency is null and p_not_before is null and p_priority between 0 and 1000 and coalesce(length(p_user_id) <= 200, true) then
     select m.provider, m.account, p_sku, p_size, m.currency, format('%s|%s|%s|%s|%s', m.provider, m.account, p_sku, m.currency, p_size),
            format(case when m.all_sizes then '%s|%s|%s|%s' else '%s|%s|%s|%s|%s' end, m.provider, m.account, p_sku, m.currency, p_size),
@@ -2769,7 +2769,7 @@ begin
       from read r left join ways w
         on w.provider = r.provider and r.short and jsonb_typeof(r.item -> 'sku') = 'string'
            and r.sku ~ '^[A-Z0-9][A-Z0-9._+-]*$' and length(r.sku) <= 64   -- {0,63} in the pattern takes seven times as long
-           and coalesce(jsonb_typeof(r.item -> 'size') in ('string', 'number', 'null') and (r.size is null or r.size ~ '^([1-9]|1[0-9]|2[01])(\.5)?$'), true);
+           and coalesce(jsonb_typeof(r.item -> 'size') in ('string', 'number', 'null') and (r.size is null or r.size ~ '^([1-9]|1[0-9]|2[01])([.]5)?$'), true);
 end $function$;
 revoke execute on function market__wishes(jsonb,integer,text) from public;
 

@@ -8,6 +8,8 @@
 -- Supabase grants all rights on every new table and function of `public` to all three, so they are taken away first.
 -- Its roles do not inherit, so each right is given to them by name.
 
+set search_path = public;
+set standard_conforming_strings = on;
 set lock_timeout = '5s';   -- apps queue up behind whoever waits for a table; after an error run it again
 
 do $$

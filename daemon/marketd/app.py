@@ -96,14 +96,15 @@ class App:
         """Everything that must be there before work begins; `stack` closes it in the opposite order."""
         config = self._config
         self.dsn = await self._database(stack)
-        await database.check_schema(self.dsn)
         pool = config.database
+        # A listen_dsn of its own means that the other one leads through a pooler.
+        pooled = pool.listen_dsn is not None
+        await database.check_schema(self.dsn, pooled=pooled)
         self._db = Database(
             self.dsn,
             size=self._pool_size,
             timeout_s=pool.statement_timeout.total_seconds(),
-            # A listen_dsn of its own means that the other one leads through a pooler.
-            pooled=pool.listen_dsn is not None,
+            pooled=pooled,
         )
         await self._db.open()
         stack.push_async_callback(self._db.close)

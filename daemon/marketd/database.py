@@ -54,8 +54,11 @@ def running_embedded(config: Config) -> str | None:
         raise errors.DatabaseUnavailable(str(error)) from error
 
 
-async def check_schema(dsn: str) -> None:
-    """Raises SchemaError when it is older or newer than this version, DatabaseUnavailable when nobody answers."""
+async def check_schema(dsn: str, *, pooled: bool) -> None:
+    """Raises SchemaError when it is older or newer than this version, DatabaseUnavailable when nobody answers.
+
+    `pooled`, as for `Database`: the login's own search_path will hold, and has to lead to the tables.
+    """
     try:
         # No cache: behind a transaction pooler a prepared statement may be looked for on another server.
         connection = await asyncpg.connect(
@@ -63,6 +66,8 @@ async def check_schema(dsn: str) -> None:
         )
         try:
             async with connection.transaction():
+                if not pooled:
+                    await connection.execute("set local search_path = public")
                 await migrate.check(connection)
         finally:
             await _close(connection)

@@ -22,6 +22,11 @@ from marketd.store.sqlfile import Migration, migrations
 _LOCK = 0x6D61726B657464  # "marketd"
 _PATIENCE_S = 120.0
 _LOCK_TIMEOUT = "set local lock_timeout = '5s'"  #: apps queue up behind whoever waits for a table
+#: what the files are written for, whatever the login has
+_AS_WRITTEN = "set local search_path = public; set local standard_conforming_strings = on"
+_LEDGER_IS = """
+select case when to_regclass('public.market_schema') is null then 'missing'
+            when to_regclass('market_schema') is null then 'out of sight' else 'there' end"""
 _LEDGER = """
 create table if not exists market_schema (
   version int primary key,
@@ -32,18 +37,18 @@ create table if not exists market_schema (
 )"""
 _TAKEN = """
 select relname::text as name from pg_class
- where relnamespace = current_schema()::regnamespace and relkind <> 'c' and relname = any ($1)
+ where relnamespace = 'public'::regnamespace and relkind <> 'c' and relname = any ($1)
  union
-select proname::text from pg_proc where pronamespace = current_schema()::regnamespace and proname = any ($1)
+select proname::text from pg_proc where pronamespace = 'public'::regnamespace and proname = any ($1)
  order by name"""
 _OPEN_TO = """
 with given as (
   select a.grantee, c.relname::text as name from pg_class c, aclexplode(c.relacl) a
-   where c.relnamespace = current_schema()::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'S')
+   where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'S')
      and (starts_with(c.relname, 'market_') or c.relname = 'stockx_market_prices')
    union all
   select a.grantee, p.proname::text from pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
-   where p.pronamespace = current_schema()::regnamespace and starts_with(p.proname, 'market_')
+   where p.pronamespace = 'public'::regnamespace and starts_with(p.proname, 'market_')
 )
 select case grantee when 0 then 'PUBLIC' else grantee::regrole::text end as role,
        array_agg(distinct name order by name) as names
@@ -64,6 +69,7 @@ async def migrate(dsn: str, *, plan: bool = False) -> list[int]:
         async with connection.transaction():
             await _lock(connection)
             await connection.execute(_LOCK_TIMEOUT)
+            await connection.execute(_AS_WRITTEN)
             pending = _pending(await _applied(connection))
             if not plan:
                 await _apply(connection, pending)
@@ -104,6 +110,7 @@ async def apply_roles(dsn: str) -> None:
     try:
         async with connection.transaction():
             await connection.execute(_LOCK_TIMEOUT)
+            await connection.execute(_AS_WRITTEN)
             await connection.execute(text)
     finally:
         await connection.close(timeout=5)
@@ -130,7 +137,14 @@ async def _lock(connection: Connection) -> None:
 
 
 async def _applied(connection: Asked) -> dict[int, str]:
-    if await connection.fetchval("select to_regclass('market_schema')") is None:
+    found = await connection.fetchval(_LEDGER_IS)
+    if found == "out of sight":
+        login = await connection.fetchval("select quote_ident(session_user)")
+        raise SchemaError(
+            "the login's search_path does not lead to the schema public, where the tables of marketd are: "
+            f"`alter role {login} set search_path = public`, then try again"
+        )
+    if found == "missing":
         taken = await connection.fetch(_TAKEN, sorted(_created()))
         if taken:
             raise SchemaError(

@@ -53,7 +53,7 @@ $$ select translate(p_text, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ', 'abcdefghijklmnopqrstu
 -- A number of at most two digits in half steps, without leading zeros; null when it is anything else or out of range.
 create function market__number(p_text text, p_low numeric, p_high numeric) returns text
 language sql immutable parallel safe as $$
-  select case when p_text ~ '^[0-9]{1,2}(\.[05])?$' and p_text::numeric between p_low and p_high
+  select case when p_text ~ '^[0-9]{1,2}([.][05])?$' and p_text::numeric between p_low and p_high
          then trim_scale(p_text::numeric)::text end
 $$;
 
@@ -64,7 +64,7 @@ begin
   if p_text is null then
     return;
   end if;
-  if p_default_system = 'us' and p_text ~ '^([1-9]|1[0-9]|2[01])(\.5)?$' then   -- as nearly all are written
+  if p_default_system = 'us' and p_text ~ '^([1-9]|1[0-9]|2[01])([.]5)?$' then   -- as nearly all are written
     size := p_text;
     return;
   end if;

@@ -17,7 +17,7 @@ begin
   end if;
   select s.default_size_system into sizes from market_settings s;
   -- As nearly all are written; the rest takes the long way, of which each expression costs its preparation in each transaction.
-  if p_sku ~ '^[A-Z0-9][A-Z0-9._+-]*$' and length(p_sku) <= 64 and (p_size is null or sizes = 'us' and p_size ~ '^([1-9]|1[0-9]|2[01])(\.5)?$')
+  if p_sku ~ '^[A-Z0-9][A-Z0-9._+-]*$' and length(p_sku) <= 64 and (p_size is null or sizes = 'us' and p_size ~ '^([1-9]|1[0-9]|2[01])([.]5)?$')
      and p_currency is null and p_not_before is null and p_priority between 0 and 1000 and coalesce(length(p_user_id) <= 200, true) then
     select m.provider, m.account, p_sku, p_size, m.currency, format('%s|%s|%s|%s|%s', m.provider, m.account, p_sku, m.currency, p_size),
            format(case when m.all_sizes then '%s|%s|%s|%s' else '%s|%s|%s|%s|%s' end, m.provider, m.account, p_sku, m.currency, p_size),
@@ -517,7 +517,7 @@ begin
       from read r left join ways w
         on w.provider = r.provider and r.short and jsonb_typeof(r.item -> 'sku') = 'string'
            and r.sku ~ '^[A-Z0-9][A-Z0-9._+-]*$' and length(r.sku) <= 64   -- {0,63} in the pattern takes seven times as long
-           and coalesce(jsonb_typeof(r.item -> 'size') in ('string', 'number', 'null') and (r.size is null or r.size ~ '^([1-9]|1[0-9]|2[01])(\.5)?$'), true);
+           and coalesce(jsonb_typeof(r.item -> 'size') in ('string', 'number', 'null') and (r.size is null or r.size ~ '^([1-9]|1[0-9]|2[01])([.]5)?$'), true);
 end $$;
 
 create function market__item(item jsonb, p_priority int, p_user_id text) returns market__wish
@@ -563,13 +563,14 @@ end $$;
 
 -- May the caller speak for others? The schema's owner, operators, and superusers may; all others only for themselves.
 -- A role that was SET (PostgREST) counts, not the login behind it. p_owner spares the look at who owns the schema: functions
--- that run as their owner give their current_user.
+-- that run as their owner give their current_user. This and the next name their schema: row security calls them with the
+-- caller's search_path, which may lead anywhere.
 create function market__trusted(p_owner name default null) returns boolean
 language plpgsql stable as $$
 declare caller name := coalesce(nullif(current_setting('role', true), 'none'), session_user);
 begin
   if p_owner is null then
-    select pg_get_userbyid(c.relowner) into p_owner from pg_class c where c.oid = 'market_jobs'::regclass;
+    select pg_get_userbyid(c.relowner) into p_owner from pg_class c where c.oid = 'public.market_jobs'::regclass;
   end if;
   return pg_has_role(caller, p_owner, 'member') or coalesce(pg_has_role(caller, to_regrole('market_operator')::oid, 'member'), false);
 end $$;
@@ -587,7 +588,7 @@ begin
       raise exception 'the setting request.jwt.claims is not JSON' using errcode = '22023';
     end;
   end if;
-  if market__trusted(p_owner) then
+  if public.market__trusted(p_owner) then
     return coalesce(nullif(p_user_id, ''), who);
   end if;
   if who is null and current_setting('request.jwt.claims', true) <> '' then

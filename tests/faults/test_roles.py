@@ -195,6 +195,20 @@ async def test_a_producer_sees_its_own_jobs_and_those_that_it_joined_and_no_othe
     assert by_item["state"] == "pending", "of an item everybody may know what it waits for"
 
 
+async def test_rights_hold_whatever_the_search_path_of_who_asks(db: Connection, login: Login) -> None:
+    ann, reader = await login("market_producer"), await login("market_reader")
+    for connection in (ann, reader):
+        await connection.execute("set search_path = ''")
+    hers = await ann.fetchval("select job_id from public.market_enqueue('stockx', 'AA1-1', '10')")
+    await ann.execute("insert into public.market_jobs (provider, sku, size) values ('stockx', 'BB1-1', '10')")
+    await ask(db, "stockx", "CC1-1", "10")
+    assert hers in [row["id"] for row in await ann.fetch("select id from public.market_jobs")]
+    assert await ann.fetchval("select count(*) from public.market_job_requests") == 2
+    assert (await ann.fetchrow("select * from public.market_why($1::bigint)", hers))["state"] == "pending"
+    for name in sorted(PRICES):
+        await reader.fetch(f"select * from public.{name}")
+
+
 async def test_a_plain_insert_of_a_producer_is_signed_and_returned_to_it(
     db: Connection, login: Login
 ) -> None:

@@ -60,12 +60,13 @@ class _Connection(asyncpg.Connection):  # generic in the type stubs only
         return ""
 
 
-async def _plan_by_indexes(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+async def _set_up(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     """A plan that is kept while a table is small does for what comes until the next ANALYZE; none is worth compiling.
 
-    By a statement, for a pooler in session mode refuses settings at the start that it does not know.
+    Our tables are in public, wherever the login's own search_path leads. By a statement, for a pooler in session mode
+    refuses settings at the start that it does not know.
     """
-    await connection.execute("set enable_seqscan = off; set jit = off")
+    await connection.execute("set enable_seqscan = off; set jit = off; set search_path = public")
 
 
 class Database:
@@ -110,7 +111,7 @@ class Database:
                 statement_cache_size=0 if self._pooled else 200,
                 max_cacheable_statement_size=_LONGEST_STATEMENT,
                 server_settings=None if self._pooled else self._session(),
-                init=None if self._pooled else _plan_by_indexes,
+                init=None if self._pooled else _set_up,
             )
         except (*GONE, asyncpg.PostgresError) as error:
             raise DatabaseUnavailable(f"cannot connect to Postgres: {in_words(error)}") from error
