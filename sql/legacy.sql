@@ -20,9 +20,9 @@ create or replace function pg_temp.taken_names() returns text[] language sql as 
     market__carry market__charge market__charge_block market__check_items market__claimable market__closed
     market__count_view market__count_views market__due_at market__early market__eta market__fold market__fold_into
     market__good market__guard market__hold market__identity market__image_key market__is_probe market__item
-    market__keep_listings market__lane market__lane_state market__learn market__learn_bit market__limit
-    market__limits market__lower market__may_see market__merge market__note_plan market__note_refusal market__number
-    market__observed_at market__oldest market__open market__open_new market__opened market__pace
+    market__keep_listings market__lane market__lane_state market__learn market__learn_bit market__learn_demand
+    market__limit market__limits market__lower market__may_see market__merge market__note_plan market__note_refusal
+    market__number market__observed_at market__oldest market__open market__open_new market__opened market__pace
     market__plain_insert market__plan market__plan_share market__plan_unit market__price_status market__rank_waiting
     market__shares market__shown_quota market__shown_shares market__shown_verdict market__size market__sku
     market__still market__taken market__tell_watches market__trusted market__turn market__typical_view_rate

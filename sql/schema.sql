@@ -456,7 +456,6 @@ create table market_settings (
   fallback_images jsonb default '{"default": "/images/fallback/default.svg", "sneakers": "/images/fallback/sneakers.svg", "collectibles": "/images/fallback/collectibles.svg", "trading_cards": "/images/fallback/trading-cards.svg"}'::jsonb not null,
   config_hash text,
   run_started_at timestamp with time zone,
-  run_asked_at timestamp with time zone,
   updated_at timestamp with time zone default now() not null,
   constraint market_settings_pkey PRIMARY KEY (only_row),
   constraint market_settings_day_s_check CHECK (day_s > 0::double precision),
@@ -1677,6 +1676,31 @@ begin
   b := greatest(b, 1e-6);
 end $function$;
 revoke execute on function market__learn_bit(double precision,double precision,double precision,boolean,market_planner) from public;
+
+CREATE OR REPLACE FUNCTION market__learn_demand(p_s double precision)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET lock_timeout TO '200ms'
+AS $function$
+declare a record; n int := 0;
+begin
+  for a in
+    select p.provider, p.account, p.on_demand_per_h * exp(-p_s / 21600) + (1 - exp(-p_s / 21600)) * 3600 / greatest(p_s, 1) *
+        (select count(*) from market_requests r, market_settings s where r.provider = p.provider and r.account = p.account
+          and r.priority >= s.wake_priority and not r.given_back
+          and r.granted_at > (select clock_timestamp()) - make_interval(secs => p_s)) - 1e-12 as per_h
+      from market_providers p order by p.provider, p.account
+  loop
+    begin
+      update market_providers p set on_demand_per_h = greatest(0, a.per_h) where p.provider = a.provider and p.account = a.account;
+      n := n + 1;
+    exception when lock_not_available then
+      perform set_config('lock_timeout', '1ms', true);   -- whoever keeps one may keep all, and a pass waits once
+    end;
+  end loop;
+  return n;
+end $function$;
+revoke execute on function market__learn_demand(double precision) from public;
 
 CREATE OR REPLACE FUNCTION market__limit(l market__limits, p_kind text)
  RETURNS integer
@@ -3289,8 +3313,7 @@ CREATE OR REPLACE FUNCTION market_run_now()
 AS $function$
 declare n int := (select count(*) from market_daemons where alive_until > clock_timestamp());
 begin
-  update market_settings set run_asked_at = clock_timestamp();
-  perform pg_notify('market_jobs', 'run');
+  perform pg_notify('market_jobs', 'run ' || date_part('epoch', clock_timestamp()));
   return format('%s live daemon%s asked to run now', n, case when n = 1 then '' else 's' end);
 end $function$;
 revoke execute on function market_run_now() from public;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from marketd.gauges import Gauges
 from marketd.lanes import Lanes
 from marketd.metrics import Metrics
@@ -9,6 +11,7 @@ from marketd.scheduler import Poller, Scheduler
 from marketd.store.listener import Listener
 from marketd.telemetry import Observer
 
+_RUN = re.compile(r"run( (?P<at>[0-9]{1,11}(\.[0-9]{1,9})?))?")
 _SHOWN = 40  #: characters of a payload that nobody understands
 
 
@@ -23,12 +26,12 @@ def listener(
 ) -> Listener:
     """Listens at `dsn`: `run` means a pass now, `fold` a poll, empty all lanes, a provider's name its lanes.
 
-    Others are counted.
+    After `run` there may be when it was asked for, in seconds since 1970. Others are counted.
     """
 
     def on_notify(payload: str) -> None:
-        if payload == "run":
-            scheduler.run_now()
+        if (run := _RUN.fullmatch(payload)) is not None:
+            scheduler.run_now(float(run["at"]) if run["at"] else None)
             lanes.wake_all()
         elif payload == "fold":
             poller.kick()  # an urgent request met a row in somebody's hands

@@ -18,7 +18,6 @@ create table market_settings (
     "default": "/images/fallback/default.svg"}',
   config_hash text,
   run_started_at timestamptz,             -- the scheduler's latest pass, of whatever daemon
-  run_asked_at timestamptz,               -- when somebody last asked for one (market_run_now)
   updated_at timestamptz not null default now()
 );
 comment on table market_settings is 'What the SQL functions need to know of config.yaml; written by the daemon at start and SIGHUP.';

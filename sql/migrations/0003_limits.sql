@@ -514,6 +514,30 @@ begin
       and j.lease_expires_at > p_now);
 end $$;
 
+-- Exponential smoothing of the on-demand calls of the last p_s seconds. A rate that only fades ends as 0; as a number too small to
+-- compute with it would fail every charge after half a year. An account whose row somebody keeps (an operator's open transaction)
+-- learns with the next pass, and keeps no other from learning now. Returns how many have learned.
+create function market__learn_demand(p_s double precision) returns int
+language plpgsql set lock_timeout = '200ms' as $$
+declare a record; n int := 0;
+begin
+  for a in
+    select p.provider, p.account, p.on_demand_per_h * exp(-p_s / 21600) + (1 - exp(-p_s / 21600)) * 3600 / greatest(p_s, 1) *
+        (select count(*) from market_requests r, market_settings s where r.provider = p.provider and r.account = p.account
+          and r.priority >= s.wake_priority and not r.given_back
+          and r.granted_at > (select clock_timestamp()) - make_interval(secs => p_s)) - 1e-12 as per_h
+      from market_providers p order by p.provider, p.account
+  loop
+    begin
+      update market_providers p set on_demand_per_h = greatest(0, a.per_h) where p.provider = a.provider and p.account = a.account;
+      n := n + 1;
+    exception when lock_not_available then
+      perform set_config('lock_timeout', '1ms', true);   -- whoever keeps one may keep all, and a pass waits once
+    end;
+  end loop;
+  return n;
+end $$;
+
 create function market__note_refusal(p market_providers, s market_settings, p_reason text, p_now timestamptz)
 returns void language sql as $$
   update market_budgets b set refused = b.refused + 1

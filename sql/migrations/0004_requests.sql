@@ -764,12 +764,12 @@ exception when lock_not_available then
   return;   -- somebody holds a request's row
 end $$;
 
+-- The word goes by its time, not by a row that the daemons write, too: it may be said in a transaction that stays open.
 create function market_run_now() returns text
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
 declare n int := (select count(*) from market_daemons where alive_until > clock_timestamp());
 begin
-  update market_settings set run_asked_at = clock_timestamp();
-  perform pg_notify('market_jobs', 'run');
+  perform pg_notify('market_jobs', 'run ' || date_part('epoch', clock_timestamp()));
   return format('%s live daemon%s asked to run now', n, case when n = 1 then '' else 's' end);
 end $$;
 

@@ -3,12 +3,13 @@
 -- name: begin_run
 -- One run per tick whatever the number of daemons: whoever updates the row first has it, and the others, who waited for the
 -- row, look at it again and find the tick taken. Nobody leads, so nobody can hang as the leader.
--- $1 trigger  $2 least distance between two runs (interval)  $3 somebody asked: one run for each time, whoever hears it
+-- $1 trigger  $2 least distance between two runs (interval)
+-- $3 when somebody asked for one (seconds since 1970) or null: one run for each time, whoever hears it
 with tick as (
   update market_settings s set run_started_at = clock_timestamp()
    where coalesce(s.run_started_at, '-infinity') < clock_timestamp() - $2::interval
       or s.run_started_at > clock_timestamp()   -- from before the clock was set back
-      or $3 and s.run_asked_at > coalesce(s.run_started_at, '-infinity')
+      or to_timestamp($3::float8) > coalesce(s.run_started_at, '-infinity') and to_timestamp($3::float8) <= clock_timestamp()
   returning s.run_started_at
 )
 insert into market_job_runs as n (trigger, started_at) select $1, t.run_started_at from tick t
@@ -27,13 +28,8 @@ select run_id, trigger, started_at, completed_at, jobs_selected, jobs_succeeded,
 
 -- name: learn_demand
 -- Smoothed on-demand calls per hour, what `reserve: auto` keeps calls for. Exponential with a memory of six hours.
--- A rate that only fades ends as 0; as a number too small to compute with it would fail every charge after half a year.
 -- $1 seconds since the last run
-update market_providers p set on_demand_per_h = greatest(0,
-  p.on_demand_per_h * exp(-$1::float8 / 21600) + (1 - exp(-$1::float8 / 21600)) * 3600 / greatest($1::float8, 1) *
-    (select count(*) from market_requests r, market_settings s where r.provider = p.provider and r.account = p.account
-      and r.priority >= s.wake_priority and not r.given_back
-      and r.granted_at > (select clock_timestamp()) - make_interval(secs => $1::float8)) - 1e-12);
+select market__learn_demand($1::float8);
 
 -- name: prune_jobs
 -- In small batches, so that no vacuum debt and no long lock arises. $1 keep (interval)  $2 rows

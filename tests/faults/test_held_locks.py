@@ -11,8 +11,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from faults.kit import QUICK_JOBS, broken, ended
-from harness import GOLDEN, configured, running
+from faults.kit import QUICK_JOBS, ask_many, broken, ended, load
+from harness import GOLDEN, configured, running, until
 from marketd.outcome import Priced
 from marketd.sandbox import Sandbox
 from marketd.store.jobs import JobStore
@@ -122,3 +122,29 @@ async def test_with_an_old_snapshot_a_wish_is_not_merged_into_a_job_that_has_end
     with pytest.raises(asyncpg.SerializationError):
         await enqueue(app)
     await asking.rollback()
+
+
+async def test_an_operator_s_open_transaction_stops_no_pass_and_no_other_lane(
+    connect: Connect, db: Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    alias = load(sandbox, 10, provider="alias")
+    operator = await connect()
+    passes = "select count(*) from market_job_runs where completed_at is not null and started_at > $1"
+    quick = {"poll": "1s", "interval": "1s"}
+    data = _configured(
+        database, sandbox, tmp_path, providers=("stockx", "alias"), scheduler=quick,
+        database={"dsn": database, "statement_timeout": "3s"},
+    )  # fmt: skip
+    async with running(data):
+        psql = operator.transaction()
+        await psql.start()
+        await operator.execute("select market_run_now(); select market_pause('stockx', 'to look at it')")
+        since = await now(db)
+        rows = await ended(db, await ask_many(db, alias, 200), within_s=AT_ONCE_S)
+        assert {row["status"] for row in rows.values()} == {"done"}
+        await until(lambda: db.fetchval(f"select ({passes}) >= 2", since), within_s=6, what="two passes")
+        await psql.commit()
+        state = "select market__lane_state(p) from market_providers p where provider = 'stockx'"
+        assert await db.fetchval(state) == "paused"
+    assert await db.fetch("select error from market_job_runs where error is not null") == []
+    assert await broken(db) == {}
