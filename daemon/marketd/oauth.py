@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlencode
@@ -27,6 +28,7 @@ from marketd.http_client import Request, Send
 _log = logging.getLogger(__name__)
 
 EARLY_S = 60.0  #: a token is replaced so long before it expires, or after nine tenths of a shorter life
+_LONGEST_S = 365 * 86_400  #: that a token is believed to live
 
 
 class StaticToken:
@@ -240,12 +242,19 @@ def _sendable(access: Any) -> bool:
     return isinstance(access, str) and re.fullmatch(r"[\x21-\x7e]+", access) is not None
 
 
+def _life_s(given: Any) -> float | None:
+    """What `expires_in` says; None for what is no time to come."""
+    if isinstance(given, str) and re.fullmatch(r"[0-9]+", given, re.ASCII):
+        given = Decimal(given)
+    if isinstance(given, bool) or not isinstance(given, int | Decimal) or given <= 0:
+        return None
+    return float(min(given, _LONGEST_S))
+
+
 def _read_token(body: Any, fingerprint: str, rotated: str | None) -> Token:
-    given = body.get("expires_in") if isinstance(body, dict) else None
-    if isinstance(given, str) and re.fullmatch(r"[0-9]{1,9}", given, re.ASCII):
-        body = {**body, "expires_in": int(given)}
+    life = _life_s(body.get("expires_in")) if isinstance(body, dict) else None
     match body:
-        case {"access_token": str(access), "expires_in": int(life)} if _sendable(access) and life > 0:
+        case {"access_token": str(access)} if _sendable(access) and life is not None:
             new = body.get("refresh_token")
             return Token(
                 fingerprint=fingerprint,

@@ -451,6 +451,9 @@ async def test_a_redirect_is_not_followed(bench: Bench) -> None:
         (ok(b'"' + b"x" * 20_000 + b'"'), "too_large"),
         (ok(gzip.compress(b'"' + b"x" * 9_000_000 + b'"'), more="Content-Encoding: gzip\r\n"), "too_large"),
         (ok(gzip.compress(b"{}")[:-9], more="Content-Encoding: gzip\r\n"), "bad_json"),
+        (ok(gzip.compress(b"{}") + b"\0", more="Content-Encoding: gzip\r\n"), "bad_json"),
+        (ok(gzip.compress(b"{}") + bytes(500_000), more="Content-Encoding: gzip\r\n"), "bad_json"),
+        (ok(gzip.compress(b"[1") + gzip.compress(b"]"), more="Content-Encoding: gzip\r\n"), "bad_json"),
         (ok(b"not gzip", more="Content-Encoding: gzip\r\n"), "bad_json"),
         (ok(b"{}", more="Content-Encoding: br\r\n"), "content_type"),
     ],
@@ -466,6 +469,10 @@ async def test_a_200_that_cannot_be_trusted_is_a_bad_payload(bench: Bench, answe
 )
 async def test_json_is_taken_in_every_usual_dress(bench: Bench, kind: str) -> None:
     bench.wire.answer = lambda _: ok(gzip.compress(b"[1]"), kind=kind, more="Content-Encoding: gzip\r\n")
+    assert (await bench.get()).body == [1]
+    bench.wire.answer = lambda _: ok(
+        b"\xef\xbb\xbf[1]", kind=kind
+    )  # a byte order mark may be passed over (RFC 8259)
     assert (await bench.get()).body == [1]
     bench.wire.answer = lambda _: b"HTTP/1.1 204 No Content\r\n\r\n"
     assert (await bench.get()).body is None

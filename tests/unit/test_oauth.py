@@ -8,6 +8,7 @@ import stat
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -151,10 +152,20 @@ async def test_a_token_that_another_process_minted_is_used(file: Path) -> None:
     assert bearer(await mine.headers(Endpoint(AssertionError("not to be asked")))) == "t2"
 
 
-async def test_a_life_told_as_text_is_a_life(file: Path) -> None:
-    endpoint = Endpoint(token("t1", expires_in="7200"))
+@pytest.mark.parametrize("life", ["7200", Decimal("7200.0"), 7200])
+async def test_a_life_is_a_life_in_every_usual_dress(file: Path, life: Any) -> None:
+    endpoint = Endpoint(token("t1", expires_in=life))
     assert bearer(await MintedToken(REFRESH, file).headers(endpoint)) == "t1"
-    assert read(file)["expires_at"] > time.time() + 7_000
+    assert time.time() + 7_000 < read(file)["expires_at"] <= time.time() + 7_200 - oauth.EARLY_S
+
+
+@pytest.mark.parametrize(
+    "life", [10**400, "9" * 400, Decimal("1e300"), 10**12], ids=["int", "text", "fraction", "long"]
+)
+async def test_an_absurd_life_is_believed_for_a_year(file: Path, life: Any) -> None:
+    await MintedToken(REFRESH, file).headers(Endpoint(token("t1", expires_in=life)))
+    assert read(file)["expires_at"] <= time.time() + 366 * 86_400
+    assert bearer(await MintedToken(REFRESH, file).headers(Endpoint())) == "t1"
 
 
 async def test_a_token_about_to_expire_is_replaced(file: Path) -> None:
@@ -218,7 +229,11 @@ async def test_a_rotated_refresh_token_that_could_not_be_written_is_used_all_the
 
 @pytest.mark.parametrize(
     "body",
-    [None, [], {}, {"access_token": "t"}, token("two words"), token("line\nbreak"), token("t", expires_in=0)],
+    [
+        *(None, [], {}, {"access_token": "t"}, token("two words"), token("line\nbreak")),
+        *(token("t", expires_in=life) for life in (0, -7200, "-1", "", "an hour", "٣", True, None, [7200])),
+        *(token("t", expires_in=Decimal(life)) for life in ("0.0", "-1.5")),
+    ],
 )
 async def test_an_answer_without_a_usable_token_is_a_bad_payload(file: Path, body: Any) -> None:
     with pytest.raises(errors.BadPayload):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
@@ -211,6 +212,8 @@ def _inflated(inflate: zlib._Decompress, chunk: bytes) -> Iterator[bytes]:
             piece = inflate.decompress(chunk, _CHUNK)
         except zlib.error as error:
             raise errors.BadPayload("the compressed answer is damaged", code="bad_json") from error
+        if inflate.unused_data:  # it would be kept, however much comes
+            raise errors.BadPayload("the compressed answer goes on after its end", code="bad_json")
         yield piece
         chunk = inflate.unconsumed_tail
         if not chunk and len(piece) < _CHUNK:
@@ -234,7 +237,7 @@ _STRICT = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse)
 def parse_json(body: bytes) -> Any:
     """Strict JSON in UTF-8, fractions as Decimal. Raises BadPayload for NaN, infinities and overflow too."""
     try:
-        return _STRICT.decode(body.decode("utf-8"))
+        return _STRICT.decode(body.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
     except (ValueError, ArithmeticError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
         raise errors.BadPayload(f"the answer is not JSON: {reason}", code="bad_json") from None
