@@ -45,7 +45,6 @@ class LaneSettings:
     account: str
     credentials: str  #: a digest, to tell those of one configuration from those of the next
     concurrency: int
-    wake_priority: int  #: from here on work is urgent
     lease: timedelta
     heartbeat_s: float
     poll_s: float

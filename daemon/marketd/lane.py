@@ -1,7 +1,4 @@
-"""One provider account's claim loop: it claims no more units than it has slots for, and each runs as a task.
-
-While background work alone holds all slots, as it does for minutes at a provider that hangs, urgent work has one more.
-"""
+"""One provider account's claim loop: it claims no more units than it has slots for, and each runs as a task."""
 
 from __future__ import annotations
 
@@ -42,7 +39,6 @@ class Lane:
         self._wake = asyncio.Event()
         self._freed = asyncio.Event()  #: a slot may be free
         self._running: set[asyncio.Task[None]] = set()
-        self._urgent: set[asyncio.Task[None]] = set()  #: those of them that are
         self._backlog = False  #: the last claim got all it asked for
         self._halted = False  #: nothing is waited for any more
         self.refused: str | None = None  #: why Postgres refuses what this lane asks, as long as it does
@@ -56,8 +52,6 @@ class Lane:
     def wake(self) -> None:
         """There may be work: look now."""
         self._wake.set()
-        if self.refused is None:
-            self._freed.set()  # it may be urgent, for which there is a slot more
 
     def reconfigure(self, settings: LaneSettings) -> None:
         """From the next claim on these hold; fetches under way keep theirs."""
@@ -110,9 +104,6 @@ class Lane:
         self._freed.clear()  # before the count: a slot that comes free from here on is heard of
         free = self._free()
         if free <= 0:
-            if self._wake.is_set() and self._has_one_more():
-                self._wake.clear()
-                await self._claim(self.settings, 1, urgent_only=True)
             await self._pause(self._freed, _LOOK_ROUND_S)
             return
         # Half of the slots at once: while these are fetched, the next are claimed.
@@ -136,11 +127,7 @@ class Lane:
         slots = self.settings.concurrency
         return min(slots - len(self._running) + self._fetching.settling, 2 * slots - len(self._running))
 
-    def _has_one_more(self) -> bool:
-        """Whether there is a slot more for urgent work. Where some is under way it has had its turn."""
-        return self.settings.concurrency > 0 and not self._urgent
-
-    async def _claim(self, settings: LaneSettings, free: int, *, urgent_only: bool = False) -> Sequence[Unit]:
+    async def _claim(self, settings: LaneSettings, free: int) -> Sequence[Unit]:
         units = await self._stores.jobs.claim(
             settings.provider,
             settings.account,
@@ -148,20 +135,16 @@ class Lane:
             lease=settings.lease,
             # With nothing under way nobody else charges meanwhile, so the first charge makes the claim durable.
             durable=bool(self._running) or settings.charged_ahead(),
-            urgent_only=urgent_only,
         )
         for unit in units:
             task = asyncio.create_task(self._fetching.run(unit, settings), name=f"fetch {unit.key}")
             self._running.add(task)
-            if unit.priority >= settings.wake_priority:
-                self._urgent.add(task)
             task.add_done_callback(self._ended)
         await asyncio.sleep(0)  # they begin before this loop looks on
         return units
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
-        self._urgent.discard(task)
         self._freed.set()
         self._wake.set()  # a slot is free, and the product's latecomers may go
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -153,7 +153,6 @@ def lane_settings(
         account=account,
         credentials=digest(config.providers[provider].credentials_of(account)),
         concurrency=config.providers[provider].concurrency,
-        wake_priority=config.scheduler.wake_priority,
         lease=config.jobs.lease,
         heartbeat_s=config.jobs.heartbeat.total_seconds(),
         poll_s=config.scheduler.poll.total_seconds(),

@@ -13,7 +13,6 @@
 -- $1 provider  $2 account  $3 units  $4 daemon  $5 lease (interval)
 -- $6 durable: false where every request of these units is charged by a statement that begins after this one has answered. Its
 -- commit then flushes this one, too, before anything leaves; a claim that a crash takes back was never used.
--- $7 urgent work only, be it background's turn: background has all slots already.
 -- CTEs on purpose: they fence LIMIT from the planner, which else may lock more rows than it returns. Rows are found by
 -- `= any (array(...))`: the planner takes such an array for ten rows, but the rows of an unknown LIMIT for a tenth of the
 -- table, of which it would then read all.
@@ -24,8 +23,8 @@ with lane as materialized (
          set_config('synchronous_commit', case when $6::boolean then current_setting('synchronous_commit') else 'off' end, true),
          gen_random_uuid()::text as seed,   -- with the unit's key it makes the unit's lease: fresh at each claim
          -- the priorities that may be claimed: from (null: none) .. below
-         case when v.background and not $7 then 0 when v.urgent then s.wake_priority end as from_priority,
-         case when v.urgent and ($7::boolean or not v.background_first) then 2000 else s.wake_priority end as below,
+         case when v.background then 0 when v.urgent then s.wake_priority end as from_priority,
+         case when v.urgent and not v.background_first then 2000 else s.wake_priority end as below,
          v.background_first,
          -- after trouble one unit goes as the probe; the rest waits for its answer
          case when p.circuit = 'closed' then $3::int else 1 end as units

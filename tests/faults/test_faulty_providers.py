@@ -18,7 +18,6 @@ from faults.kit import (
     broken,
     ended,
     figures,
-    load,
     resident_bytes,
     wrong_prices,
 )
@@ -194,31 +193,6 @@ async def test_a_403_that_means_one_product_does_not_keep_the_lane_from_all_othe
         row = (await ended(db, [refused]))[refused]
         assert (row["status"], row["error_code"], row["attempt"]) == ("failed", "forbidden", 1)
         assert await db.fetchval(circuit) == "closed"
-
-
-@pytest.mark.parametrize("slots", [1, 3])
-async def test_a_wish_is_served_while_background_work_hangs_in_all_slots(
-    db: Connection, database: str, tmp_path: Path, slots: int
-) -> None:
-    async with (
-        Sandbox(seed=7, products=slots + 2, limits={"*": None}) as sandbox,
-        daemon(database, sandbox, tmp_path, concurrency=slots, timeout="60s"),
-    ):
-        *background, first, second = [one["sku"] for one in load(sandbox, slots + 2)]
-        sandbox.fault("stockx", "stall", times=slots, seconds=50, endpoint="search")
-        for sku in background:
-            await ask(db, "stockx", sku, None, 100)
-
-        async def hang() -> bool:
-            return sandbox.count("stockx", endpoint="search") == slots
-
-        await until(hang, what="requests that hang")
-        # One after the other, in the one slot that is there for them.
-        wishes = [await ask(db, "stockx", sku, None) for sku in (first, second)]
-        rows = await ended(db, wishes, within_s=10)
-        assert {row["status"] for row in rows.values()} == {"done"}
-        # Background stays in its own slots.
-        assert await db.fetchval("select count(*) from market_jobs where status = 'running'") == slots
 
 
 async def test_a_refused_refresh_token_stops_only_its_own_provider_until_an_operator_says_so(

@@ -137,7 +137,7 @@ async def _pages(db: Connection, statement: str, *args: Any) -> int:
 async def _claim(db: Connection, units: int = 3) -> dict[str, int]:
     sql = queries("jobs")["claim"]
     lease = await db.fetchval("select interval '1 minute'")
-    return await _scans(db, sql, "stockx", "default", units, uuid4(), lease, True, False)
+    return await _scans(db, sql, "stockx", "default", units, uuid4(), lease, True)
 
 
 async def test_claim_walks_the_ready_index_a_few_rows_far(full: Connection) -> None:
@@ -150,8 +150,8 @@ async def test_claim_walks_the_ready_index_a_few_rows_far(full: Connection) -> N
 
 async def test_claim_finds_what_is_known_by_key(full: Connection) -> None:
     statement, lease = queries("jobs")["claim"], await full.fetchval("select interval '1 minute'")
-    await full.fetch(statement, "stockx", "default", 50, uuid4(), lease, True, False)
-    told = await full.fetch(statement, "stockx", "default", 50, uuid4(), lease, True, False)
+    await full.fetch(statement, "stockx", "default", 50, uuid4(), lease, True)
+    told = await full.fetch(statement, "stockx", "default", 50, uuid4(), lease, True)
     assert {row["known"] for row in told} == {None, "listing", "elsewhere", "asks"}
     read = await full.fetch(
         "select relname, seq_tup_read from pg_stat_xact_user_tables where seq_tup_read > 0 and relname in"
@@ -201,7 +201,7 @@ async def _settle_args(
 
 async def test_claim_and_settle_touch_few_pages_for_a_unit_however_many_wait(full: Connection) -> None:
     lease = await full.fetchval("select interval '1 minute'")
-    claim = ("stockx", "default", 20, uuid4(), lease, True, False)
+    claim = ("stockx", "default", 20, uuid4(), lease, True)
     await full.fetch(queries("jobs")["claim"], *claim)  # the first to come sees the catalogs, too
     for_queue, for_known = 20 * 60, 20 * 40
     assert await _pages(full, queries("jobs")["claim"], *claim) < for_queue + for_known
@@ -216,7 +216,7 @@ async def test_settle_finds_the_other_sizes_of_its_products_without_comparing_ea
     full: Connection,
 ) -> None:
     lease, mine = await full.fetchval("select interval '1 minute'"), uuid4()
-    await full.fetch(queries("jobs")["claim"], "stockx", "default", 20, mine, lease, True, False)
+    await full.fetch(queries("jobs")["claim"], "stockx", "default", 20, mine, lease, True)
     sizes = ("5", "6", "7", "8", "9")
     _, settle = await _settle_args(full, mine, also=sizes)
     assert await _compared(full, queries("jobs")["settle"], *settle) <= 20 * len(sizes)
@@ -228,7 +228,7 @@ async def test_extend_finds_the_leases_of_its_units_without_comparing_each_with_
     full: Connection,
 ) -> None:
     lease, mine = await full.fetchval("select interval '1 minute'"), uuid4()
-    await full.fetch(queries("jobs")["claim"], "stockx", "default", 20, mine, lease, True, False)
+    await full.fetch(queries("jobs")["claim"], "stockx", "default", 20, mine, lease, True)
     _, (units, leases, *_) = await _settle_args(full, mine)
     extend = (units, leases, 2 * lease)
     assert await _compared(full, queries("jobs")["extend"], *extend) <= 20

@@ -104,33 +104,9 @@ async def test_a_claim_waits_for_the_disk_unless_a_charge_will_and_leaves_no_set
     await db.execute("set synchronous_commit = on")
     async with db.transaction():
         sql = queries("jobs")["claim"]
-        assert len(await db.fetch(sql, "stockx", "default", 1, uuid4(), lease, durable, False)) == 1
+        assert len(await db.fetch(sql, "stockx", "default", 1, uuid4(), lease, durable)) == 1
         assert await value(db, setting) == commits
     assert await value(db, setting) == "on"
-
-
-async def test_a_claim_of_urgent_work_takes_nothing_else_also_when_it_is_backgrounds_turn(
-    db: Connection, jobs: JobStore
-) -> None:
-    async def claimed() -> list[str]:
-        units = await jobs.claim("stockx", "default", units=5, lease=timedelta(seconds=60), urgent_only=True)
-        return [unit.sku for unit in units]
-
-    await limits(db, background_min=1.0)
-    await enqueue(db, "AA1-100", priority=100)
-    assert await claimed() == []
-    await enqueue(db, "BB1-100", priority=150)
-    first = (
-        "select background_first from market_providers p, market_settings s,"
-        " market__claimable(p, s, clock_timestamp()) where p.provider = 'stockx'"
-    )
-    await db.execute(
-        "insert into market_budgets (provider, window_kind, window_start, window_end, used)"
-        " select p.provider, 'hour', w.starts, w.ends, 50 from market_providers p, market_settings s,"
-        " market__window(p, s, 'hour', clock_timestamp()) w where p.provider = 'stockx'"
-    )
-    assert await value(db, first)
-    assert await claimed() == ["BB1-100"]
 
 
 async def test_a_claim_takes_no_more_units_than_asked(db: Connection, jobs: JobStore) -> None:

@@ -73,7 +73,6 @@ async def _fetched(
         account="default",
         credentials="",
         concurrency=1,
-        wake_priority=150,
         lease=timedelta(seconds=-1),  # Postgres is waited for no longer than that
         heartbeat_s=60,
         poll_s=5,

@@ -49,14 +49,7 @@ class JobStore:
         self._settles = Settles(db)
 
     async def claim(
-        self,
-        provider: str,
-        account: str,
-        *,
-        units: int,
-        lease: timedelta,
-        durable: bool = True,
-        urgent_only: bool = False,
+        self, provider: str, account: str, *, units: int, lease: timedelta, durable: bool = True
     ) -> list[Unit]:
         """Take up to `units` units, the most urgent first, each under a fresh lease and with what is known of its sku.
 
@@ -64,7 +57,7 @@ class JobStore:
         """
         while True:
             rows = await self._db.fetch(
-                self._sql["claim"], provider, account, units, self._daemon_id, lease, durable, urgent_only
+                self._sql["claim"], provider, account, units, self._daemon_id, lease, durable
             )
             if not rows or rows[0]["known"] != "skipped":
                 return units_of(provider, account, rows)
