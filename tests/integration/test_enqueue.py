@@ -313,6 +313,48 @@ async def test_many_items_are_answered_in_their_order_and_a_bad_one_stops_nobody
     assert (await job(db, rows[12]["job_id"]))["size"] == "10.5"
 
 
+@pytest.mark.parametrize(
+    ("priority", "taken"),
+    [("200.0", 200), ("200.00", 200), ("2e2", 200), ('"200"', 200), ("0.0", 0), ("1000.0", 1000)],
+)
+async def test_a_whole_priority_is_taken_however_the_number_is_written(
+    db: Connection, priority: str, taken: int
+) -> None:
+    items = f'[{{"provider": "stockx", "sku": "AA1-1", "priority": {priority}}}]'
+    [row] = await db.fetch("select * from market_enqueue_many($1)", items)
+    assert (row["result"], row["error_message"]) == ("queued", None)
+    assert await value(db, "select priority from market_jobs") == taken
+
+
+@pytest.mark.parametrize(
+    "priority", ["200.5", "-0.5", "-1.0", "1000.5", "1001.0", "1e400", '"200x0"', "true", "[]"]
+)
+async def test_what_is_no_whole_priority_in_range_is_refused(db: Connection, priority: str) -> None:
+    items = f'[{{"provider": "stockx", "sku": "AA1-1", "priority": {priority}}}]'
+    [row] = await db.fetch("select * from market_enqueue_many($1)", items)
+    assert (row["result"], row["error_code"]) == ("refused", "22023")
+    assert "priority" in row["error_message"]
+
+
+@pytest.mark.parametrize(
+    ("size", "taken"),
+    [("9.50", "9.5"), ("9.500", "9.5"), ("10.0", "10"), ("10.00", "10"), ("1e1", "10"), ("95e-1", "9.5")],
+)
+async def test_a_size_that_is_a_number_is_read_by_its_value(db: Connection, size: str, taken: str) -> None:
+    items = f'[{{"provider": "stockx", "sku": "AA1-1", "size": {size}}}]'
+    [row] = await db.fetch("select * from market_enqueue_many($1)", items)
+    assert (row["result"], row["error_message"]) == ("queued", None)
+    assert await value(db, "select size from market_jobs") == taken
+
+
+@pytest.mark.parametrize("size", ["9.25", "9.55", "0.0", "-9.5", "100.0", "1e400", "true", "{}"])
+async def test_a_number_that_is_no_size_is_refused(db: Connection, size: str) -> None:
+    items = f'[{{"provider": "stockx", "sku": "AA1-1", "size": {size}}}]'
+    [row] = await db.fetch("select * from market_enqueue_many($1)", items)
+    assert (row["result"], row["error_code"]) == ("refused", "22023")
+    assert "size" in row["error_message"]
+
+
 @pytest.mark.parametrize("items", ["{}", "null", '"text"', None])
 async def test_what_is_no_array_raises(db: Connection, items: str | None) -> None:
     with pytest.raises(asyncpg.InvalidParameterValueError, match="not a JSON array"):
