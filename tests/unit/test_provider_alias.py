@@ -386,6 +386,44 @@ async def test_recent_sales_are_asked_for_only_when_switched_on() -> None:
 
 
 @pytest.mark.parametrize(
+    "other", [{"size": 9}, {"size": "10.5"}, {"size": "x"}, {"catalog_id": "item-2"}, {"consigned": True}]
+)
+async def test_a_sale_of_something_else_than_was_asked_for_is_no_last_sale(other: dict[str, Any]) -> None:
+    def sold(**more: Any) -> dict[str, Any]:
+        own = {"size": 10, "catalog_id": "ITEM-dd1391-100", "consigned": False}
+        return {"purchased_at": "2026-02-28T18:00:00.701Z", "price_cents": "9500"} | own | more
+
+    def answers(*sales: dict[str, Any]) -> Scripted:
+        return Scripted(
+            search=hits(item()),
+            availabilities={"variants": [row(10)]},
+            recent_sales={"recent_sales": list(sales)},
+        )
+
+    right = quote_of(
+        await fetch(answers(sold(), sold(size="10.0")), recent_sales=True, consigned=False), "10"
+    )
+    assert (right.last_sale, right.sales_72h) == (Decimal(95), 2)
+    quote = quote_of(await fetch(answers(sold(), sold(**other)), recent_sales=True, consigned=False), "10")
+    assert (quote.last_sale, quote.sales_72h) == (Decimal(99), None)
+    assert quote.basis["recent_sales"] == "no_answer"
+
+
+async def test_an_item_of_another_id_than_was_asked_for_is_no_answer() -> None:
+    prices = {"variants": [row(10), row(11)]}
+    other = item("DD1391 100", 10, 11, catalog_id="item-2")
+    with pytest.raises(errors.BadPayload, match="item-dd1391-100"):
+        await fetch(Scripted(item={"catalog_item": other}, availabilities=prices), sku="id:item-dd1391-100")
+    mixed = Scripted(item=item(catalog_id="Item-DD1391-100"), availabilities=prices)
+    assert (await fetch(mixed, sku="id:item-dd1391-100")).answers == {"10": "10"}
+    cached = reading.listing(item())
+    found = await fetch(Scripted(item=other, availabilities=prices), "10", "11", listing=cached)
+    assert found.listing is None
+    assert found.answers["10"] == "10"
+    assert isinstance(found.answers["11"], errors.BadPayload)
+
+
+@pytest.mark.parametrize(
     "trouble",
     [errors.Rejected("HTTP 400", http_status=400), errors.NotGranted("budget", None), {"recent_sales": None}],
 )

@@ -142,7 +142,7 @@ async def test_another_currency_than_asked_for_is_never_stored() -> None:
     http = Scripted(
         search=hits(product()), variants=[variant("10")], market_data=[market("10", currencyCode="GBP")]
     )
-    with pytest.raises(errors.BadPayload, match="asked for USD, got GBP"):
+    with pytest.raises(errors.BadPayload, match="asked for USD, got 'GBP'"):
         await fetch(http)
 
 
@@ -173,7 +173,8 @@ async def test_what_cannot_be_told_apart_is_left_out_and_loaded_no_more_than_onc
 )
 async def test_prices_stand_when_the_list_of_sizes_cannot_be_loaded_again(trouble: Any) -> None:
     listing = Listing(
-        product=reading.product(product()), variants=reading.variants([variant("10", uk="9"), variant("12")])
+        product=reading.product(product()),
+        variants=reading.variants([variant("10", uk="9"), variant("12")], SHOE),
     )
     asked = Ask(sku="DD1391-100", sizes=("10", "11", "UK 9", None), currency="USD", listing=listing)
     http = Scripted(
@@ -194,7 +195,7 @@ async def test_prices_stand_when_the_list_of_sizes_cannot_be_loaded_again(troubl
 
 
 async def test_a_429_to_the_list_of_sizes_is_told_to_the_lane() -> None:
-    listing = Listing(product=reading.product(product()), variants=reading.variants([variant("10")]))
+    listing = Listing(product=reading.product(product()), variants=reading.variants([variant("10")], SHOE))
     http = Scripted(market_data=[market("10"), market("11")], variants=errors.Throttled("HTTP 429"))
     with pytest.raises(errors.Throttled):
         await fetch(http, listing=listing)
@@ -275,6 +276,40 @@ async def test_a_product_id_must_be_a_uuid() -> None:
     assert http.asked == []
 
 
+@pytest.mark.parametrize("other", [TWIN, SHOE[:-1], "", 7, {}])
+async def test_an_answer_about_another_product_than_was_asked_for_is_no_answer(other: Any) -> None:
+    shoe, sizes, prices = product(), [variant("10")], [market("10")]
+    listing = Listing(product=reading.product(shoe), variants=reading.variants(sizes, SHOE))
+    wrong_size, wrong_price = variant("10") | {"productId": other}, market("10", productId=other)
+    with pytest.raises(errors.BadPayload):
+        await fetch(Scripted(product=shoe | {"productId": other}), f"id:{SHOE}")
+    with pytest.raises(errors.BadPayload, match=SHOE):
+        await fetch(Scripted(search=hits(shoe), variants=[*sizes, wrong_size]))
+    for cached in (None, listing):
+        http = Scripted(search=hits(shoe), variants=sizes, market_data=[*prices, wrong_price])
+        with pytest.raises(errors.BadPayload, match=SHOE):
+            await fetch(http, listing=cached)
+
+
+async def test_a_product_id_is_the_same_in_any_letters() -> None:
+    mixed = "ABCDEF00-0000-4000-8000-00000000abcd"
+    for given in (mixed.lower(), mixed.upper(), None):
+        http = Scripted(
+            product=product(mixed.upper()),
+            variants=[variant("10") | {"productId": given}],
+            market_data=[market("10", productId=given)],
+        )
+        assert (await fetch(http, f"id:{mixed.lower()}")).answers == {"10": "10"}
+
+
+async def test_what_an_answer_says_is_told_in_one_line() -> None:
+    for wrong in ({"currencyCode": "X\nY"}, {"productId": "X\nY"}):
+        http = Scripted(search=hits(product()), variants=[variant("10")], market_data=[market("10", **wrong)])
+        with pytest.raises(errors.BadPayload) as refused:
+            await fetch(http)
+        assert "\n" not in str(refused.value)
+
+
 async def test_a_product_is_found_by_its_id() -> None:
     http = Scripted(product=product(), variants=[variant("10")], market_data=[market("10")])
     assert (await fetch(http, f"id:{SHOE}")).answers == {"10": "10"}
@@ -296,10 +331,11 @@ async def test_a_name_is_the_whole_title_or_the_only_title_with_all_its_words(
     name: str, titles: list[str], outcome: int | str
 ) -> None:
     listed = [product(str(UUID(int=place)), None, title) for place, title in enumerate(titles)]
+    chosen = str(UUID(int=outcome)) if isinstance(outcome, int) else None
     http = Scripted(
         search=hits(*listed),
-        variants=[variant(None) | {"variantId": "only"}],
-        market_data=[market("", variantId="only")],
+        variants=[variant(None) | {"variantId": "only", "productId": chosen}],
+        market_data=[market("", variantId="only", productId=chosen)],
     )
     if isinstance(outcome, str):
         with pytest.raises(errors.ProviderError) as refused:
@@ -379,7 +415,7 @@ async def test_of_two_equal_products_only_the_sizes_that_one_of_them_has_are_tol
 
 
 async def test_a_cached_product_that_is_nowhere_any_more_is_a_broken_mapping() -> None:
-    listing = Listing(product=reading.product(product()), variants=reading.variants([variant("10")]))
+    listing = Listing(product=reading.product(product()), variants=reading.variants([variant("10")], SHOE))
     gone = errors.NotListed("HTTP 404: no", http_status=404)
     with pytest.raises(errors.NotListed) as broken:
         await fetch(Scripted(market_data=gone, search=hits()), listing=listing)
@@ -390,7 +426,7 @@ async def test_a_search_that_is_not_there_says_nothing_about_the_product() -> No
     gone = errors.NotListed("HTTP 404: Not Found", http_status=404)
     with pytest.raises(errors.Transient, match="base_url"):
         await fetch(Scripted(search=gone))
-    listing = Listing(product=reading.product(product()), variants=reading.variants([variant("10")]))
+    listing = Listing(product=reading.product(product()), variants=reading.variants([variant("10")], SHOE))
     with pytest.raises(errors.Transient, match="base_url"):  # so a wrong base_url breaks no mapping either
         await fetch(Scripted(market_data=gone, search=gone), listing=listing)
 
@@ -476,4 +512,4 @@ def test_the_kind_of_product_is_an_open_word(kind: str, category: str) -> None:
 
 def test_sizes_are_told_apart_in_any_order_and_with_gaps() -> None:
     rows = [variant("12"), variant("9.5"), variant("10"), variant("7W"), variant("9C"), variant("5Y")]
-    assert [one.size for one in reading.variants(rows)] == ["12", "9.5", "10", "7W", "9C", "5Y"]
+    assert [one.size for one in reading.variants(rows, SHOE)] == ["12", "9.5", "10", "7W", "9C", "5Y"]

@@ -92,7 +92,8 @@ class Replay:
         assert name is not None, f"nobody answers {request.path}"
         given = written(name)
         headers = {"Content-Type": given["headers"]["content-type"]} if "headers" in given else {}
-        text = given["body"] if isinstance(given["body"], str) else json.dumps(given["body"])
+        body = _of_asked(request.path, given["body"])
+        text = body if isinstance(body, str) else json.dumps(body)
         return web.Response(status=given["status"], body=text.encode(), headers=headers)
 
     def settings(self, provider: str) -> dict[str, Any]:
@@ -109,6 +110,16 @@ class Replay:
             for place, request in enumerate(self.requests)
             for wrong in _breaches(provider, request, self.forms[place])
         ]
+
+
+def _of_asked(path: str, body: Any) -> Any:
+    """The examples are of several StockX products; the service answers of the one that it is asked for."""
+    asked = re.search(r"/catalog/products/([^/]+)", path)
+    rows = body if isinstance(body, list) else [body]
+    for row in rows if asked else ():
+        if "productId" in row:
+            row["productId"] = asked[1]
+    return body
 
 
 def written(name: str) -> Any:
@@ -250,7 +261,7 @@ def test_the_market_of_one_variant_is_read_as_a_row_of_all() -> None:
 
     for name, ask in (("stockx_variant_market_data", 104), ("stockx_variant_market_data_no_ask", None)):
         body = written(name)["body"]
-        rows = reading.market([body], "USD")
+        rows = reading.market([body], body["productId"], "USD")
         variant = Variant(id=body["variantId"], size="10")
         assert reading.quote(rows[variant.id], variant, "USD", GRANTED_AT).lowest_ask == ask
 

@@ -17,7 +17,7 @@ from pydantic import Field, SecretStr
 from marketd import errors, oauth, provider, sizes, skus
 from marketd.models import Listing, Quote
 from marketd.provider import Answers, Ask, Found, Http, Reply
-from marketd.providers.alias import reading
+from marketd.providers.alias import reading, sales
 
 SEARCH_LIMIT = 20
 
@@ -153,7 +153,14 @@ class Alias:
             **self._place(),
         }
         reply = await http.get("/pricing_insights/recent_sales", params, endpoint="recent_sales")
-        return reading.sold(price, reply.body, reply.granted_at)
+        return sales.sold(
+            price,
+            reply.body,
+            reply.granted_at,
+            catalog_id=listing.product.id,
+            size=variant.id,
+            consigned=self.options.consigned,
+        )
 
     def _place(self) -> dict[str, str]:
         """Parameters of the market that is meant; an unset one is left out, since empty ones were refused."""
@@ -227,7 +234,7 @@ async def _item(catalog_id: str, http: Http) -> Listing:
         raise errors.NotListed(f"{catalog_id[:60]!r} is not an Alias catalog id")
     reply = await http.get(f"/catalog/{quote(catalog_id, safe='')}", endpoint="item")
     body = reply.body if isinstance(reply.body, dict) else {}
-    return reading.listing(body.get("catalog_item", body))
+    return reading.listing_of_id(body.get("catalog_item", body), catalog_id)
 
 
 async def _search(query: str, http: Http) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -62,6 +62,14 @@ def _text(item: Mapping[Any, Any], key: str) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+def listing_of_id(item: Any, catalog_id: str) -> Listing:
+    """The item that was asked for by its id; BadPayload for another one."""
+    found = listing(item)
+    if found.product.id.lower() != catalog_id.lower():
+        raise errors.BadPayload(f"asked for item {catalog_id[:60]}, got {found.product.id[:60]}")
+    return found
+
+
 def listing(item: Any) -> Listing:
     """One catalogue item with its sizes. Raises Unmatched (`size_system`) for a gender whose sizes are unknown."""
     match item:
@@ -92,7 +100,7 @@ def _variants(item: Mapping[Any, Any], product: Product) -> tuple[Variant, ...]:
     rows = item.get("allowed_sizes")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise errors.BadPayload("an item without a list of allowed_sizes")
-    numbers = [(_number(row.get("value")), _number(row.get("us_size_equivalent"))) for row in rows]
+    numbers = [(number(row.get("value")), number(row.get("us_size_equivalent"))) for row in rows]
     if all(value == 0 for value, _ in numbers):
         return (Variant(id="0", size=None),)
     suffix = _SUFFIXES.get(product.gender or "")
@@ -120,7 +128,7 @@ def _young(name: str, rows: Sequence[Mapping[Any, Any]], numbers: Mapping[str, s
     remain unclear are left out; Unmatched (`size_system`) when none is clear.
     """
     letters = {
-        _plain(_number(row.get("value"))): told[1].upper()
+        _plain(number(row.get("value"))): told[1].upper()
         for row in rows
         if (told := re.fullmatch(r"[0-9.]+ ?([YC])", _text(row, "display_name") or "", re.IGNORECASE))
     }
@@ -146,7 +154,7 @@ def _young(name: str, rows: Sequence[Mapping[Any, Any]], numbers: Mapping[str, s
     return {value: size for value, size in found.items() if _worn(size)}
 
 
-def _number(value: Any) -> Decimal | None:
+def number(value: Any) -> Decimal | None:
     """A size number, given as a number or as its text."""
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,2})?", value, re.ASCII):
         return Decimal(value)
@@ -198,9 +206,9 @@ def market(
             found.quotes[variant.size] = Quote(
                 size=variant.size,
                 currency=CURRENCY,
-                lowest_ask=_cents(row.get("lowest_listing_price_cents")),
-                highest_bid=_cents(row.get("highest_offer_price_cents")),
-                last_sale=_cents(row.get("last_sold_listing_price_cents")),
+                lowest_ask=cents(row.get("lowest_listing_price_cents")),
+                highest_bid=cents(row.get("highest_offer_price_cents")),
+                last_sale=cents(row.get("last_sold_listing_price_cents")),
                 basis=basis,
                 observed_at=at,
             )
@@ -220,12 +228,12 @@ def _rows(body: Any, consigned: bool | None) -> tuple[dict[str, Mapping[Any, Any
     for row in listed:
         match row:
             case {"size": size, "product_condition": _, "packaging_condition": _}:
-                counts, number = _counts(row, consigned), _number(size)
-                if number is None:
+                counts, parsed = _counts(row, consigned), number(size)
+                if parsed is None:
                     if counts is False:
                         continue
                     raise errors.BadPayload(f"availabilities: {str(size)[:40]!r} is not a size")
-                key = _plain(number)
+                key = _plain(parsed)
                 (doubtful if counts is None else seen).add(key)
                 if counts:
                     amounts = row.get("availability")
@@ -259,7 +267,7 @@ def _worn(size: str) -> bool:
         return False
 
 
-def _cents(value: Any) -> Decimal | None:
+def cents(value: Any) -> Decimal | None:
     """Dollars from a string (or number) of US cents; none for zero or nothing. BadPayload if it is no price."""
     if value is None:
         return None
@@ -272,32 +280,7 @@ def _cents(value: Any) -> Decimal | None:
 def _retail(value: Any) -> str | None:
     """The shop's price, which is only shown: one that cannot be read does not refuse the item."""
     try:
-        price = _cents(value)
+        price = cents(value)
     except errors.BadPayload:
         return None
     return None if price is None else str(price)
-
-
-def sold(price: Quote, body: Any, at: datetime) -> Quote:
-    """The quote with its last sale and the number of sales in 72 hours."""
-    sales = body.get("recent_sales") if isinstance(body, dict) else None
-    if not isinstance(sales, list):
-        raise errors.BadPayload("recent_sales: no list of sales")
-    read = [_sale(sale) for sale in sales]
-    if not read:
-        return replace(price, sales_72h=0)
-    last_at, last = max(read, key=lambda sale: sale[0])
-    recent = sum((at - when).total_seconds() <= 72 * 3600 for when, _ in read)
-    return replace(price, last_sale=last or price.last_sale, last_sale_at=last_at, sales_72h=recent)
-
-
-def _sale(sale: Any) -> tuple[datetime, Decimal | None]:
-    match sale:
-        case {"purchased_at": str(when), "price_cents": cents}:
-            try:
-                at = datetime.fromisoformat(when)
-            except ValueError:
-                raise errors.BadPayload("recent_sales: a sale whose time cannot be read") from None
-            if at.tzinfo is not None:
-                return at, _cents(cents)
-    raise errors.BadPayload("recent_sales: a sale without time or price")

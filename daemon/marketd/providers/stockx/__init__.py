@@ -171,7 +171,7 @@ async def _market(listing: Listing, currency: str, http: Http) -> tuple[dict[str
         reply = await http.get(path, {"currencyCode": currency}, endpoint="market_data")
     except errors.NotListed as gone:
         raise errors.NotListed(str(gone), code="mapping_broken", http_status=404) from gone
-    return reading.market(reply.body, currency), reply.granted_at
+    return reading.market(reply.body, listing.product.id, currency), reply.granted_at
 
 
 PROVIDER = StockX

@@ -32,8 +32,9 @@ async def find(ask: Ask, http: Http) -> Choice:
     """The one product that the sku means; NotListed or Unmatched otherwise. Never merely the first hit."""
     kind, _, rest = ask.sku.partition(":")
     if kind == "id":
-        reply = await http.get(f"/catalog/products/{uuid(rest)}", endpoint="product")
-        candidates = [reading.product(reply.body)]
+        wanted = uuid(rest)
+        reply = await http.get(f"/catalog/products/{wanted}", endpoint="product")
+        candidates = [reading.product_of_id(reply.body, wanted)]
     elif kind == "name":
         candidates = _by_name(rest, await _search(rest, http))
     else:
@@ -93,7 +94,11 @@ async def _rival(product: Product, http: Http) -> Listing | None:
         reply = await _variants(product.id, http)
     except errors.NotListed:
         return None
-    return Listing(product=product, variants=reading.variants(reply.body)) if reply.body != [] else None
+    return (
+        Listing(product=product, variants=reading.variants(reply.body, product.id))
+        if reply.body != []
+        else None
+    )
 
 
 async def _search(query: str, http: Http) -> list[Product]:
@@ -108,7 +113,7 @@ async def _search(query: str, http: Http) -> list[Product]:
 
 async def variants(product_id: str, http: Http) -> tuple[Variant, ...]:
     """The product's sizes; one request. Raises NotListed for an unknown product."""
-    return reading.variants((await _variants(product_id, http)).body)
+    return reading.variants((await _variants(product_id, http)).body, product_id)
 
 
 async def _variants(product_id: str, http: Http) -> Reply:

@@ -34,37 +34,54 @@ def products(body: Any) -> list[Product]:
     raise errors.BadPayload("search: no list of products")
 
 
-def variants(body: Any) -> tuple[Variant, ...]:
-    """The sizes of a product that can be told apart; a size that occurs twice names none."""
+def variants(body: Any, product_id: str) -> tuple[Variant, ...]:
+    """The sizes of the product that can be told apart; a size that occurs twice names none."""
     if not isinstance(body, list) or not body:
         raise errors.BadPayload("variants: not a list, or an empty one")
+    for row in body:
+        _check_product(row, product_id)
     read = [_variant(row, alone=len(body) == 1) for row in body]
     found = [variant for variant in read if variant and (variant.size or len(body) == 1)]
     texts = [variant.size for variant in found]
     return tuple(variant for variant in found if texts.count(variant.size) == 1)
 
 
-def market(body: Any, currency: str) -> dict[str, Row]:
-    """Market data by variant id, all in the currency that was asked for."""
+def market(body: Any, product_id: str, currency: str) -> dict[str, Row]:
+    """Market data by variant id, all of the product and in the currency that were asked for."""
     if not isinstance(body, list):
         raise errors.BadPayload("market data: not a list")
     rows: dict[str, Row] = {}
     for row in body:
+        _check_product(row, product_id)
         match row:
             case {"variantId": str(variant), "currencyCode": str(given)} if given == currency:
                 if rows.setdefault(variant, row) != row:
-                    raise errors.BadPayload(f"market data: two rows of variant {variant[:40]} that differ")
+                    raise errors.BadPayload(f"market data: two rows of variant {variant[:40]!r} that differ")
             case {"variantId": str(), "currencyCode": str(given)}:
-                raise errors.BadPayload(f"market data: asked for {currency}, got {given[:10]}")
+                raise errors.BadPayload(f"market data: asked for {currency}, got {given[:10]!r}")
             case _:
                 raise errors.BadPayload("market data: a row without variantId or currencyCode")
     return rows
 
 
+def _check_product(row: Any, product_id: str) -> None:
+    """BadPayload for what says that it is of another product than the one that was asked for by its id."""
+    given = row.get("productId") if isinstance(row, dict) else None
+    if given in (None, product_id) or (isinstance(given, str) and given.lower() == product_id.lower()):
+        return
+    raise errors.BadPayload(f"asked for product {product_id}, got {str(given)[:40]!r}")
+
+
+def product_of_id(body: Any, product_id: str) -> Product:
+    """The product that was asked for by its id."""
+    _check_product(body, product_id)
+    return product(body)
+
+
 def product(body: Any) -> Product:
-    """One product, from a search or by id."""
+    """One product, whichever it is."""
     match body:
-        case {"productId": str(product_id), **rest}:
+        case {"productId": str(product_id), **rest} if product_id:
             traits = rest.get("productAttributes")
             known = traits if isinstance(traits, dict) else {}
             retail = known.get("retailPrice")
