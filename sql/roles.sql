@@ -11,16 +11,22 @@ do $$
 declare role text;
 begin
   perform pg_advisory_xact_lock(hashtext('marketd.roles'));
+  -- Roles belong to the whole server, not to one database. Where they are there, whoever owns the schema may go on
+  -- without the right to make any (CREATEROLE).
   foreach role in array array['market_producer', 'market_reader', 'market_operator', 'market_daemon'] loop
+    continue when to_regrole(role) is not null;
     begin
       execute format('create role %I nologin', role);
     exception when duplicate_object or unique_violation then
-      raise notice 'role % is there already', role;   -- roles belong to the whole server, not to one database
+      raise notice 'role % is there already', role;   -- made for another database a moment ago
     end;
   end loop;
+  foreach role in array array['market_producer', 'market_reader'] loop
+    if not pg_has_role('market_operator', role, 'member') then
+      execute format('grant %I to market_operator', role);
+    end if;
+  end loop;
 end $$;
-
-grant market_producer, market_reader to market_operator;
 
 -- Nobody has anything but what follows. Postgres 14 lets everybody create objects in public, among them functions
 -- that ours would then prefer to their own; later versions do not.

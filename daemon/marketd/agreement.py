@@ -44,6 +44,8 @@ class Agreement:
                 renewed=renewed,
                 further=[self._plans.dials_written(wiring.dials_of(config))],
             )
+        except errors.DatabaseUnfit:
+            raise  # a right or a table is missing: no fault of what is written
         except errors.StatementRefused as error:
             raise errors.ConfigError([f"Postgres refuses a value: {error}"]) from error
 

@@ -79,11 +79,12 @@ class App:
                     await self._run(stop, on_ready)
 
     async def _start(self, stack: AsyncExitStack) -> None:
-        await self._open(stack)
-        self._entered = await self._may_enter()
-        if self._entered:
-            await self._apply(None, self._config)
-            self._reloaded(None)
+        with database.fitting(lambda: self.dsn or ""):
+            await self._open(stack)
+            self._entered = await self._may_enter()
+            if self._entered:
+                await self._apply(None, self._config)
+                self._reloaded(None)
 
     @property
     def _log_stream(self) -> TextIO:

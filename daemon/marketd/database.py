@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
 
 import asyncpg
 
 from marketd import errors, migrate
 from marketd.config import Config
 from marketd.embedded import EmbeddedError, EmbeddedPostgres
-from marketd.store.pool import GONE, in_words
+from marketd.store.addresses import user_of
+from marketd.store.pool import GONE, in_words, unreachable
 
 _CONNECT_S = 10
 _CLOSE_S = 2
@@ -64,15 +66,39 @@ async def check_schema(dsn: str, *, pooled: bool) -> None:
         connection = await asyncpg.connect(
             dsn, timeout=_CONNECT_S, command_timeout=_CONNECT_S, statement_cache_size=0
         )
-        try:
-            async with connection.transaction():
-                if not pooled:
-                    await connection.execute("set local search_path = public")
-                await migrate.check(connection)
-        finally:
-            await _close(connection)
     except (*GONE, asyncpg.PostgresError) as error:
-        raise errors.DatabaseUnavailable(f"cannot connect to Postgres: {in_words(error)}") from error
+        raise errors.DatabaseUnavailable(unreachable(dsn, error)) from error
+    try:
+        async with connection.transaction():
+            if not pooled:
+                await connection.execute("set local search_path = public")
+            await migrate.check(connection)
+    except asyncpg.SyntaxOrAccessError as error:
+        raise errors.SchemaError(unfit(dsn, error)) from error
+    except (*GONE, asyncpg.PostgresError) as error:
+        raise errors.DatabaseUnavailable(unreachable(dsn, error)) from error
+    finally:
+        await _close(connection)
+
+
+def unfit(dsn: str, error: BaseException) -> str:
+    """What an operator does about a statement of the daemon that Postgres refuses for what the database lacks."""
+    said = error.__cause__ if isinstance(error, errors.StatementRefused) else error
+    if not isinstance(said, asyncpg.InsufficientPrivilegeError):
+        return f"the database does not fit this program ({in_words(said or error)}): run `marketd migrate`"
+    return (
+        f"Postgres does not allow a daemon's work ({in_words(said)}): run `marketd migrate --roles` as the schema's "
+        f'owner, then `grant market_daemon to "{user_of(dsn)}"`'
+    )
+
+
+@contextmanager
+def fitting(dsn: Callable[[], str]) -> Iterator[None]:
+    """Raises SchemaError with a remedy where a right, a table or a column is missing, which no new try will mend."""
+    try:
+        yield
+    except errors.DatabaseUnfit as error:
+        raise errors.SchemaError(unfit(dsn(), error)) from error
 
 
 async def _close(connection: asyncpg.Connection[asyncpg.Record]) -> None:

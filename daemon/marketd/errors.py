@@ -2,7 +2,7 @@
 
 MarketdError
   ConfigError               exit 78 at start; on SIGHUP the old config stays
-  SchemaError               exit 78: the database's schema is missing, old, newer or changed
+  SchemaError               exit 78: the schema is missing, old, newer or changed, or our login may not use it
   DatabaseError
     DatabaseUnavailable     exit 75, or wait and reconnect
     StatementRefused        not by itself any better the next time: told, and the rest goes on

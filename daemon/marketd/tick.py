@@ -141,5 +141,6 @@ async def tick(config: Config, within: timedelta) -> Tally:
     await work.serve(stop)
     work.tally.stopped = stop.signal_name
     if work.tally.error is not None:
-        raise work.tally.error
+        with database.fitting(lambda: work.dsn or ""):
+            raise work.tally.error
     return work.tally

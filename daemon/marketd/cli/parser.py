@@ -221,7 +221,9 @@ def _setting_up(commands: Commands) -> None:
     migrate = _command(commands, "migrate", "setup:migrate", words.MIGRATE)
     migrate.add_argument("--plan", action="store_true", help="only tell what would be done")
     migrate.add_argument(
-        "--roles", action="store_true", help="create and grant the roles of sql/roles.sql, too"
+        "--roles",
+        action="store_true",
+        help="create and grant the roles of sql/roles.sql, too; wants CREATEROLE",
     )
     _add_json(migrate)
     check = _command(commands, "check-config", "setup:check_config", words.CHECK_CONFIG)

@@ -17,7 +17,8 @@ from marketd.cli.tables import as_json, lane
 from marketd.config import Config, json_schema
 from marketd.embedded import EmbeddedError, EmbeddedPostgres
 from marketd.errors import ConfigError, DatabaseUnavailable
-from marketd.store.pool import in_words
+from marketd.store.addresses import user_of
+from marketd.store.pool import unreachable
 from marketd.store.sqlfile import migrations
 
 _UNREACHABLE = (
@@ -91,16 +92,26 @@ async def _migrate(dsn: str, *, plan: bool, roles: bool) -> tuple[list[int], dic
         return steps, await schema.open_to(dsn)
     except _UNREACHABLE as error:
         raise DatabaseUnavailable(
-            f"cannot connect to Postgres: {in_words(error)}; check that it runs and that database.dsn is right"
+            f"{unreachable(dsn, error)}; check that it runs and that database.dsn is right"
         ) from error
     except asyncpg.LockNotAvailableError as error:
         raise DatabaseUnavailable(
             "another transaction holds a table that has to change (see pg_locks); nothing is half done, try again"
         ) from error
     except asyncpg.InsufficientPrivilegeError as error:
-        raise CommandError(f"Postgres does not allow it ({error}): migrate as the schema's owner") from error
+        said = " ".join(str(error).split())
+        raise CommandError(f"Postgres does not allow it ({said}): {_who_may(dsn, error)}") from error
     except asyncpg.PostgresError as error:
         raise CommandError(f"nothing is half done; Postgres refused ({error.sqlstate}): {error}") from error
+
+
+def _who_may(dsn: str, error: asyncpg.InsufficientPrivilegeError) -> str:
+    if "role" not in str(error):
+        return "migrate as the schema's owner"
+    return (
+        f'--roles needs the right to make roles. As a superuser: `alter role "{user_of(dsn)}" createrole`, '
+        "or run `marketd migrate --roles` once with a superuser's database.dsn"
+    )
 
 
 def check_config(arguments: Namespace) -> int:

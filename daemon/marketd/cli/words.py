@@ -187,7 +187,8 @@ MIGRATE = """
     Bring the database's schema up to this version; do it before the daemon of this version starts.
 
     All missing steps are applied in one transaction, or none. It may be repeated, and run by several at
-    once. With a newer schema than this version knows it exits 78 and changes nothing.
+    once. With a newer schema than this version knows it exits 78 and changes nothing. It is for the schema's
+    owner; --roles, which is optional, makes roles as well, so that the owner needs CREATEROLE the first time.
 
     Examples:
       marketd migrate --plan

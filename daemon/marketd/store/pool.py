@@ -17,6 +17,7 @@ import asyncpg
 
 from marketd.clock import full_jitter
 from marketd.errors import DatabaseUnavailable, DatabaseUnfit, StatementRefused
+from marketd.store.addresses import address_of
 
 _AGAIN = (
     asyncpg.DeadlockDetectedError,
@@ -114,7 +115,7 @@ class Database:
                 init=None if self._pooled else _set_up,
             )
         except (*GONE, asyncpg.PostgresError) as error:
-            raise DatabaseUnavailable(f"cannot connect to Postgres: {in_words(error)}") from error
+            raise DatabaseUnavailable(unreachable(self._dsn, error)) from error
 
     def _session(self) -> dict[str, str]:
         # So that the locks of a daemon that was cut off are not held until the server's TCP gives up, hours later.
@@ -217,7 +218,7 @@ class Database:
         try:
             return await pool.acquire(timeout=self._timeout_s)
         except asyncpg.PostgresError as error:  # a login that is refused is no fault of the statement
-            raise DatabaseUnavailable(f"cannot connect to Postgres: {in_words(error)}") from error
+            raise DatabaseUnavailable(unreachable(self._dsn, error)) from error
         finally:
             self._waiting -= 1
 
@@ -262,6 +263,11 @@ async def _in_transaction(
         raise
     await transaction.commit()
     return rows
+
+
+def unreachable(dsn: str, error: BaseException) -> str:
+    """Where nobody was to be had, and why, in one line without a password."""
+    return f"cannot connect to Postgres at {address_of(dsn)}: {in_words(error)}"
 
 
 def in_words(error: BaseException) -> str:
