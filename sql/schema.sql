@@ -1267,6 +1267,59 @@ CREATE OR REPLACE FUNCTION market__early(s market_settings)
 AS $function$ select least(0.02, market__guard(s) / 4) $function$;
 revoke execute on function market__early(market_settings) from public;
 
+CREATE OR REPLACE FUNCTION market__enrich(p_provider text, p_limit integer, p_after text, p_looks integer DEFAULT 2000, OUT queued integer, OUT after text)
+ RETURNS record
+ LANGUAGE plpgsql
+ SET lock_timeout TO '20ms'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare skus text[]; k record; w market__wish; o market__opened;
+begin
+  queued := 0;
+  skus := array(select distinct s.sku from market_skus s where s.sku > p_after order by s.sku limit p_looks);
+  after := case when cardinality(skus) = p_looks then skus[p_looks] end;
+  for k in
+    select c.sku, p.provider, p.all_sizes,
+           -- one in another system may fit two variants
+           (select t.size from market_targets t where t.sku = c.sku and t.size is not null
+             order by t.size ~ '^(UK|EU) ', t.created_at, t.dedupe_key limit 1) as size
+      from unnest(skus) with ordinality c(sku, n)
+      cross join lateral (
+        select m.provider, m.all_sizes from market_providers m
+         where m.account = 'default' and m.enabled and m.images and (p_provider is null or m.provider = p_provider)
+           -- not where it was looked for in vain
+           and not exists (select from market_targets t where t.provider = m.provider and t.sku = c.sku
+                            and (t.retry_at > clock_timestamp() or t.last_attempt_at > clock_timestamp() - interval '1 day'))
+         order by m.all_sizes desc, m.provider limit 1) p
+     where c.sku !~ '^id:'
+       and not exists (select from market_skus x join market_products d using (provider, product_id)
+                        where x.sku = c.sku and d.image_url is not null)
+       -- One that is on its way may bring it: the next provider is for when it did not.
+       and not exists (select from market_providers m join market_targets t on t.provider = m.provider and t.sku = c.sku
+                         join market_jobs j on j.dedupe_key = t.dedupe_key and j.status in ('pending', 'running', 'deferred')
+                        where m.account = 'default' and m.enabled and m.images)
+     order by c.n
+  loop
+    -- Where one call returns all sizes none is named; else any known size will do.
+    continue when not k.all_sizes and k.size is null and k.sku !~ '^name:';
+    w := market__wish(k.provider, k.sku, case when not k.all_sizes then k.size end, null, 50, null, null);
+    continue when w.problem is not null;
+    begin
+      o := market__open(w);
+      queued := queued + (o.result = 'queued')::int;
+    exception when lock_not_available then
+      continue;   -- the next look has it
+    end;
+    if queued >= p_limit then
+      after := k.sku;
+      exit;
+    end if;
+  end loop;
+end $function$;
+revoke execute on function market__enrich(text,integer,text,integer) from public;
+
 CREATE OR REPLACE FUNCTION market__eta(l market__lane, p_urgent_calls integer, p_other_calls integer, p_now timestamp with time zone)
  RETURNS timestamp with time zone
  LANGUAGE plpgsql
@@ -2897,39 +2950,16 @@ CREATE OR REPLACE FUNCTION market_enrich(provider text DEFAULT NULL::text, p_lim
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
-declare k record; w market__wish; o record; n int := 0;
+declare n int := 0; step record; place text := ''; most constant int := least(greatest(p_limit, 0), 1000);
 begin
   if market_enrich.provider is not null
      and not exists (select from market_providers p where p.provider = market_enrich.provider) then
     raise exception 'market_enrich: provider % is unknown', quote_literal(left(market_enrich.provider, 40)) using errcode = '22023';
   end if;
-  for k in
-    select c.sku, p.provider, p.all_sizes,
-           -- one in another system may fit two variants
-           (select t.size from market_targets t where t.sku = c.sku and t.size is not null
-             order by t.size ~ '^(UK|EU) ', t.created_at, t.dedupe_key limit 1) as size
-      from market_catalog c
-      cross join lateral (
-        select m.provider, m.all_sizes from market_providers m
-         where m.account = 'default' and m.enabled and m.images
-           and (market_enrich.provider is null or m.provider = market_enrich.provider)
-           -- not where it was looked for in vain
-           and not exists (select from market_targets t where t.provider = m.provider and t.sku = c.sku
-                            and (t.retry_at > clock_timestamp() or t.last_attempt_at > clock_timestamp() - interval '1 day'))
-         order by m.all_sizes desc, m.provider limit 1) p
-     where c.image_is_fallback and c.sku !~ '^id:'
-       -- One that is on its way may bring it: the next provider is for when it did not.
-       and not exists (select from market_providers m join market_targets t on t.provider = m.provider and t.sku = c.sku
-                         join market_jobs j on j.dedupe_key = t.dedupe_key and j.status in ('pending', 'running', 'deferred')
-                        where m.account = 'default' and m.enabled and m.images)
-     order by c.sku limit least(greatest(p_limit, 0), 1000)
-  loop
-    -- Where one call returns all sizes none is named; else any known size will do.
-    continue when not k.all_sizes and k.size is null and k.sku !~ '^name:';
-    w := market__wish(k.provider, k.sku, case when not k.all_sizes then k.size end, null, 50, null, null);
-    continue when w.problem is not null;
-    select * into o from market__open(w);
-    n := n + (o.result = 'queued')::int;
+  while place is not null and n < most loop
+    step := market__enrich(market_enrich.provider, most - n, place);
+    n := n + step.queued;
+    place := step.after;
   end loop;
   return n;
 end $function$;

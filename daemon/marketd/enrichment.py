@@ -6,14 +6,16 @@ from marketd import clock
 from marketd.store.jobs import JobStore
 
 _AT_MOST = 5  #: products a pass; they wait behind all other background work
-_REST = 99  #: times what the last look took: it reads every sku, and of many most have no image anywhere
+_LOOK_S = 1.0  #: no further step of a look begins later
+_REST = 99  #: times what the last look took: of many products most have no image anywhere
 
 
 class Enrichment:
-    """A chore of the scheduler's pass."""
+    """A chore of the scheduler's pass, which goes round all skus in many short looks."""
 
     def __init__(self, jobs: JobStore) -> None:
         self._jobs = jobs
+        self._after = ""  #: the sku at which the last look ended
         self._rests_until = float("-inf")  #: monotonic
 
     async def enrich(self) -> None:
@@ -22,7 +24,16 @@ class Enrichment:
         if began < self._rests_until:
             return
         try:
-            await self._jobs.enrich(_AT_MOST)
+            await self._look(began + _LOOK_S)
         finally:
             ended = clock.monotonic()
             self._rests_until = ended + _REST * (ended - began)
+
+    async def _look(self, until: float) -> None:
+        queued = 0
+        while True:
+            found, after = await self._jobs.enrich(_AT_MOST - queued, self._after)
+            queued += found
+            self._after = after or ""
+            if after is None or queued >= _AT_MOST or clock.monotonic() >= until:
+                return

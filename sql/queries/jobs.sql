@@ -453,6 +453,10 @@ select market_reopen();
 -- Requests that met a locked row reach their jobs.
 select market_fold_requests();
 
+-- name: enrich
+-- One step through the skus, which are too many for one statement. $1 fetches to queue at most  $2 the sku before
+select queued, after from market__enrich(null, $1, $2);
+
 -- name: finished_since
 -- What ended between two passes of the scheduler, for the audit row.
 select count(*)::int as selected,

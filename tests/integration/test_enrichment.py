@@ -69,17 +69,17 @@ async def test_looking_for_images_takes_a_hundredth_of_the_time_at_most(
     monkeypatch.setattr(clock, "monotonic", lambda: now)
 
     class Slow(JobStore):
-        async def enrich(self, at_most: int) -> int:
+        async def enrich(self, at_most: int, after: str) -> tuple[int, str | None]:
             nonlocal now
             now += 3
-            return await super().enrich(at_most)
+            return await super().enrich(at_most, after)
 
     looked = []
     async with opened(database) as pool:
         enrichment = Enrichment(Slow(pool, uuid4()))
         for minute in range(11):
             now = max(now, 60.0 * minute)
-            sku = f"A-{minute}"
+            sku = f"A-{minute:02}"  # in the order of the looks
             await db.execute(
                 "insert into market_skus (provider, sku, product_id) values ('stockx', $1, $1)", sku
             )

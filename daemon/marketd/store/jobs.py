@@ -118,10 +118,13 @@ class JobStore:
             Rescued(job_id=r["id"], provider=r["provider"], poisoned=r["status"] == "failed") for r in rows
         ]
 
-    async def enrich(self, at_most: int) -> int:
-        """Queue fetches that bring an image for products without one. Returns how many."""
-        queued: int = await self._db.fetchval("select market_enrich(null, $1)", at_most)
-        return queued
+    async def enrich(self, at_most: int, after: str) -> tuple[int, str | None]:
+        """Queue fetches that bring an image for products without one, of some thousand skus after `after`.
+
+        Returns how many, and the sku after which the next look begins; None: that was the last one.
+        """
+        [row] = await self._db.fetch(self._sql["enrich"], at_most, after)
+        return row["queued"], row["after"]
 
     async def reopen(self) -> int:
         """Reopen jobs for requests that were committed too late to be served. Returns how many."""
