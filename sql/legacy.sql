@@ -33,9 +33,9 @@ create or replace function pg_temp.taken_names() returns text[] language sql as 
     market_job_requests market_job_runs market_jobs market_move market_pause market_plan market_planner market_plans
     market_price_history market_price_status market_prices market_products market_provider_metrics market_providers
     market_queue_status market_rates market_reconcile market_refresh market_reopen market_report
-    market_request_audit market_requests market_resume market_retry market_run_now market_settings market_signals
-    market_skus market_take market_take_block market_targets market_units market_unwatch market_variants
-    market_viewed market_watch market_watches market_why stockx_market_prices
+    market_request_audit market_requests market_resume market_retry market_run_now market_run_wish market_settings
+    market_signals market_skus market_take market_take_block market_targets market_units market_unwatch
+    market_variants market_viewed market_watch market_watches market_why stockx_market_prices
   ', E' \n'), '\s+')
 $$;
 

@@ -435,6 +435,14 @@ create table market_requests (
 comment on table market_requests is 'The call record: where the budget went. Written in bulk, kept some days.';
 CREATE INDEX market_requests_recent ON market_requests USING btree (granted_at, provider);
 
+create table market_run_wish (
+  only_row boolean default true not null,
+  asked_at timestamp with time zone default '-infinity'::timestamp with time zone not null,
+  constraint market_run_wish_pkey PRIMARY KEY (only_row),
+  constraint market_run_wish_only_row_check CHECK (only_row)
+);
+comment on table market_run_wish is 'When somebody last asked for a pass (market_run_now).';
+
 create table market_schema (
   version integer not null,
   name text not null,
@@ -1829,7 +1837,7 @@ begin
   if held then
     return market__fold_into(j, w.priority, w.not_before);
   elsif not known and j.status <> 'running' and w.priority >= (select s.wake_priority from market_settings s) then
-    perform pg_notify('market_jobs', 'fold');
+    perform pg_notify('market_jobs', '');
   end if;
   return 'merged';
 end $function$;
@@ -3345,7 +3353,10 @@ CREATE OR REPLACE FUNCTION market_run_now()
 AS $function$
 declare n int := (select count(*) from market_daemons where alive_until > clock_timestamp());
 begin
-  perform pg_notify('market_jobs', 'run ' || date_part('epoch', clock_timestamp()));
+  -- Whose wish is not committed yet keeps nobody's: this one is heard all the same.
+  update market_run_wish set asked_at = clock_timestamp()
+   where only_row in (select w.only_row from market_run_wish w for update skip locked);
+  perform pg_notify('market_jobs', 'run');
   return format('%s live daemon%s asked to run now', n, case when n = 1 then '' else 's' end);
 end $function$;
 revoke execute on function market_run_now() from public;

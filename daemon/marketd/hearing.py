@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from marketd.gauges import Gauges
 from marketd.lanes import Lanes
 from marketd.metrics import Metrics
@@ -11,7 +9,6 @@ from marketd.scheduler import Poller, Scheduler
 from marketd.store.listener import Listener
 from marketd.telemetry import Observer
 
-_RUN = re.compile(r"run( (?P<at>[0-9]{1,11}(\.[0-9]{1,9})?))?")
 _SHOWN = 40  #: characters of a payload that nobody understands
 
 
@@ -24,21 +21,21 @@ def listener(
     metrics: Metrics,
     observer: Observer,
 ) -> Listener:
-    """Listens at `dsn`: `run` means a pass now, `fold` a poll, empty all lanes, a provider's name its lanes.
+    """Listens at `dsn`: `run` means a pass now, empty a poll and all lanes, a provider's name its lanes.
 
-    After `run` there may be when it was asked for, in seconds since 1970. Others are counted.
+    Others are counted.
     """
 
     def on_notify(payload: str) -> None:
-        if (run := _RUN.fullmatch(payload)) is not None:
-            scheduler.run_now(float(run["at"]) if run["at"] else None)
+        if payload == "run":
+            scheduler.run_now()
             lanes.wake_all()
-        elif payload == "fold":
-            poller.kick()  # an urgent request met a row in somebody's hands
         elif (provider := lanes.heard(payload)) is not None:
             metrics.heard(provider)
         elif not payload:
-            gauges.hurry()  # an operator has paused a lane, or resumed one
+            # An operator has paused a lane, or resumed one; or an urgent request met a row in somebody's hands.
+            gauges.hurry()
+            poller.kick()
         else:
             observer.event("notification_ignored", payload=payload[:_SHOWN])
 

@@ -178,14 +178,12 @@ class Scheduler:
         self._observer = observer
         self._chores = chores
         self._now = asyncio.Event()
-        self._asked_at: float | None = None  #: by Postgres's clock, in seconds since 1970
         self._retimed = asyncio.Event()
         self.last_pass = clock.monotonic()  #: when the last one was over: the interval begins
         self.last_turn = clock.monotonic()  #: when the loop last got on, for the watchdog
 
-    def run_now(self, asked_at: float | None = None) -> None:
-        """Somebody asked for a pass (market_run_now), at a time by Postgres's clock, in seconds since 1970."""
-        self._asked_at = asked_at
+    def run_now(self) -> None:
+        """Somebody asked for a pass (market_run_now)."""
         self._now.set()
 
     def turned(self) -> None:
@@ -197,7 +195,7 @@ class Scheduler:
             forced = self._now.is_set()
             self._now.clear()
             try:
-                await self.one_pass("notify" if forced else "timer", forced=forced, asked_at=self._asked_at)
+                await self.one_pass("notify" if forced else "timer", forced=forced)
             except errors.DatabaseError as error:
                 self._observer.event("run_done", result="failed", error=str(error))
             self.last_pass = clock.monotonic()
@@ -218,13 +216,13 @@ class Scheduler:
                 return
             await _either(self._now, self._retimed, min(left_s, _LOOK_ROUND_S))
 
-    async def one_pass(self, trigger: str, *, forced: bool = False, asked_at: float | None = None) -> bool:
+    async def one_pass(self, trigger: str, *, forced: bool = False) -> bool:
         """Do one pass unless another daemon did within the interval.
 
         Raises DatabaseError when it cannot be begun or ended; what fails in it is told. One that is cut off has no end.
         """
         distance = _ASKED_TOGETHER if forced else self.timing.interval * 0.9
-        run = await self._runs.begin(trigger, distance, asked_at=asked_at if forced else None)
+        run = await self._runs.begin(trigger, distance, asked=forced)
         if run is None:
             self._observer.event("run_done", result="skipped")
             return False

@@ -23,6 +23,14 @@ create table market_settings (
 comment on table market_settings is 'What the SQL functions need to know of config.yaml; written by the daemon at start and SIGHUP.';
 insert into market_settings default values;
 
+-- Apart from market_settings, which each pass writes: a wish may be said in a transaction that stays open.
+create table market_run_wish (
+  only_row boolean primary key default true check (only_row),
+  asked_at timestamptz not null default '-infinity'
+);
+comment on table market_run_wish is 'When somebody last asked for a pass (market_run_now).';
+insert into market_run_wish default values;
+
 create table market_providers (
   provider text not null,
   account text not null default 'default',

@@ -138,7 +138,7 @@ begin
   if held then
     return market__fold_into(j, w.priority, w.not_before);
   elsif not known and j.status <> 'running' and w.priority >= (select s.wake_priority from market_settings s) then
-    perform pg_notify('market_jobs', 'fold');
+    perform pg_notify('market_jobs', '');
   end if;
   return 'merged';
 end $$;
@@ -766,12 +766,14 @@ exception when lock_not_available then
   return;   -- somebody holds a request's row
 end $$;
 
--- The word goes by its time, not by a row that the daemons write, too: it may be said in a transaction that stays open.
 create function market_run_now() returns text
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
 declare n int := (select count(*) from market_daemons where alive_until > clock_timestamp());
 begin
-  perform pg_notify('market_jobs', 'run ' || date_part('epoch', clock_timestamp()));
+  -- Whose wish is not committed yet keeps nobody's: this one is heard all the same.
+  update market_run_wish set asked_at = clock_timestamp()
+   where only_row in (select w.only_row from market_run_wish w for update skip locked);
+  perform pg_notify('market_jobs', 'run');
   return format('%s live daemon%s asked to run now', n, case when n = 1 then '' else 's' end);
 end $$;
 

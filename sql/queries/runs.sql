@@ -3,13 +3,12 @@
 -- name: begin_run
 -- One run per tick whatever the number of daemons: whoever updates the row first has it, and the others, who waited for the
 -- row, look at it again and find the tick taken. Nobody leads, so nobody can hang as the leader.
--- $1 trigger  $2 least distance between two runs (interval)
--- $3 when somebody asked for one (seconds since 1970) or null: one run for each time, whoever hears it
+-- $1 trigger  $2 least distance between two runs (interval)  $3 somebody asked: one run for each time, whoever hears it
 with tick as (
   update market_settings s set run_started_at = clock_timestamp()
    where coalesce(s.run_started_at, '-infinity') < clock_timestamp() - $2::interval
       or s.run_started_at > clock_timestamp()   -- from before the clock was set back
-      or to_timestamp($3::float8) > coalesce(s.run_started_at, '-infinity') and to_timestamp($3::float8) <= clock_timestamp()
+      or $3 and (select w.asked_at from market_run_wish w) > coalesce(s.run_started_at, '-infinity')
   returning s.run_started_at
 )
 insert into market_job_runs as n (trigger, started_at) select $1, t.run_started_at from tick t

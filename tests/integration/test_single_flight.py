@@ -67,27 +67,10 @@ async def test_a_daemon_that_hangs_in_its_pass_keeps_nobody_from_the_next(daemon
 async def test_each_wish_for_a_pass_is_answered_by_one(daemons: list[RunStore], db: Connection) -> None:
     await daemons[0].begin("timer", TICK)
     for _ in range(2):  # also right after another pass
-        at = await _asked(db)
-        runs = await asyncio.gather(*(daemon.begin("notify", TICK, asked_at=at) for daemon in daemons))
+        await db.execute("select market_run_now()")
+        runs = await asyncio.gather(*(daemon.begin("notify", TICK, asked=True) for daemon in daemons))
         assert sum(run is not None for run in runs) == 1
-    assert await daemons[2].begin("notify", TICK, asked_at=at) is None
-
-
-async def _asked(db: Connection) -> float:
-    """When a market_run_now asked, as its notification tells."""
-    heard: asyncio.Queue[str] = asyncio.Queue()
-    hear = lambda *notice: heard.put_nowait(notice[3])  # noqa: E731 - taken off again below
-    await db.add_listener("market_jobs", hear)
-    await db.execute("select market_run_now()")
-    word, at = (await asyncio.wait_for(heard.get(), 5)).split()
-    await db.remove_listener("market_jobs", hear)
-    assert word == "run"
-    return float(at)
-
-
-async def test_a_wish_from_a_time_to_come_is_no_pass_more(daemons: list[RunStore]) -> None:
-    await daemons[0].begin("timer", TICK)
-    assert await daemons[1].begin("notify", TICK, asked_at=9e10) is None
+    assert await daemons[2].begin("notify", TICK, asked=True) is None
 
 
 async def test_a_clock_that_was_set_back_does_not_stop_the_passes(

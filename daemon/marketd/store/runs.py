@@ -29,14 +29,9 @@ class RunStore:
         self._db = db
         self._sql = queries("runs")
 
-    async def begin(
-        self, trigger: str, at_least_since: timedelta, *, asked_at: float | None = None
-    ) -> Run | None:
-        """Start a run, unless any daemon started one within `at_least_since`, or after `asked_at`.
-
-        `asked_at` is by Postgres's clock, in seconds since 1970.
-        """
-        row = await self._db.fetchrow(self._sql["begin_run"], trigger, at_least_since, asked_at)
+    async def begin(self, trigger: str, at_least_since: timedelta, *, asked: bool = False) -> Run | None:
+        """Start a run, unless any daemon started one within `at_least_since`; if `asked`, since it was asked for."""
+        row = await self._db.fetchrow(self._sql["begin_run"], trigger, at_least_since, asked)
         if row is None:
             return None
         return Run(run_id=row["run_id"], started_at=row["started_at"], previous_at=row["previous_at"])
