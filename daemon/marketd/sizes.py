@@ -161,8 +161,12 @@ def _only(wanted: str, found: Sequence[Variant]) -> Variant:
         return found[0]
     if not found:
         raise Unmatched(f"size {wanted} is not offered", code="size_not_offered")
-    names = " and ".join(f"US {variant.size}" for variant in found)
-    raise Unmatched(f"size {wanted} fits {names}: ask for the US size", code="ambiguous_size")
+    raise _ambiguous(wanted, [str(variant.size) for variant in found])
+
+
+def _ambiguous(wanted: str, us_sizes: Sequence[str]) -> Unmatched:
+    names = " and ".join(f"US {us}" for us in us_sizes)
+    return Unmatched(f"size {wanted} fits {names}: ask for the US size", code="ambiguous_size")
 
 
 def _not_offered(size: Size, variants: Sequence[Variant]) -> Unmatched:
@@ -185,19 +189,42 @@ def _converted(
 ) -> list[Variant]:
     """Variants whose own chart says the wanted number; the maker's table only where none has a chart."""
     if any(size.system in variant.chart for variant in variants):
-        return [
-            variant
-            for variant in variants
-            if size.number is not None and chart_number(variant.chart.get(size.system, "")) == size.number
-        ]
+        told = [(variant, chart_number(variant.chart.get(size.system, ""))) for variant in variants]
+        found = [variant for variant, number in told if number is not None and number == size.number]
+        if len(found) == 1:
+            silent = [variant for variant, number in told if number is None]
+            _check_alone(found[0], size, silent, us_equivalents(size, brand=brand, gender=gender))
+        return found
     us_sizes = us_equivalents(size, brand=brand, gender=gender)
     if not us_sizes:
         what = f"{brand or 'this brand'} {gender or 'of unknown gender'}"
         raise Unmatched(f"no conversion of {size.text} is known for {what}", code="size_system")
     if len(us_sizes) > 1:
-        names = " and ".join(f"US {us}" for us in us_sizes)
-        raise Unmatched(f"size {size.text} fits {names}: ask for the US size", code="ambiguous_size")
+        raise _ambiguous(size.text, us_sizes)
     return [variant for variant in variants if variant.size == us_sizes[0]]
+
+
+def _check_alone(found: Variant, size: Size, silent: Sequence[Variant], by_maker: Sequence[str]) -> None:
+    """Raises Unmatched (`ambiguous_size`) if another US size is the wanted one, too.
+
+    That is one that the maker's table puts there, whether it is listed or not (UK 6 of Nike is US 6.5 and 7), or a
+    neighbour whose own chart does not tell.
+    """
+    if found.size is None:
+        return
+    if found.size in by_maker and len(by_maker) > 1:
+        raise _ambiguous(size.text, by_maker)
+    mine = Size.parse(found.size)
+    for variant in silent:
+        other = Size.parse(variant.size) if variant.size else None
+        if other and (other.system, other.group) == (mine.system, mine.group) and _is_next(other, mine):
+            raise _ambiguous(size.text, [mine.text, other.text])
+
+
+def _is_next(one: Size, other: Size) -> bool:
+    if one.number is None or other.number is None:
+        return False
+    return abs(one.number - other.number) <= Fraction(1, 2)
 
 
 @dataclass(frozen=True, slots=True)

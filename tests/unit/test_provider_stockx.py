@@ -12,7 +12,7 @@ import pytest
 from marketd import config, errors
 from marketd.models import Listing
 from marketd.provider import Ask, Found, Reply
-from marketd.providers.stockx import Options, StockX, reading
+from marketd.providers.stockx import Options, StockX, choosing, reading
 from marketd.wiring import provider_types
 from provider_kit import GRANTED_AT, Each, Scripted, example, quote_of
 
@@ -32,6 +32,9 @@ def product(
         "urlKey": "dunk",
         "productAttributes": {"gender": "men", "retailPrice": 115, "releaseDate": "2021-03-10"},
     } | more
+
+
+WHOSE = reading.product(product())
 
 
 def hits(*products: dict[str, Any]) -> dict[str, Any]:
@@ -174,7 +177,7 @@ async def test_what_cannot_be_told_apart_is_left_out_and_loaded_no_more_than_onc
 async def test_prices_stand_when_the_list_of_sizes_cannot_be_loaded_again(trouble: Any) -> None:
     listing = Listing(
         product=reading.product(product()),
-        variants=reading.variants([variant("10", uk="9"), variant("12")], SHOE),
+        variants=reading.variants([variant("10", uk="9"), variant("12")], WHOSE),
     )
     asked = Ask(sku="DD1391-100", sizes=("10", "11", "UK 9", None), currency="USD", listing=listing)
     http = Scripted(
@@ -195,7 +198,7 @@ async def test_prices_stand_when_the_list_of_sizes_cannot_be_loaded_again(troubl
 
 
 async def test_a_429_to_the_list_of_sizes_is_told_to_the_lane() -> None:
-    listing = Listing(product=reading.product(product()), variants=reading.variants([variant("10")], SHOE))
+    listing = Listing(product=reading.product(product()), variants=reading.variants([variant("10")], WHOSE))
     http = Scripted(market_data=[market("10"), market("11")], variants=errors.Throttled("HTTP 429"))
     with pytest.raises(errors.Throttled):
         await fetch(http, listing=listing)
@@ -279,7 +282,7 @@ async def test_a_product_id_must_be_a_uuid() -> None:
 @pytest.mark.parametrize("other", [TWIN, SHOE[:-1], "", 7, {}])
 async def test_an_answer_about_another_product_than_was_asked_for_is_no_answer(other: Any) -> None:
     shoe, sizes, prices = product(), [variant("10")], [market("10")]
-    listing = Listing(product=reading.product(shoe), variants=reading.variants(sizes, SHOE))
+    listing = Listing(product=reading.product(shoe), variants=reading.variants(sizes, WHOSE))
     wrong_size, wrong_price = variant("10") | {"productId": other}, market("10", productId=other)
     with pytest.raises(errors.BadPayload):
         await fetch(Scripted(product=shoe | {"productId": other}), f"id:{SHOE}")
@@ -414,8 +417,27 @@ async def test_of_two_equal_products_only_the_sizes_that_one_of_them_has_are_tol
         await fetch(TwoOfOneCode(title="Dunk"), "DD1391-100", "9")
 
 
+def rival(product_id: str, title: str, *rows: dict[str, Any]) -> Listing:
+    whose = reading.product(product(product_id, title=title, brand="Unheard Of"))
+    own = [row | {"productId": product_id, "variantId": f"{product_id}/{row['variantId']}"} for row in rows]
+    return Listing(product=whose, variants=reading.variants(own, whose))
+
+
+def test_a_size_that_only_the_chart_of_what_shares_the_code_tells_is_not_that_ones() -> None:
+    shoe = rival(SHOE, "Dunk", variant("9"), variant("10"))
+    sample = rival(TWIN, "Dunk (Sample)", variant("10", uk="UK 9"))
+    alone = choosing.choose("DD1391-100", ["UK 9"], [shoe, sample])
+    assert alone.settled is shoe
+    assert [part.listing for part in alone.parts] == [shoe]
+    more = rival(TWIN, "Dunk (Sample)", variant("10", uk="UK 9"), variant("13", uk="UK 12"))
+    choice = choosing.choose("DD1391-100", ["UK 9", "UK 12"], [shoe, more])
+    assert choice.settled is None
+    assert [(part.listing, part.asked) for part in choice.parts] == [(more, ("UK 12",))]
+    assert choice.refused["UK 9"].error_code == "ambiguous_product"
+
+
 async def test_a_cached_product_that_is_nowhere_any_more_is_a_broken_mapping() -> None:
-    listing = Listing(product=reading.product(product()), variants=reading.variants([variant("10")], SHOE))
+    listing = Listing(product=reading.product(product()), variants=reading.variants([variant("10")], WHOSE))
     gone = errors.NotListed("HTTP 404: no", http_status=404)
     with pytest.raises(errors.NotListed) as broken:
         await fetch(Scripted(market_data=gone, search=hits()), listing=listing)
@@ -426,7 +448,7 @@ async def test_a_search_that_is_not_there_says_nothing_about_the_product() -> No
     gone = errors.NotListed("HTTP 404: Not Found", http_status=404)
     with pytest.raises(errors.Transient, match="base_url"):
         await fetch(Scripted(search=gone))
-    listing = Listing(product=reading.product(product()), variants=reading.variants([variant("10")], SHOE))
+    listing = Listing(product=reading.product(product()), variants=reading.variants([variant("10")], WHOSE))
     with pytest.raises(errors.Transient, match="base_url"):  # so a wrong base_url breaks no mapping either
         await fetch(Scripted(market_data=gone, search=gone), listing=listing)
 
@@ -463,6 +485,27 @@ async def test_a_bare_number_is_of_the_system_that_the_variants_own_chart_names(
     if size != value:
         refusal = (await fetch(http, "DD1391-100", "7")).answers["7"]
         assert isinstance(refusal, errors.Unmatched)
+
+
+@pytest.mark.parametrize("default", [None, "us", ""])
+@pytest.mark.parametrize("gender", ["women", "kids", "child", "Toddler"])
+async def test_a_bare_number_of_a_product_for_others_is_no_mens_size(
+    gender: str, default: str | None
+) -> None:
+    rows = [variant("7.5"), variant("8"), variant("5Y")]
+    for row in rows if default is not None else ():
+        row["sizeChart"]["defaultConversion"] = {"size": row["variantValue"], "type": default}
+    shoe = product(productAttributes={"gender": gender})
+    prices = [market("7.5"), market("8"), market("5Y")]
+    found = await fetch(
+        Scripted(search=hits(shoe), variants=rows, market_data=prices), "DD1391-100", "7.5", "5Y"
+    )
+    assert isinstance(found.answers["7.5"], errors.Unmatched)
+    assert [quote.size for quote in found.quotes] == ["5Y"]
+    alone = Scripted(search=hits(shoe), variants=rows[:1], market_data=prices[:1])
+    found = await fetch(alone, "DD1391-100", "7.5", None)
+    assert found.quotes == ()
+    assert all(isinstance(answer, errors.Unmatched) for answer in found.answers.values())
 
 
 @pytest.mark.parametrize("system", ["jp", "au", "us c"])
@@ -512,4 +555,4 @@ def test_the_kind_of_product_is_an_open_word(kind: str, category: str) -> None:
 
 def test_sizes_are_told_apart_in_any_order_and_with_gaps() -> None:
     rows = [variant("12"), variant("9.5"), variant("10"), variant("7W"), variant("9C"), variant("5Y")]
-    assert [one.size for one in reading.variants(rows, SHOE)] == ["12", "9.5", "10", "7W", "9C", "5Y"]
+    assert [one.size for one in reading.variants(rows, WHOSE)] == ["12", "9.5", "10", "7W", "9C", "5Y"]

@@ -139,6 +139,26 @@ def test_a_size_that_fits_two_variants_is_refused_and_both_are_named() -> None:
     assert "US 6.5 and US 7" in str(error)
 
 
+def test_a_size_that_the_maker_gives_to_two_is_refused_although_only_one_is_listed() -> None:
+    rows = charted(("6", "UK 5.5 (EU 38.5)"), ("7", "UK 6 (EU 40)"), ("10", "UK 9"))
+    for brand in ("Nike", "Air Jordan"):
+        assert refused("UK 6", rows, brand=brand, gender="men").error_code == "ambiguous_size"
+        assert sizes.match("UK 9", rows, brand=brand, gender="men").size == "10"
+        assert sizes.match("EU 40", rows, brand=brand, gender="men").size == "7"
+    assert sizes.match("UK 6", rows, brand="Unheard Of", gender="men").size == "7"
+
+
+@pytest.mark.parametrize("cell", [None, "", "UK ?"])
+def test_a_size_whose_neighbour_has_no_row_in_its_chart_is_refused(cell: str | None) -> None:
+    silent = Variant(id="6.5", size="6.5", chart={} if cell is None else {"uk": cell})
+    rows = [*charted(("6", "UK 5.5 (EU 38.5)"), ("7", "UK 6 (EU 40)"), ("10", "UK 9")), silent]
+    assert "US 7 and US 6.5" in str(refused("UK 6", rows))
+    assert refused("UK 5.5", rows).error_code == "ambiguous_size"
+    assert sizes.match("UK 9", rows).size == "10"
+    womens = Variant(id="w", size="9.5W", chart={})
+    assert sizes.match("UK 9", [*rows, womens, Variant(id="x", size="PSA 10")]).size == "10"
+
+
 def test_no_size_is_enough_for_a_single_size_item_only() -> None:
     assert sizes.match(None, variants(None)).id == "v0"
     assert refused(None, variants("9", "10")).error_code == "size_required"

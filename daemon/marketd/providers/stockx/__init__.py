@@ -95,7 +95,7 @@ class StockX:
         trouble: errors.ProviderError | errors.NotGranted | None = None
         if not rows.keys() <= self._known(listing):
             try:
-                listing = replace(listing, variants=await finding.variants(listing.product.id, http))
+                listing = replace(listing, variants=await finding.variants(listing.product, http))
             except (errors.Transient, errors.BadPayload, errors.NotGranted) as error:
                 trouble = error  # it says nothing of the prices that are here; the next fetch tries again
         quotes, refused = _quotes(listing, rows, ask.currency, at)

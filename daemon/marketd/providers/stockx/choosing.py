@@ -39,10 +39,17 @@ class Choice:
 def choose(sku: str, asked: Sequence[Size], listings: Sequence[Listing]) -> Choice:
     """Raises Unmatched (`ambiguous_product`) when it cannot be told for any of the asked sizes."""
     every = {variant.size for listing in listings for variant in listing.variants}
-    owners = {size: _owner(size, listings) for size in every | set(asked)}
+    owners = {size: _owner(size, listings) for size in every | {None}}
     # What has no sizes at all beside a shoe says nothing about which of them the shoe's code means.
     found = [owners[size] for size in every - {None} or {None}]
     one = found[0] if all(owner is found[0] for owner in found) else None
+    for size in asked:
+        if one is not None:
+            owners[size] = (
+                one  # also what only another's chart would tell: once it is kept nobody asks the other
+            )
+        elif size not in owners:
+            owners[size] = _told_owner(size, listings, owners)
     parts = [
         Part(
             listing=listing,
@@ -69,6 +76,20 @@ def _owner(size: Size, listings: Sequence[Listing]) -> Listing | None:
     having = [listing for listing in listings if _offers(listing, size)] or listings
     plain = [listing for listing in having if not ASIDE.search(listing.product.name or "")] or having
     return plain[0] if len(plain) == 1 else None
+
+
+def _told_owner(
+    size: Size, listings: Sequence[Listing], owners: Mapping[Size, Listing | None]
+) -> Listing | None:
+    """Who has a size that is no variant's own: of another system by its chart, if the US size is its own as well."""
+    owner = _owner(size, listings)
+    if owner is None:
+        return None
+    try:
+        told = sizes.match(size, owner.variants, brand=owner.product.brand, gender=owner.product.gender)
+    except errors.Unmatched:
+        return owner  # who tells why not
+    return owner if owners[told.size] is owner else None
 
 
 def _offers(listing: Listing, size: Size) -> bool:

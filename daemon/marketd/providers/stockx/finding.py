@@ -76,7 +76,7 @@ async def _choose(candidates: list[Product], ask: Ask, http: Http) -> Choice:
     if len(candidates) > MAX_RIVALS:
         raise ambiguous(ask.sku, candidates)
     if len(candidates) == 1:
-        listings = [Listing(product=candidates[0], variants=await variants(candidates[0].id, http))]
+        listings = [Listing(product=candidates[0], variants=await variants(candidates[0], http))]
     else:
         rivals = [await _rival(product, http) for product in candidates]
         listings = [listing for listing in rivals if listing is not None]
@@ -95,9 +95,7 @@ async def _rival(product: Product, http: Http) -> Listing | None:
     except errors.NotListed:
         return None
     return (
-        Listing(product=product, variants=reading.variants(reply.body, product.id))
-        if reply.body != []
-        else None
+        Listing(product=product, variants=reading.variants(reply.body, product)) if reply.body != [] else None
     )
 
 
@@ -111,9 +109,9 @@ async def _search(query: str, http: Http) -> list[Product]:
     return reading.products(reply.body)
 
 
-async def variants(product_id: str, http: Http) -> tuple[Variant, ...]:
+async def variants(product: Product, http: Http) -> tuple[Variant, ...]:
     """The product's sizes; one request. Raises NotListed for an unknown product."""
-    return reading.variants((await _variants(product_id, http)).body, product_id)
+    return reading.variants((await _variants(product.id, http)).body, product)
 
 
 async def _variants(product_id: str, http: Http) -> Reply:

@@ -16,7 +16,9 @@ Row: TypeAlias = Mapping[str, Any]
 _COARSE = ("JPY", "KRW")  #: currencies whose unit is about a thousandth of the others'
 _ABSURD = Decimal(10_000_000)
 _AMOUNT = re.compile(r"[0-9]{1,18}(\.[0-9]{1,6})?", re.ASCII)
-_GENDERS = {"men": "men", "women": "women", "kids": "youth", "child": "youth", "unisex": "unisex"}
+_BARE = re.compile(r"[0-9.]+")
+_GENDERS = {"men": "men", "women": "women", "unisex": "unisex"}
+_GENDERS |= dict.fromkeys(("kids", "child", "youth", "preschool", "toddler", "infant"), "youth")
 
 
 def is_own_error(body: Any) -> bool:
@@ -34,13 +36,13 @@ def products(body: Any) -> list[Product]:
     raise errors.BadPayload("search: no list of products")
 
 
-def variants(body: Any, product_id: str) -> tuple[Variant, ...]:
+def variants(body: Any, whose: Product) -> tuple[Variant, ...]:
     """The sizes of the product that can be told apart; a size that occurs twice names none."""
     if not isinstance(body, list) or not body:
         raise errors.BadPayload("variants: not a list, or an empty one")
     for row in body:
-        _check_product(row, product_id)
-    read = [_variant(row, alone=len(body) == 1) for row in body]
+        _check_product(row, whose.id)
+    read = [_variant(row, whose.gender, alone=len(body) == 1) for row in body]
     found = [variant for variant in read if variant and (variant.size or len(body) == 1)]
     texts = [variant.size for variant in found]
     return tuple(variant for variant in found if texts.count(variant.size) == 1)
@@ -108,7 +110,7 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _variant(body: Any, *, alone: bool) -> Variant | None:
+def _variant(body: Any, gender: str | None, *, alone: bool) -> Variant | None:
     """One size; None if its `variantValue` is in no form that can be told from others."""
     value = body.get("variantValue") if isinstance(body, dict) else None
     match body:
@@ -117,9 +119,9 @@ def _variant(body: Any, *, alone: bool) -> Variant | None:
         ):
             chart = rest.get("sizeChart")
             try:
-                size = sizes.canonical(None if value in (None, "") else _told(str(value), chart))
+                size = sizes.canonical(None if value in (None, "") else _told(str(value), chart, gender))
             except ValueError:
-                if not alone:
+                if not alone or _BARE.fullmatch(str(value)):
                     return None
                 size = None  # a single-size item says so in a word of its own
             gtins = rest.get("gtins")
@@ -134,14 +136,19 @@ def _variant(body: Any, *, alone: bool) -> Variant | None:
     raise errors.BadPayload("a variant without variantId, or with a variantValue that is no text")
 
 
-def _told(value: str, chart: Any) -> str:
+def _told(value: str, chart: Any, gender: str | None) -> str:
     """A bare number in the system that the variant's own chart names as its default; any other text as it is.
 
-    A number of a system that is not known here gets a text that is no size, for it is not one of the US.
+    A number of a system that is not known here gets a text that is no size, for it is not one of the US; and so does
+    one that may be a men's size or not: of a product for others, where the chart does not say `us m`.
     """
+    if not _BARE.fullmatch(value):
+        return value
     default = chart.get("defaultConversion") if isinstance(chart, dict) else None
     system = (_text(default.get("type")) or "us").lower() if isinstance(default, dict) else "us"
-    if system in ("us", "us m") or not re.fullmatch(r"[0-9.]+", value):
+    if system == "us" and gender in ("women", "youth"):
+        return f"{gender} {value}"
+    if system in ("us", "us m"):
         return value
     return f"{value}W" if system == "us w" else f"{system} {value}"
 
