@@ -25,7 +25,8 @@ _LOCK_TIMEOUT = "set local lock_timeout = '5s'"  #: apps queue up behind whoever
 #: what the files are written for, whatever the login has
 _AS_WRITTEN = "set local search_path = public; set local standard_conforming_strings = on"
 _LEDGER_IS = """
-select case when to_regclass('public.market_schema') is null then 'missing'
+select case when not has_schema_privilege(to_regnamespace('public')::oid, 'usage') then 'closed'
+            when to_regclass('public.market_schema') is null then 'missing'
             when to_regclass('market_schema') is null then 'out of sight' else 'there' end"""
 _LEDGER = """
 create table if not exists market_schema (
@@ -138,6 +139,11 @@ async def _lock(connection: Connection) -> None:
 
 async def _applied(connection: Asked) -> dict[int, str]:
     found = await connection.fetchval(_LEDGER_IS)
+    if found == "closed":
+        raise SchemaError(
+            "the login has no right to the schema public: a daemon's needs `grant market_daemon to ...`, an operator's "
+            "market_operator; to migrate is for the schema's owner"
+        )
     if found == "out of sight":
         login = await connection.fetchval("select quote_ident(session_user)")
         raise SchemaError(

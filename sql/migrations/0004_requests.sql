@@ -601,7 +601,7 @@ begin
   who := coalesce(who, session_user);
   if p_user_id <> '' and p_user_id <> who then
     raise exception 'user_id % is not yours (%)', quote_literal(left(p_user_id, 40)), quote_literal(left(who, 40))
-      using errcode = '42501';
+      using errcode = '42501', hint = 'Leave user_id out, or ask as a role that is granted market_operator.';
   end if;
   return who;
 end $$;

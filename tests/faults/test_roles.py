@@ -17,9 +17,13 @@ from faults.kit import QUICK_JOBS, Connection, ask, ended, load
 from harness import configured, running, until
 from marketd import migrate
 from marketd.cli import main
+from marketd.cli.access import connected
+from marketd.database import check_schema
+from marketd.errors import DatabaseUnfit, SchemaError
 from marketd.migrate import apply_roles
 from marketd.sandbox import Sandbox
 from marketd.store.sqlfile import queries
+from queue_kit import opened
 
 Login = Callable[..., Awaitable[Connection]]
 SUPABASE = Path(__file__).resolve().parents[2] / "sql" / "supabase.sql"
@@ -110,6 +114,14 @@ async def login(db: Connection, database: str) -> AsyncIterator[Login]:
 
 async def _user(connection: Connection) -> str:
     return str(await connection.fetchval("select session_user"))
+
+
+async def _dsn(db: Connection, database: str, connection: Connection) -> str:
+    """Of the same login, with a new password."""
+    name, password = await _user(connection), secrets.token_hex(8)
+    await db.execute(f"alter role {name} password '{password}'")
+    parts = urlsplit(database)
+    return f"{parts.scheme}://{name}:{password}@{parts.netloc.rpartition('@')[2]}{parts.path}?{parts.query}"
 
 
 @pytest.mark.parametrize("role", MAY)
@@ -277,8 +289,9 @@ async def test_nobody_asks_in_another_name_but_operators_and_the_owner(db: Conne
         ),
     ]
     for statement, arguments in in_bobs_name:
-        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="'bob' is not yours"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="'bob' is not yours") as refused:
             await ann.fetch(statement, *arguments)
+        assert "market_operator" in str(refused.value.hint)
     assert await db.fetchval("select count(*) from market_jobs") == 0
     await ann.fetch("select * from market_enqueue('stockx', 'AA1-1', '10', user_id => $1)", me)
     for connection in (boss, db):
@@ -338,6 +351,37 @@ async def test_an_item_of_somebody_elses_is_refused_and_the_others_are_asked(db:
     assert rows[1]["error_message"] == "user_id 'bob' is not that of the call"
 
 
+async def test_a_daemons_login_without_its_role_is_told_which_to_grant(
+    db: Connection, login: Login, database: str
+) -> None:
+    daemon = await login()
+    dsn = await _dsn(db, database, daemon)
+    what = r"permission denied for \w+ market_\w+; .*`grant market_daemon to .*marketd migrate --roles"
+    with pytest.raises(SchemaError, match="`grant market_daemon to"):
+        await check_schema(dsn, pooled=False)
+    async with opened(dsn) as pool:
+        for statement in ("select count(*) from market_jobs", "select market_reopen()"):
+            with pytest.raises(DatabaseUnfit, match=what):
+                await pool.fetch(statement)
+    await db.execute(f"grant market_daemon to {await _user(daemon)}")
+    await check_schema(dsn, pooled=False)
+
+
+async def test_a_login_that_may_not_look_into_the_schema_is_not_told_to_migrate(
+    db: Connection, login: Login, database: str
+) -> None:
+    daemon = await login()
+    await db.execute("revoke usage on schema public from public")
+    await db.execute(f"revoke usage on schema public from {await _user(daemon)}")
+    dsn = await _dsn(db, database, daemon)
+    for pooled in (False, True):
+        with pytest.raises(SchemaError, match=r"no right to the schema public.*market_daemon"):
+            await check_schema(dsn, pooled=pooled)
+        with pytest.raises(SchemaError, match=r"no right to the schema public.*market_operator"):
+            async with connected(dsn, pooled=pooled):
+                pass
+
+
 async def test_a_reader_reads_every_view_that_is_his(db: Connection, login: Login) -> None:
     reader = await login("market_reader")
     await ask(db, "stockx", "AA1-1", "10")
@@ -379,12 +423,8 @@ async def test_an_operator_does_all_that_the_command_line_does(db: Connection, l
 async def test_a_daemon_that_owns_nothing_does_its_whole_work(
     db: Connection, login: Login, database: str, tmp_path: Path
 ) -> None:
-    password = secrets.token_hex(8)
     worker = await login("market_daemon")
-    name = await _user(worker)
-    await db.execute(f"alter role {name} password '{password}'")
-    parts = urlsplit(database)
-    dsn = f"{parts.scheme}://{name}:{password}@{parts.netloc.rpartition('@')[2]}{parts.path}?{parts.query}"
+    dsn = await _dsn(db, database, worker)
     async with Sandbox(seed=7, products=20, limits={"*": None}) as sandbox:
         items = [
             {**item, "provider": p} for p in ("stockx", "alias") for item in load(sandbox, 3, provider=p)

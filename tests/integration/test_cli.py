@@ -307,9 +307,10 @@ async def test_a_role_without_the_right_is_told_which_it_needs(
     await db.execute(f"create role {role} login")
     try:
         monkeypatch.setenv("MARKETD_DSN", env["MARKETD_DSN"].replace("marketd@", f"{role}@"))
-        code, _, err = await run("retry")
-        assert code == 1
-        assert "market_operator" in err
+        for command, needed in (("retry",), "market_operator"), (("enqueue", *_SHOE), "market_producer"):
+            code, _, err = await run(*command)
+            assert code == 1
+            assert f"`grant {needed} to " in err
     finally:
         await db.execute(f"drop role {role}")
 

@@ -26,6 +26,7 @@ from marketd.store.pool import Database
 SYSTEM_FILE = Path("/etc/marketd/config.yaml")
 POSTGRES = "postgres"  #: below state_dir, where the daemon keeps an embedded server
 DEMO = "demo"  #: below state_dir, the demo's own
+_ASKING = re.compile(r"function market_(enqueue|refresh|watch|unwatch|viewed|why)")
 _OUTLINE = ("database", "state_dir", "http")
 
 _NO_DSN = (
@@ -173,7 +174,8 @@ def in_words(refusal: StatementRefused | asyncpg.PostgresError) -> CommandError 
             f"the database's schema does not fit this program ({message}): run `marketd migrate`"
         )
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        role = "market_producer" if _ASKING.search(message) else "market_operator"
         return CommandError(
-            f"Postgres does not allow it ({message}): use a login with the role market_operator"
+            f"Postgres does not allow it ({message}): use a login with the role {role} (`grant {role} to ...`)"
         )
     return CommandError(f"Postgres refused ({getattr(error, 'sqlstate', '?')}): {message}")

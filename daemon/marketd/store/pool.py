@@ -43,6 +43,9 @@ _UNFIT = (
     asyncpg.InvalidCatalogNameError,
     asyncpg.InvalidAuthorizationSpecificationError,  # of a new connection, after a change of the password
 )
+_NO_RIGHT = (
+    "; the daemon's login needs `grant market_daemon to ...`, and after an upgrade `marketd migrate --roles`"
+)
 _TRIES = 5
 _CONNECT_S = 5.0
 _CLOSE_S = 1.0
@@ -186,7 +189,8 @@ class Database:
             except asyncpg.PostgresError as error:
                 self.refused += 1
                 kind = DatabaseUnfit if isinstance(error, _UNFIT) else StatementRefused
-                raise kind(in_words(error)) from error
+                cure = _NO_RIGHT if isinstance(error, asyncpg.InsufficientPrivilegeError) else ""
+                raise kind(in_words(error) + cure) from error
         raise AssertionError("unreachable: the last try returns or raises")
 
     async def _once(self, statements: Sequence[Statement], patience_s: float | None) -> list[asyncpg.Record]:
