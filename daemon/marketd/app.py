@@ -26,10 +26,9 @@ from marketd.gauges import Gauges
 from marketd.health import Health
 from marketd.lanes import Lanes
 from marketd.metrics import Metrics
-from marketd.provider import Usage
 from marketd.reconcile import Reconciler
 from marketd.recorder import Recorder
-from marketd.reload import Reloader
+from marketd.reload import LoginWatch, Reloader
 from marketd.scheduler import Poller, Scheduler
 from marketd.signals import Stop, handled
 from marketd.store.budgets import Circuits
@@ -83,7 +82,8 @@ class App:
             await self._open(stack)
             self._entered = await self._may_enter()
             if self._entered:
-                await self._apply(None, self._config)
+                self._logins = LoginWatch(self._config.state_dir, self._reload_asked)
+                await self._apply(None, wiring.with_logins(self._config))
                 self._reloaded(None)
 
     @property
@@ -180,7 +180,9 @@ class App:
         )
         self._circuits = Circuits(self._db)
         self._recorder = Recorder(self._circuits)
-        self._reconciler = Reconciler(lambda: self._lanes, self._usage, self._circuits)
+        self._reconciler = Reconciler(
+            lambda: self._lanes, lambda *lane: self._visits.usage(*lane), self._circuits
+        )
         self._observer = Observers(
             self.metrics,
             logs.LogObserver(),
@@ -196,7 +198,6 @@ class App:
 
         Raises ConfigError or DatabaseUnavailable, and then nothing has changed.
         """
-        new = wiring.with_logins(new)
         accounts = wiring.accounts_of(new, self._kinds)
         on = {(a.provider, a.account) for a in accounts if a.off_reason is None}
         doors = self._visits.build(new, on)  # first, since a provider may refuse what the file says
@@ -283,17 +284,13 @@ class App:
         if self._path is None:
             return ()
         types, asked = wiring.provider_types(), self._reload_asked
-        reloader = Reloader(
-            self._config, self._path, types, self._apply, self._observer, self._reloaded, asked
-        )
-        return (("reload", reloader.run),)
+        told = (self._observer, self._reloaded, asked)
+        reloader = Reloader(self._config, self._path, types, wiring.with_logins, self._apply, *told)
+        return (("reload", reloader.run), ("logins", self._logins.run))
 
     def _reloaded(self, problem: str | None) -> None:
         self.metrics.reloaded(problem is None)
         self._gauges.trouble = f"the file is refused, the former one holds ({problem}); " if problem else ""
-
-    async def _usage(self, provider: str, account: str) -> Usage | None:
-        return await self._visits.usage(provider, account)
 
     async def _last_acts(self) -> None:
         """Release what the lanes could not, write what is remembered, and sign off."""

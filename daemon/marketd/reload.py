@@ -11,6 +11,9 @@ from marketd import errors, systemd
 from marketd.config import Config, ProviderTypes
 from marketd.telemetry import Observer
 
+LOGIN_FILES = "*-login.json"  #: as `login.login_file` names them
+_LOOK_EVERY_S = 2.0
+
 
 class Reloader:
     """Applies a changed file, one reload at a time; a SIGHUP during a reload causes one more."""
@@ -20,6 +23,7 @@ class Reloader:
         running: Config,
         path: Path,
         types: Mapping[str, ProviderTypes],
+        complete: Callable[[Config], Config],
         apply: Callable[[Config, Config], Awaitable[None]],
         observer: Observer,
         on_result: Callable[[str | None], None],
@@ -27,13 +31,15 @@ class Reloader:
     ) -> None:
         """`asked` is set by whoever wants a reload.
 
-        `apply(old, new)` writes the new limits to Postgres, then swaps what runs.
+        `complete` adds what stands elsewhere than in the file. `apply(old, new)` writes the new limits to Postgres,
+        then swaps what runs.
 
         `on_result` gets None, or the first fault for which the file was refused.
         """
         self._running = running
         self._path = path
         self._types = types
+        self._complete = complete
         self._apply = apply
         self._observer = observer
         self._on_result = on_result
@@ -56,9 +62,8 @@ class Reloader:
         """One reload. Returns the first fault for which the old configuration stays; the log has them all."""
         try:
             loaded = configuration.load(self._path, self._types)
-            changes = configuration.diff(self._running, loaded)
-            waiting = configuration.restart_only(changes)
-            new = configuration.keep_running_parts(self._running, loaded)
+            waiting = configuration.restart_only(configuration.diff(self._running, loaded))
+            new = self._complete(configuration.keep_running_parts(self._running, loaded))
             await self._apply(self._running, new)
         except errors.ConfigError as error:
             for problem in error.problems:
@@ -70,7 +75,36 @@ class Reloader:
             return problem
         for change in waiting:
             self._observer.event("config_needs_restart", change=str(change))
-        live = [str(change) for change in changes if change not in waiting]
+        live = [str(change) for change in configuration.diff(self._running, new)]
         self._running = new
         self._observer.event("config_reloaded", changes=live)
         return None
+
+
+class LoginWatch:
+    """Asks for a reload when a login is stored or replaced, so that `marketd auth` need not tell anybody."""
+
+    def __init__(self, state_dir: Path, asked: asyncio.Event) -> None:
+        """What is stored now is taken for known: make it before the logins are read."""
+        self._state_dir = state_dir
+        self._asked = asked
+        self._known = self._look()
+
+    async def run(self) -> None:
+        """Look now and then, until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            if (seen := self._look()) != self._known:
+                self._known = seen
+                self._asked.set()
+
+    def _look(self) -> dict[str, tuple[int, int]]:
+        # By the inode's own time, too: root's file is handed over after it was written.
+        try:
+            return {
+                file.name: (status.st_ino, status.st_ctime_ns)
+                for file in self._state_dir.glob(LOGIN_FILES)
+                for status in [file.stat()]
+            }
+        except OSError:  # the folder is not there yet, or a file has just been replaced
+            return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import signal
 import stat
@@ -12,22 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import asyncpg
 import pytest
 import yaml
 
-from harness import settings
+from harness import settings, until
 from marketd import login
 from marketd.config import load
 from marketd.providers import discover
 from marketd.sandbox import Sandbox
 from marketd.wiring import accounts_of, provider_types, with_logins
+from processes import daemon
 
 CALLBACK = "https://example.test/callback"
 
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox(seed=1) as server:
+    async with Sandbox(seed=1, limits={"*": None}) as server:
         yield server
 
 
@@ -55,14 +58,21 @@ class Command:
 
 
 async def start(
-    sandbox: Sandbox, tmp_path: Path, *arguments: str, credentials: dict[str, str] | None = None
+    sandbox: Sandbox,
+    tmp_path: Path,
+    *arguments: str,
+    credentials: dict[str, str] | None = None,
+    data: dict[str, Any] | None = None,
+    before: tuple[str, ...] = (),
 ) -> Command:
-    data: dict[str, Any] = settings("postgresql://unused@127.0.0.1/unused", sandbox, tmp_path / "state")
-    keys = sandbox.credentials["stockx"] | {"refresh_token": ""}
-    data["providers"]["stockx"]["credentials"] = keys | (credentials or {})
     config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump(data))
+    if data is None:
+        data = settings("postgresql://unused@127.0.0.1/unused", sandbox, tmp_path / "state")
+        keys = sandbox.credentials["stockx"] | {"refresh_token": ""}
+        data["providers"]["stockx"]["credentials"] = keys | (credentials or {})
+        config.write_text(yaml.safe_dump(data))
     process = await asyncio.create_subprocess_exec(
+        *before,
         *(sys.executable, "-m", "marketd", "auth", "stockx", "--config", str(config), *arguments),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -94,7 +104,7 @@ async def test_a_pasted_address_yields_a_login_that_the_daemon_takes_up(
     address = await command.until("/authorize")
     code, out, err = await command.end(await browser(address) + "\n")
     assert (code, err) == (0, "")
-    assert "systemctl reload marketd" in out
+    assert "within seconds" in out
     assert "invalid_grant" in out, "it says what to do when the token is withdrawn one day"
     assert stat.S_IMODE(stored(tmp_path).stat().st_mode) == 0o600
     secrets = sandbox.credentials["stockx"]
@@ -183,6 +193,60 @@ async def test_a_wrong_key_is_told_as_such(sandbox: Sandbox, tmp_path: Path) -> 
     assert code == 1
     assert "Check client_id and client_secret" in err
     assert "wrong-secret" not in err
+
+
+async def test_a_full_disk_is_told_before_the_login(sandbox: Sandbox, tmp_path: Path) -> None:
+    # No file may grow: for who writes, the same as a disk without room.
+    command = await start(sandbox, tmp_path, before=("bash", "-c", 'ulimit -f 0; exec "$@"', "limited"))
+    code, out, err = await command.end()
+    assert (code, out) == (1, "")
+    assert re.search(r"state_dir \S+ takes no file", err)
+    assert "Traceback" not in err
+    assert not list((tmp_path / "state").iterdir())
+
+
+async def test_a_running_daemon_takes_a_login_up_by_itself(
+    db: asyncpg.Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    plain = settings(database, sandbox, tmp_path / "state")
+    keys = sandbox.credentials["stockx"] | {"refresh_token": ""}
+    plain["providers"]["stockx"]["credentials"] = keys
+    async with daemon(tmp_path, plain) as process:
+        assert (await process.logged("provider_off"))["reason"] == "no credentials: refresh_token not set"
+        await _logged_in(sandbox, tmp_path, plain)
+        told = await process.logged("config_reloaded")
+        (change,) = told["changes"]
+        assert change.startswith("providers.stockx.credentials.refresh_token: ")
+        assert sandbox.credentials["stockx"]["refresh_token"] not in change
+        await _priced(db)
+
+
+async def test_a_lane_whose_login_was_withdrawn_goes_on_with_the_next_one(
+    db: asyncpg.Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    plain = settings(database, sandbox, tmp_path / "state")
+    keys = sandbox.credentials["stockx"] | {"refresh_token": ""}
+    plain["providers"]["stockx"]["credentials"] = keys
+    stored(tmp_path).parent.mkdir()
+    stored(tmp_path).write_text(json.dumps({"client_id": keys["client_id"], "refresh_token": "an-old-one"}))
+    async with daemon(tmp_path, plain) as process:
+        await db.fetch("select * from market_enqueue('stockx', 'DD1391-100', null, 200)")
+        refused = "select circuit_reason = 'unauthorized' from market_providers where provider = 'stockx'"
+        await until(lambda: db.fetchval(refused))
+        await _logged_in(sandbox, tmp_path, plain)
+        await process.logged("config_reloaded")
+        await _priced(db)
+
+
+async def _logged_in(sandbox: Sandbox, tmp_path: Path, plain: dict[str, Any]) -> None:
+    command = await start(sandbox, tmp_path, "--redirect-uri", CALLBACK, data=plain)
+    code, _, err = await command.end(await browser(await command.until("/authorize")) + "\n")
+    assert (code, err) == (0, "")
+
+
+async def _priced(db: asyncpg.Connection) -> None:
+    await db.fetch("select * from market_enqueue('stockx', 'DD1391-100', null, 200)")
+    await until(lambda: db.fetchval("select count(*) > 0 from market_prices"))
 
 
 async def test_a_state_folder_that_cannot_be_made_is_told_before_the_login(

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, SecretStr
 
-from marketd import login
+from marketd import login, oauth
 from marketd.cli import access
 from marketd.cli.exits import CommandError, Exit
 from marketd.config import Config
@@ -21,6 +21,7 @@ from marketd.errors import ConfigError, ProviderError, Unauthorized
 from marketd.models import DEFAULT_ACCOUNT
 
 _PATIENCE_S = 900.0  #: for a person to log in
+_PROBE_BYTES = 16384  #: more than any login takes
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -29,7 +30,7 @@ def auth(arguments: Namespace) -> int:
     config, path = access.whole(arguments)
     credentials, token_url = _client(config, path, arguments.provider, arguments.account)
     file = login.login_file(config.state_dir, arguments.provider, arguments.account)
-    _prepare(file.parent)
+    _prepare(file)
     try:
         asyncio.run(
             login.login(
@@ -80,14 +81,23 @@ def _text(credentials: BaseModel, name: str) -> str:
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 
-def _prepare(folder: Path) -> None:
+def _prepare(file: Path) -> None:
     """Before the login, whose code is good only once: there must be a place for what it yields."""
+    folder = file.parent
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise CommandError(f"state_dir {folder} cannot be made: {error.strerror}") from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise CommandError(f"state_dir {folder} cannot be written: run this as the user that runs the daemon")
+    probe = file.with_suffix(".probe")
+    try:
+        oauth.write_private(probe, "x" * _PROBE_BYTES)
+        probe.unlink()
+    except OSError as error:
+        raise CommandError(
+            f"state_dir {folder} takes no file ({error.strerror}), so a login would be lost: make room first"
+        ) from error
 
 
 def _show(address: str) -> None:
@@ -156,7 +166,10 @@ def _say_what_is_next(file: Path, config: Path, arguments: Namespace, *, set_alr
     print(f"Logged in. The refresh token is in {file}, which only its owner can read.")
     if set_already:
         print(
-            f"But {config} sets credentials.refresh_token of {arguments.provider}, and that one counts: make it empty."
+            f"But {config} sets credentials.refresh_token of {arguments.provider}, and that one counts: make it empty, "
+            "then restart marketd."
         )
-    print("Next: `systemctl reload marketd` (or restart it). The token lasts until it is withdrawn.")
+    else:
+        print("A daemon that runs takes it up within seconds: `marketd status` shows its lane.")
+    print("The token lasts until it is withdrawn.")
     print("Should a refresh ever answer invalid_grant, the daemon says so and waits: then run this again.")

@@ -213,7 +213,8 @@ AUTH = """
     browser is sent to the redirect URI. On this machine (localhost) marketd listens there itself; elsewhere,
     or with --paste, the address that the browser ends at is pasted here, even if that page does not load.
     client_id and client_secret come from the configuration. The token is kept under state_dir, mode 0600, and
-    used where the configuration sets no refresh_token. Do it again when the daemon reports invalid_grant.
+    used where the configuration sets no refresh_token; a daemon that runs takes it up within seconds. Do it
+    again when the daemon reports invalid_grant.
 
     Examples:
       marketd auth stockx
