@@ -318,8 +318,25 @@ async def test_two_items_of_one_code_are_left_to_a_person() -> None:
     with pytest.raises(errors.Unmatched, match="id:item-2") as tied:
         await fetch(Scripted(search=twins))
     assert tied.value.error_code == "ambiguous_product"
-    with pytest.raises(errors.Unmatched):
-        await fetch(Scripted(search=hits(item(), {"sku": "DD1391-100"})))
+
+
+@pytest.mark.parametrize(
+    "garbled", [{"sku": "DD1391-100"}, item(catalog_id=""), item(catalog_id=None), None, "x"]
+)
+async def test_a_hit_that_cannot_be_read_is_no_word_on_which_item_it_is(garbled: Any) -> None:
+    for found in ([garbled], [item(), garbled]):
+        with pytest.raises(errors.BadPayload):
+            await fetch(Scripted(search=hits(*found)))
+    other = {"sku": "AA0000-000"}  # whatever it is, it is not what was asked for
+    http = Scripted(search=hits(other, item()), availabilities={"variants": [row(10)]})
+    assert (await fetch(http)).answers == {"10": "10"}
+
+
+async def test_an_item_that_a_search_gives_twice_is_one_item() -> None:
+    twice = hits(item(), item("AA0000 000"), item(), item(catalog_id="ITEM-dd1391-100"))
+    found = await fetch(Scripted(search=twice, availabilities={"variants": [row(10)]}))
+    assert found.listing is not None
+    assert (found.listing.product.id, found.answers) == ("item-dd1391-100", {"10": "10"})
 
 
 async def test_region_and_consignment_are_sent_when_set_and_kept_with_the_price() -> None:

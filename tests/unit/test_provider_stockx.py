@@ -350,6 +350,36 @@ async def test_a_name_is_the_whole_title_or_the_only_title_with_all_its_words(
         assert found.listing.product.name == titles[outcome]
 
 
+@pytest.mark.parametrize("more", [{"hasNextPage": True}, {"hasNextPage": None, "pageSize": 1}])
+async def test_the_only_title_with_all_the_words_counts_only_among_all_hits(more: dict[str, Any]) -> None:
+    def found(title: str, **told: Any) -> Scripted:
+        full = [product(str(UUID(int=100 + place)), None, "Pikachu") for place in range(19)]
+        listed = hits(product(SHOE, None, title), *full) | told
+        return Scripted(search=listed, variants=[variant(None)], market_data=[market(None)])
+
+    with pytest.raises(errors.Unmatched, match=SHOE) as refused:
+        await fetch(found("Pokemon Gold Box", **more), "name:pokemon box", None)
+    assert refused.value.error_code == "ambiguous_product"
+    assert (await fetch(found("Pokemon Gold Box"), "name:pokemon box", None)).answers == {None: None}
+    assert (await fetch(found("Pokemon Box", **more), "name:pokemon box", None)).answers == {None: None}
+    with pytest.raises(errors.NotListed):
+        await fetch(found("Eevee", **more), "name:pokemon box", None)
+
+
+async def test_a_product_that_a_search_gives_twice_is_one_product() -> None:
+    http = Scripted(
+        search=hits(product(), product(SHOE.upper())), variants=[variant("10")], market_data=[market("10")]
+    )
+    assert (await fetch(http)).answers == {"10": "10"}
+    assert [endpoint for endpoint, _, _ in http.asked] == ["search", "variants", "market_data"]
+
+
+@pytest.mark.parametrize("product_id", ["", None, 7])
+async def test_a_hit_without_an_id_is_a_broken_answer(product_id: Any) -> None:
+    with pytest.raises(errors.BadPayload):
+        await fetch(Scripted(search=hits(product(), product(product_id))))
+
+
 class TwoOfOneCode(Scripted):
     """A shoe in 9 and 10, and what shares its code, in 9 and 13; each has prices of its own."""
 

@@ -221,10 +221,11 @@ async def _find(sku: str, http: Http) -> Listing:
             found = [item for item in await _search(part, http) if skus.matches(sku, item["sku"])]
             if found:
                 break
+    found = reading.distinct(found)
     if not found:
         raise errors.NotListed(f"Alias lists no {sku}")
     if len(found) > 1:
-        named = "; ".join(f"id:{item.get('catalog_id')}" for item in found[:4])
+        named = "; ".join(f"id:{item['catalog_id']}" for item in found[:4])
         raise errors.Unmatched(f"{sku} fits {len(found)} items, ask for one by id: {named}")
     return reading.listing(found[0])
 

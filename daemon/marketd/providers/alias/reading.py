@@ -49,12 +49,21 @@ _CERTAIN = Decimal(4)  #: a lesser number of a preschool shoe may be 1C as well 
 def items(body: Any) -> list[dict[str, Any]]:
     """The hits of a search, in Alias' order, each with `name` (text) and `sku` (text or None)."""
     match body:
-        case {"catalog_items": list(hits)}:
-            read = [item for item in hits if isinstance(item, dict)]
-            return [{**item, "name": _text(item, "name") or "", "sku": _text(item, "sku")} for item in read]
+        case {"catalog_items": list(hits)} if all(isinstance(item, dict) for item in hits):
+            return [{**item, "name": _text(item, "name") or "", "sku": _text(item, "sku")} for item in hits]
         case {"has_more": False}:
             return []
     raise errors.BadPayload("search: no list of catalog_items")
+
+
+def distinct(hits: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each item once; BadPayload for a hit that does not tell its id, for it may be another item or not."""
+    if not all(ID.fullmatch(_text(item, "catalog_id") or "") for item in hits):
+        raise errors.BadPayload("search: a hit without a catalog_id that can be used")
+    once: dict[str, dict[str, Any]] = {}
+    for item in hits:
+        once.setdefault(item["catalog_id"].lower(), item)
+    return list(once.values())
 
 
 def _text(item: Mapping[Any, Any], key: str) -> str | None:

@@ -36,7 +36,7 @@ async def find(ask: Ask, http: Http) -> Choice:
         reply = await http.get(f"/catalog/products/{wanted}", endpoint="product")
         candidates = [reading.product_of_id(reply.body, wanted)]
     elif kind == "name":
-        candidates = _by_name(rest, await _search(rest, http))
+        candidates = _by_name(rest, *await _search(rest, http))
     else:
         candidates = await _by_style(ask.sku, http)
     if not candidates:
@@ -46,14 +46,15 @@ async def find(ask: Ask, http: Http) -> Choice:
 
 async def _by_style(sku: str, http: Http) -> list[Product]:
     for part in skus.parts(sku):
-        found = [product for product in await _search(part, http) if skus.matches(sku, product.style_code)]
+        hits, _ = await _search(part, http)
+        found = [product for product in hits if skus.matches(sku, product.style_code)]
         if found:
             return found
     return []
 
 
-def _by_name(name: str, hits: Sequence[Product]) -> list[Product]:
-    """Products of exactly this title, else the only hit whose title has all the words."""
+def _by_name(name: str, hits: Sequence[Product], whole: bool) -> list[Product]:
+    """Products of exactly this title, else the only hit whose title has all the words, if these are all the hits."""
     wanted = skus.words(name)
     if not wanted:
         return []
@@ -61,7 +62,7 @@ def _by_name(name: str, hits: Sequence[Product]) -> list[Product]:
     if exact:
         return exact
     holding = [product for product in hits if set(wanted) <= set(skus.words(product.name or ""))]
-    if len(holding) > 1 or any(_is_more(product, wanted) for product in holding):
+    if len(holding) > 1 or (holding and not whole) or any(_is_more(product, wanted) for product in holding):
         raise ambiguous(name, holding)
     return holding
 
@@ -99,14 +100,15 @@ async def _rival(product: Product, http: Http) -> Listing | None:
     )
 
 
-async def _search(query: str, http: Http) -> list[Product]:
+async def _search(query: str, http: Http) -> tuple[list[Product], bool]:
+    """The first page of hits, and whether there are no more."""
     # Both paging parameters are always sent: the document and the live service disagree about the default.
     params = {"query": query[:100], "pageNumber": "1", "pageSize": str(PAGE_SIZE)}
     try:
         reply = await http.get("/catalog/search", params, endpoint="search")
     except errors.NotListed as error:  # no hit is a 200
         raise errors.no_such_path("StockX's search") from error
-    return reading.products(reply.body)
+    return reading.products(reply.body), reading.is_whole(reply.body, PAGE_SIZE)
 
 
 async def variants(product: Product, http: Http) -> tuple[Variant, ...]:

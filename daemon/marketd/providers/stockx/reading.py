@@ -29,11 +29,20 @@ def is_own_error(body: Any) -> bool:
 
 
 def products(body: Any) -> list[Product]:
-    """The hits of a search, in StockX's order."""
+    """The hits of a search, each once, in StockX's order."""
     match body:
         case {"products": list(hits)}:
-            return [product(hit) for hit in hits]
+            once: dict[str, Product] = {}
+            for hit in map(product, hits):
+                once.setdefault(hit.id.lower(), hit)
+            return list(once.values())
     raise errors.BadPayload("search: no list of products")
+
+
+def is_whole(body: Mapping[str, Any], page_size: int) -> bool:
+    """Whether an answer of a search holds all its hits; where it does not say so, a full page does not."""
+    more = body.get("hasNextPage")
+    return not more if isinstance(more, bool) else len(body["products"]) < page_size
 
 
 def variants(body: Any, whose: Product) -> tuple[Variant, ...]:
