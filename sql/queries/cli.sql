@@ -48,6 +48,10 @@ select provider, error_code, count(*) filter (where failed) as failed, count(*) 
 -- name: providers
 select distinct provider from market_providers order by 1;
 
+-- name: error_codes
+-- What a job's last error may be called here: the words of the jobs that there are.
+select distinct error_code from market_jobs where error_code is not null order by 1;
+
 -- name: daemons
 select host, pid, version, started_at, alive_until, config_hash,
        count(*) over (partition by config_hash) < count(*) over () as config_differs

@@ -212,8 +212,9 @@ with gone as (
     status = case d.fate when 'priced' then 'done' when 'failed' then 'failed' when 'retried' then 'deferred'
                          when 'snoozed' then 'deferred' else 'pending' end,
     outcome = case d.fate when 'priced' then d.outcome when 'failed' then 'failed' end,
-    error_code = case when d.fate in ('failed', 'retried') then d.error_code end,
-    error_message = case when d.fate in ('failed', 'retried') then d.message end,
+    -- Who only stepped aside keeps what went wrong with it before.
+    error_code = case when d.fate in ('failed', 'retried') then d.error_code when d.fate in ('released', 'snoozed') then j.error_code end,
+    error_message = case when d.fate in ('failed', 'retried') then d.message when d.fate in ('released', 'snoozed') then j.error_message end,
     attempt = case when d.fate = 'again' then 0 when d.fate in ('released', 'snoozed') then greatest(0, j.attempt - 1) else j.attempt end,
     retry_at = case d.fate when 'retried' then d.now_at + make_interval(secs => d.delay_s) when 'snoozed' then d.until end,
     run_at = case d.fate when 'retried' then d.now_at + make_interval(secs => d.delay_s) when 'snoozed' then d.until

@@ -166,7 +166,24 @@ async def test_jobs_lists_what_the_filters_let_through(run: Run, db: Connection)
 async def test_jobs_of_a_mistyped_provider_are_no_empty_list(run: Run) -> None:
     code, out, told = await run("jobs", "--provider", "stokx")
     assert (code, out) == (2, "")
-    assert told == "marketd: provider 'stokx' is unknown (known: alias, ebay, stockx)\n"
+    assert told == (
+        "marketd: provider 'stokx' is unknown (known: alias, ebay, stockx); did you mean 'stockx'?\n"
+    )
+
+
+async def test_a_mistyped_error_is_no_empty_list_and_no_retry_of_nothing(run: Run, db: Connection) -> None:
+    await run("enqueue", *_SHOE)
+    await _fail_all(db, "word_of_a_plugin")
+    for command in ("jobs", "retry"):
+        code, out, told = await run(command, "--error", "timout")
+        assert (code, out) == (2, "")
+        assert told.startswith("marketd: error 'timout' is unknown (known: ambiguous_product, ")
+        assert "word_of_a_plugin" in told
+        assert told.endswith("did you mean 'timeout'?\n")
+        assert (await run(command, "--error", "timeout"))[0] == 0
+        assert (await run(command, "--error", "poison"))[0] == 0
+    assert (await run("retry", "--provider", "stokx"))[0] == 2
+    assert (await _json(run, "retry", "--error", "word_of_a_plugin")) == {"jobs": 1}
 
 
 async def test_retry_puts_failed_jobs_back_and_says_how_many(run: Run, db: Connection) -> None:

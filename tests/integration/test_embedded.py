@@ -433,3 +433,25 @@ def _programs_for_everyone() -> Path:
     if not nobody.can(pg_bin() / "postgres", "--version"):
         pytest.skip("an ordinary user cannot reach the Postgres programs")
     return pg_bin()
+
+
+def test_the_module_explains_itself_and_tells_of_a_command_that_is_not_there() -> None:
+    def said(*arguments: str) -> tuple[int, str, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "marketd.embedded", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    for arguments, code in ((("--help",), 0), ((), 2)):
+        ended, out, err = said(*arguments)
+        assert (ended, err) == (code, "")
+        assert "runs a command beside a throw-away Postgres" in out
+    code, out, err = said("no-such-command-here")
+    assert (code, out, err) == (
+        127,
+        "",
+        "marketd.embedded: no-such-command-here: No such file or directory\n",
+    )

@@ -486,6 +486,19 @@ async def test_a_release_and_a_snooze_cost_no_attempt(db: Connection, jobs: JobS
     assert (row["status"], row["attempt"], row["run_at"]) == ("deferred", 0, until)
 
 
+async def test_who_steps_aside_keeps_its_last_error(db: Connection, jobs: JobStore) -> None:
+    job_id = (await enqueue(db))["job_id"]
+    outcome = Retried(delay=timedelta(0), error_code="timeout", message="30 s")
+    await _settle_all(jobs, await claim_one(jobs), outcome)
+    for aside in (Released(reason="circuit"), Snoozed(until=await now(db), reason="closed")):
+        await db.execute(
+            "update market_jobs set status = 'pending', run_at = now() where status = 'deferred'"
+        )
+        await _settle_all(jobs, await claim_one(jobs), aside)
+        row = await job(db, job_id)
+        assert (row["error_code"], row["error_message"], row["attempt"]) == ("timeout", "30 s", 1)
+
+
 async def test_a_failure_is_final_has_its_reason_and_cools_the_target(db: Connection, jobs: JobStore) -> None:
     job_id = (await enqueue(db))["job_id"]
     await _settle_all(

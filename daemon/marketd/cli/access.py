@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from argparse import Namespace
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,16 +17,19 @@ import asyncpg
 
 from marketd.cli.exits import CommandError, Exit
 from marketd.config import Config, from_mapping, load
+from marketd.config.faults import suggestion
 from marketd.config.substitution import Substitution
 from marketd.config.yaml_source import read
 from marketd.embedded import EmbeddedError, EmbeddedPostgres
 from marketd.errors import ConfigError, DatabaseUnavailable, SchemaError, StatementRefused
 from marketd.store.pool import Database
+from marketd.store.sqlfile import queries
 
 SYSTEM_FILE = Path("/etc/marketd/config.yaml")
 POSTGRES = "postgres"  #: below state_dir, where the daemon keeps an embedded server
 DEMO = "demo"  #: below state_dir, the demo's own
 _ASKING = re.compile(r"function market_(enqueue|refresh|watch|unwatch|viewed|why)")
+_POISON = "poison"  #: the word of jobs that bring their worker down, written by the sweep
 _OUTLINE = ("database", "state_dir", "http")
 
 _NO_DSN = (
@@ -146,6 +149,26 @@ async def connected(dsn: str, *, timeout_s: float = 15.0, pooled: bool = False) 
         raise in_words(error) from error
     finally:
         await db.close()
+
+
+async def known(db: Database, provider: str | None, error: str | None = None) -> None:
+    """A mistyped word shall not read as "nothing is wrong there": raises CommandError for one that is unknown."""
+    from marketd.metrics.words import ERRORS
+
+    if provider is not None:
+        names = [row["provider"] for row in await db.fetch(queries("cli")["providers"])]
+        _one_of("provider", provider, names)
+    if error is not None and error not in (*ERRORS, _POISON):
+        # A provider of somebody else's may have words of its own.
+        met = [row["error_code"] for row in await db.fetch(queries("cli")["error_codes"])]
+        _one_of("error", error, sorted({*ERRORS, _POISON, *met}))
+
+
+def _one_of(what: str, word: str, names: Sequence[str]) -> None:
+    if word not in names:
+        raise CommandError(
+            f"{what} {word!r} is unknown (known: {', '.join(names)}){suggestion(word, names)}", Exit.USAGE
+        )
 
 
 async def _check_schema(db: Database) -> None:

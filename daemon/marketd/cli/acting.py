@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncpg
 
-from marketd.cli.access import database
+from marketd.cli.access import database, known
 from marketd.cli.exits import Exit
 from marketd.cli.tables import as_json, changed, counted, item, lane, moment
 from marketd.store.sqlfile import queries
@@ -49,8 +49,7 @@ def _outlook(row: asyncpg.Record) -> str:
 
 def retry(arguments: Namespace) -> int:
     """Requeue failed jobs; says how many, and fails when one that was named is not among those that failed."""
-    idle = _ask(arguments, "not_failed", arguments.ids) if arguments.ids else []
-    row = _ask(arguments, "retry", arguments.provider, arguments.error, arguments.ids or None)[0]
+    idle, row = asyncio.run(_retry(arguments))
     if arguments.json:
         print(as_json({"jobs": row["jobs"]}))
     else:
@@ -58,6 +57,16 @@ def retry(arguments: Namespace) -> int:
     for job in idle:
         print(f"marketd: job {job['id']} {_nothing_to_retry(job)}", file=sys.stderr)
     return Exit.FAILED if idle else Exit.OK
+
+
+async def _retry(arguments: Namespace) -> tuple[list[asyncpg.Record], asyncpg.Record]:
+    """Those of the jobs named that have not failed, and how many were put back."""
+    named = queries("cli")
+    async with database(arguments) as db:
+        await known(db, arguments.provider, arguments.error)
+        idle = await db.fetch(named["not_failed"], arguments.ids) if arguments.ids else []
+        wanted = (arguments.provider, arguments.error, arguments.ids or None)
+        return idle, (await db.fetch(named["retry"], *wanted))[0]
 
 
 def _nothing_to_retry(job: asyncpg.Record) -> str:

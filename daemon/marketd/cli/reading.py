@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from marketd.cli import status as overview
-from marketd.cli.access import database
+from marketd.cli.access import database, known
 from marketd.cli.exits import CommandError, Exit
 from marketd.cli.live import screen
 from marketd.cli.parser import STATES, subjects
@@ -99,7 +99,7 @@ def jobs(arguments: Namespace) -> int:
 async def _jobs(arguments: Namespace) -> int:
     states = list(STATES[arguments.state]) if arguments.state else None
     async with database(arguments) as db:
-        await _known(db, arguments.provider)
+        await known(db, arguments.provider, arguments.error)
         rows = await db.fetch(
             queries("cli")["jobs"],
             states,
@@ -118,13 +118,6 @@ async def _jobs(arguments: Namespace) -> int:
         which = "oldest" if arguments.oldest else "newest"
         print(f"\nonly the {which} {arguments.limit} are shown; --limit N shows more")
     return Exit.OK
-
-
-async def _known(db: Database, provider: str | None) -> None:
-    """A mistyped name shall not read as "nothing is wrong there"."""
-    names = [row["provider"] for row in await db.fetch(queries("cli")["providers"])]
-    if provider is not None and provider not in names:
-        raise CommandError(f"provider {provider!r} is unknown (known: {', '.join(names)})", Exit.USAGE)
 
 
 def _error(row: dict[str, Any]) -> str:

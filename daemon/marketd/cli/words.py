@@ -161,7 +161,7 @@ RETRY = """
     not failed is told, and the command ends with 1.
 
     Examples:
-      marketd retry --provider stockx --error unauthorized
+      marketd retry --provider stockx --error timeout
       marketd retry 4711 4712
 """
 
