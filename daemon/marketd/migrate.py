@@ -177,7 +177,8 @@ def _pending(applied: dict[int, str]) -> Sequence[Migration]:
         if known[number].sha256 != sha256:
             raise SchemaError(
                 f"migration {number:04d}_{known[number].name}.sql was changed after it was applied: "
-                "this database is of another build. Install the version that made it, or restore a backup that was made by this one"
+                "this database is of another build. Install the version that made it, or restore a backup that "
+                "was made by this one"
             )
     return [step for number, step in known.items() if number not in applied]
 
