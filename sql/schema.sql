@@ -130,6 +130,7 @@ create table market_daemons (
   started_at timestamp with time zone default clock_timestamp() not null,
   alive_until timestamp with time zone not null,
   died_at timestamp with time zone,
+  reload_refused text,
   constraint market_daemons_pkey PRIMARY KEY (daemon_id),
   constraint market_daemons_kind_check CHECK (kind = ANY (ARRAY['run'::text, 'tick'::text]))
 );

@@ -29,6 +29,7 @@ class Agreement:
         self._kinds = kinds
         self._metrics = metrics
         self._observer = observer
+        self.refused: str | None = None  #: the first fault of a newer file, while the former one holds
         self._differing: list[str] = []  #: other live daemons with other settings, as told last
 
     async def write(
@@ -50,8 +51,8 @@ class Agreement:
             raise errors.ConfigError([f"Postgres refuses a value: {error}"]) from error
 
     def forget(self) -> None:
-        """Our own settings are new: who differs from them is to be told anew."""
-        self._differing = []
+        """Our own settings are new: who differs from them is to be told anew, and no file is refused any more."""
+        self._differing, self.refused = [], None
 
     async def compare(self, config: Config) -> None:
         """Tell of other live daemons with other settings, once for each set of them; they come and go.
@@ -63,7 +64,7 @@ class Agreement:
         try:
             if await self._daemons.is_lost(ours):
                 await self.write(config, wiring.accounts_of(config, self._kinds), renewed=())
-            others = await self._daemons.differing(ours)
+            others = await self._daemons.differing(ours, self.refused)
         except (errors.StatementRefused, errors.ConfigError) as error:
             self._observer.event("database_refuses", error=str(error), part="settings")
             return

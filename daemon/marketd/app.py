@@ -290,6 +290,7 @@ class App:
 
     def _reloaded(self, problem: str | None) -> None:
         self.metrics.reloaded(problem is None)
+        self._agreement.refused = problem
         self._gauges.trouble = f"the file is refused, the former one holds ({problem}); " if problem else ""
 
     async def _last_acts(self) -> None:

@@ -94,7 +94,8 @@ create table market_daemons (
   quotas jsonb not null default '{}',     -- what its file says of each lane, as DaemonStore.apply writes it: the lower limit holds
   started_at timestamptz not null default clock_timestamp(),
   alive_until timestamptz not null,
-  died_at timestamptz                     -- when its fetches were taken away for the first time
+  died_at timestamptz,                    -- when its fetches were taken away for the first time
+  reload_refused text                     -- the first fault for which it goes on with its former file
 );
 comment on table market_daemons is 'Live daemons. A row whose alive_until is past is dead.';
 

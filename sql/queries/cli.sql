@@ -53,7 +53,7 @@ select distinct provider from market_providers order by 1;
 select distinct error_code from market_jobs where error_code is not null order by 1;
 
 -- name: daemons
-select host, pid, version, started_at, alive_until, config_hash,
+select host, pid, version, started_at, alive_until, config_hash, reload_refused,
        count(*) over (partition by config_hash) < count(*) over () as config_differs
   from market_daemons
  where alive_until > clock_timestamp()

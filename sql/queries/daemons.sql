@@ -26,7 +26,8 @@ delete from market_daemons where daemon_id = $1 or alive_until < clock_timestamp
 
 -- name: keep_in_step
 -- Other live daemons whose configuration differs from ours. In passing: a lane is on as long as any live daemon runs it,
--- whoever started last, and off when the last of those that did has gone.
+-- whoever started last, and off when the last of those that did has gone; and why we refuse a newer file, if we do, is told
+-- to `marketd status`. $1 daemon  $2 our hash  $3 why, or null
 with told as (
   select lane.key, bool_or((lane.value ->> 'on')::boolean) as runs, min(lane.value ->> 'off_reason') as off_reason
     from market_daemons d cross join lateral jsonb_each(d.quotas) lane
@@ -34,6 +35,8 @@ with told as (
 ), switched as (
   update market_providers p set enabled = t.runs, off_reason = case when not t.runs then t.off_reason end
     from told t where t.key = p.provider || '/' || p.account and t.runs <> p.enabled
+), refusal as (
+  update market_daemons d set reload_refused = $3 where d.daemon_id = $1 and d.reload_refused is distinct from $3
 )
 select daemon_id, host, pid, config_hash from market_daemons
  where alive_until > clock_timestamp() and daemon_id <> $1 and config_hash <> $2;

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
+import yaml
 
 from harness import settings, until
 from marketd.sandbox import Sandbox
@@ -125,11 +128,27 @@ async def test_a_broken_file_keeps_the_old_one_and_is_told_with_line_and_column(
         await process.told("RELOADING=1\nMONOTONIC_USEC=", since=said)
         assert "per_hour" in await process.told("READY=1", since=said)
         assert await process.metric("marketd_config_last_reload_successful") == 0
+        refused = f"; a newer file is refused: {where}"
+        await until(lambda: _status_shows(plain, tmp_path, refused))
         job = await _enqueue(db)
         await until(lambda: _is(db, job, "done"))
         process.write_config(plain)
         assert (await process.reload())["event"] == "config_reloaded"
         assert await process.metric("marketd_config_last_reload_successful") == 1
+        assert await db.fetchval("select reload_refused from market_daemons") is None
+        assert not await _status_shows(plain, tmp_path, refused)
+
+
+async def _status_shows(plain: dict[str, Any], folder: Path, text: str) -> bool:
+    """Whether `marketd status` says so, asked with the database's address only."""
+    path = folder / "operator.yaml"
+    path.write_text(yaml.safe_dump({"database": plain["database"]}))
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "marketd", "status", "--config", str(path)), stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await child.communicate()
+    assert child.returncode == 0
+    return text in out.decode()
 
 
 async def test_a_key_that_needs_a_restart_is_named_and_the_rest_applied(

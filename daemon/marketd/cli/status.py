@@ -54,7 +54,9 @@ def _daemons(rows: Sequence[Row], now: datetime) -> Table:
                 str(row["pid"]),
                 row["version"],
                 age((now - row["started_at"]).total_seconds()),
-                row["config_hash"][:12] + (" differs from another's" if row["config_differs"] else ""),
+                row["config_hash"][:12]
+                + (" differs from another's" if row["config_differs"] else "")
+                + (f"; a newer file is refused: {row['reload_refused']}" if row["reload_refused"] else ""),
             )
             for row in rows
         ],

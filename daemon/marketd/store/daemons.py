@@ -119,7 +119,7 @@ class DaemonStore:
                 for user in account.users
             ]
         statements.append((self._sql["switch_off_others"], ([a.lane for a in accounts],)))
-        statements.append((self._sql["keep_in_step"], (self._daemon_id, config_hash)))
+        statements.append((self._sql["keep_in_step"], (self._daemon_id, config_hash, None)))
         statements.append((self._sql["probe_again"], ([r[0] for r in renewed], [r[1] for r in renewed])))
         await self._db.together([*statements, *further])
 
@@ -147,10 +147,10 @@ class DaemonStore:
         """Say that this daemon is gone."""
         await self._db.fetch(self._sql["unregister"], self._daemon_id)
 
-    async def differing(self, config_hash: str) -> list[str]:
+    async def differing(self, config_hash: str, refused: str | None) -> list[str]:
         """Other live daemons with another configuration, as `host:pid`; keeps lanes on that any of them runs.
 
-        Raises DatabaseUnavailable.
+        `refused`: why this daemon goes on with its former file, for others to see. Raises DatabaseUnavailable.
         """
-        rows = await self._db.fetch(self._sql["keep_in_step"], self._daemon_id, config_hash)
+        rows = await self._db.fetch(self._sql["keep_in_step"], self._daemon_id, config_hash, refused)
         return [f"{row['host']}:{row['pid']}" for row in rows]
