@@ -45,9 +45,10 @@ class Gate:
     moved: int = 0
     troubles: int = 0
     was_asked: asyncio.Event = field(default_factory=asyncio.Event)
+    granted_at: datetime = GRANTED_AT
 
     async def take(self, endpoint: str, *, meter: str = "calls") -> Grant:
-        answer = self.plan.pop(0) if self.plan else grant()
+        answer = self.plan.pop(0) if self.plan else replace(grant(), granted_at=self.granted_at)
         if isinstance(answer, NotGranted):
             raise answer
         self.taken.append((endpoint, meter))
@@ -121,8 +122,12 @@ async def client(
     *,
     timeout_s: float = 5.0,
     max_bytes: int = 8 * 2**20,
+    granted_at: datetime = GRANTED_AT,
 ) -> AsyncIterator[Client]:
-    """A client of a provider at `base_url` and `token_url`, with `credentials`."""
+    """A client of a provider at `base_url` and `token_url`, with `credentials`.
+
+    `granted_at` is the time it lives in: the present, where the server's answers are of the present.
+    """
     kind = providers.discover()[name]
     plugin = kind(kind.options_type(**(options or {})))
     auth = plugin.authorize(
@@ -131,7 +136,7 @@ async def client(
         token_file=state_dir / f"{name}-token.json",
     )
     async with open_door(name, settings["base_url"], auth, timeout_s, max_bytes, plugin.classify) as door:
-        yield Client(plugin, door)
+        yield Client(plugin, door, Gate(granted_at=granted_at))
 
 
 @asynccontextmanager

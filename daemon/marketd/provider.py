@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
-from marketd.errors import NotGranted, ProviderError
+from marketd.errors import BadPayload, NotGranted, ProviderError
 from marketd.models import Listing, Quote
 from marketd.values import value
 
@@ -101,6 +101,28 @@ def certain(answers: Answers, trouble: ProviderError | NotGranted) -> Answers:
     return {
         size: size if size is not None and answer == size else trouble for size, answer in answers.items()
     }
+
+
+_FIRST_SALE, _CLOCKS_APART = datetime(2000, 1, 1, tzinfo=UTC), timedelta(hours=1)
+
+
+def instant(given: Any, what: str) -> datetime:
+    """A time that a provider tells, as text with its zone. BadPayload, which names `what` has it, for any other."""
+    try:
+        at = datetime.fromisoformat(given)
+    except (TypeError, ValueError):
+        raise BadPayload(f"{what} whose time cannot be read") from None
+    if at.tzinfo is None:
+        raise BadPayload(f"{what} whose time has no zone")
+    return at
+
+
+def sold_at(given: Any, what: str, now: datetime) -> datetime:
+    """When a sale was. BadPayload also for one of another age or yet to come: it would stay the last for long."""
+    at = instant(given, what)
+    if not _FIRST_SALE <= at <= now + _CLOCKS_APART:
+        raise BadPayload(f"{what} of {at:%Y-%m-%d}, which cannot be")
+    return at
 
 
 @value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ async def test_with_the_scope_the_last_sale_of_the_right_thing_is_told(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     sandbox.grant_insights()
-    async with client("ebay", sandbox.settings["ebay"], tmp_path, {"insights": True}) as caller:
+    options, now = {"insights": True}, datetime.now(UTC)
+    async with client("ebay", sandbox.settings["ebay"], tmp_path, options, granted_at=now) as caller:
         for sku, size in ((PANDA, "10"), ("CP9366", "10.5"), ("DD1503-103", "7.5W")):
             quote = quote_of(await caller.fetch(sku, size), size)
             truth = sandbox.truth("ebay", sku, size, sold=True)

@@ -426,6 +426,19 @@ async def test_a_sale_of_something_else_than_was_asked_for_is_no_last_sale(other
     assert quote.basis["recent_sales"] == "no_answer"
 
 
+@pytest.mark.parametrize(
+    "when", ["2026-03-01T13:01:00Z", "2099-01-01T00:00:00Z", "0001-01-01T00:00:00Z", None, 7]
+)
+async def test_a_sale_of_another_age_is_no_last_sale(when: Any) -> None:
+    sales = [{"purchased_at": when, "price_cents": "9500", "size": 10}]
+    http = Scripted(
+        search=hits(item()), availabilities={"variants": [row(10)]}, recent_sales={"recent_sales": sales}
+    )
+    quote = quote_of(await fetch(http, recent_sales=True), "10")
+    assert (quote.last_sale, quote.last_sale_at) == (Decimal(99), None)
+    assert quote.basis["recent_sales"] == "no_answer"
+
+
 async def test_an_item_of_another_id_than_was_asked_for_is_no_answer() -> None:
     prices = {"variants": [row(10), row(11)]}
     other = item("DD1391 100", 10, 11, catalog_id="item-2")

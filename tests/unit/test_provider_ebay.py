@@ -238,6 +238,51 @@ async def test_numbers_and_texts_are_the_same_to_us() -> None:
     assert quote_of(await fetch(Scripted(search=results(row))), "10").lowest_ask == 90
 
 
+async def test_a_listing_that_has_ended_is_no_ask() -> None:
+    past, future = "2026-03-01T12:00:00.000Z", "2026-03-01T12:00:01.000Z"
+    found = await fetch(
+        Scripted(search=results(listing("50.00", itemEndDate=past), listing("90.00", itemEndDate=future)))
+    )
+    assert quote_of(found, "10").lowest_ask == 90
+    found = await fetch(Scripted(search=results(listing("50.00", itemEndDate=past))))
+    assert quote_of(found, "10").lowest_ask is None
+    garbled = results(listing("50.00", itemEndDate="soon"), listing("90.00"))
+    assert quote_of(await fetch(Scripted(search=garbled)), "10").lowest_ask == 90
+    with pytest.raises(errors.BadPayload, match="listing"):
+        await fetch(Scripted(search=results(listing("50.00", itemEndDate="soon"))))
+
+
+@pytest.mark.parametrize("price", ["0.01", "0.98"])
+async def test_a_price_that_ebay_does_not_take_is_garbled(price: str) -> None:
+    found = await fetch(Scripted(search=results(listing(price), listing("90.00"))))
+    assert quote_of(found, "10").lowest_ask == 90
+    with pytest.raises(errors.BadPayload, match="does not take"):
+        await fetch(Scripted(search=results(listing(price))))
+    assert quote_of(await fetch(Scripted(search=results(listing("0.99")))), "10").lowest_ask == Decimal(
+        "0.99"
+    )
+
+
+async def test_of_a_long_name_whole_words_are_left_out_and_never_the_grade() -> None:
+    words = [f"word{place:02}" for place in range(14)]
+    name = " ".join(words)
+    card = {"conditionId": "2750", "leafCategoryIds": ["261328"]}
+    http = Scripted(
+        search=results(
+            listing("10.00", f"{' '.join(words[:13])} PSA 10", **card),
+            listing("99.00", f"{name} PSA 10", **card),
+        )
+    )
+    found = await fetch(http, "PSA 10", f"name:{name}")
+    assert http.asked[0][2]["q"] == f"{' '.join(words[:13])} PSA 10"
+    assert quote_of(found, "PSA 10").lowest_ask == 99
+    plain = Scripted(search=results())
+    await fetch(plain, None, f"name:{'a' * 60} {'b' * 39}")
+    assert plain.asked[0][2]["q"] == f"{'a' * 60} {'b' * 39}"
+    endless = await fetch(Scripted(), None, "name:" + "\N{LATIN SMALL LETTER SHARP S}" * 100)
+    assert "too long" in str(endless.answers[None])
+
+
 async def test_a_graded_card_must_have_its_grade_in_the_title() -> None:
     def card(price: str, title: str) -> dict[str, Any]:
         return listing(price, title, conditionId="2750", leafCategoryIds=["261328"])
@@ -512,6 +557,9 @@ def test_only_error_2001_means_that_the_day_is_spent() -> None:
     spent = EBay.classify(429, {}, {"errors": [{"errorId": 2001}]})
     assert isinstance(spent, errors.Throttled)
     assert spent.day_spent
+    as_text = EBay.classify(429, {}, {"errors": [{"errorId": "7"}, {"errorId": "2001"}]})
+    assert isinstance(as_text, errors.Throttled)
+    assert as_text.day_spent
     assert EBay.classify(429, {}, {"errors": [{"errorId": 7}]}) is None
     assert EBay.classify(500, {}, None) is None
 
@@ -535,7 +583,7 @@ async def test_of_several_rates_the_one_of_the_day_counts() -> None:
     def answer(*rates: dict[str, Any], name: str = "buy.browse") -> dict[str, Any]:
         return {"rateLimits": [{"apiName": "Browse", "resources": [{"name": name, "rates": list(rates)}]}]}
 
-    def rate(remaining: int, reset: str = "2026-01-03T08:00:00.000Z", **more: Any) -> dict[str, Any]:
+    def rate(remaining: Any, reset: str = "2026-01-03T08:00:00.000Z", **more: Any) -> dict[str, Any]:
         return {"limit": 5000, "remaining": remaining, "reset": reset, **more}
 
     async def said(body: Any) -> Usage | None:
@@ -546,6 +594,10 @@ async def test_of_several_rates_the_one_of_the_day_counts() -> None:
     for rates in ((five_minutes, day), (day, five_minutes), (rate(9), day)):
         assert await said(answer(*rates)) == Usage(remaining=4890, reset=reset)
     assert await said(answer(rate(12))) == Usage(remaining=12, reset=reset)  # the older form tells no window
+    for left, known in (("17", 17), ("-3", 0), (-3, 0)):
+        assert await said(answer(rate(left, timeWindow="86400"))) == Usage(remaining=known, reset=reset)
+    for left in (True, None, "", "many", "1e3", Decimal("1.5")):
+        assert await said(answer(rate(left, timeWindow=86400))) is None
     assert await said(answer(five_minutes)) is None
     assert await said(answer(day, name="buy.browse.item.bulk")) is None
     for odd in ("soon", "2026-01-03T08:00:00"):

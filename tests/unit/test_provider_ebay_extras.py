@@ -245,11 +245,22 @@ async def test_no_sale_is_an_answer_too() -> None:
         (sold(sale("95.00", 20, lastSoldDate="soon")), "no_answer"),
         (sold(sale("95.00", 20, lastSoldDate="2026-02-20T10:00:00")), "no_answer"),
         (sold(sale("NaN", 20)), "no_answer"),
+        (sold(sale("95.00", 20), sale("5.00", 20, lastSoldDate="2026-03-01T13:01:00Z")), "no_answer"),
+        (sold(sale("95.00", 20), sale("5.00", 20, lastSoldDate="2099-02-20T10:00:00Z")), "no_answer"),
+        (sold(sale("95.00", 20), sale("5.00", 20, lastSoldDate="0001-01-01T00:00:00Z")), "no_answer"),
+        (sold(sale("0.01", 20)), "no_answer"),
     ],
 )
 async def test_trouble_with_sold_prices_never_costs_the_ask(trouble: Any, word: str) -> None:
     quote, _ = await with_sales(trouble)
     assert (quote.lowest_ask, quote.last_sale, quote.basis["insights"]) == (100, None, word)
+
+
+async def test_a_sale_may_be_an_hour_ahead_of_our_clock() -> None:
+    quote, _ = await with_sales(
+        sold(sale("90.00", 20), sale("95.00", 20, lastSoldDate="2026-03-01T12:59:00Z"))
+    )
+    assert (quote.last_sale, quote.basis["insights"]) == (95, "used")
 
 
 async def test_where_no_category_is_known_no_sales_are_asked_for() -> None:

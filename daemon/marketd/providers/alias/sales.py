@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from marketd import errors
+from marketd import errors, provider
 from marketd.models import Quote
 from marketd.providers.alias import reading
 
@@ -26,7 +26,7 @@ def sold(
     asked: dict[str, Any] = {"catalog_id": catalog_id.lower(), "size": reading.number(size)}
     if consigned is not None:
         asked["consigned"] = consigned
-    read = [_sale(sale, asked) for sale in sales]
+    read = [_sale(sale, asked, at) for sale in sales]
     if not read:
         return replace(price, sales_72h=0)
     last_at, last = max(read, key=lambda sale: sale[0])
@@ -34,17 +34,12 @@ def sold(
     return replace(price, last_sale=last or price.last_sale, last_sale_at=last_at, sales_72h=recent)
 
 
-def _sale(sale: Any, asked: Mapping[str, Any]) -> tuple[datetime, Decimal | None]:
+def _sale(sale: Any, asked: Mapping[str, Any], now: datetime) -> tuple[datetime, Decimal | None]:
     match sale:
-        case {"purchased_at": str(when), "price_cents": cents}:
+        case {"purchased_at": when, "price_cents": cents}:
             if any(_told(sale, key) not in (None, wanted) for key, wanted in asked.items()):
                 raise errors.BadPayload("recent_sales: a sale of another item, size or storage")
-            try:
-                at = datetime.fromisoformat(when)
-            except ValueError:
-                raise errors.BadPayload("recent_sales: a sale whose time cannot be read") from None
-            if at.tzinfo is not None:
-                return at, reading.cents(cents)
+            return provider.sold_at(when, "recent_sales: a sale", now), reading.cents(cents)
     raise errors.BadPayload("recent_sales: a sale without time or price")
 
 

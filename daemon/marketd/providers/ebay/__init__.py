@@ -74,7 +74,7 @@ class EBay:
     @staticmethod
     def classify(status: int, headers: Mapping[str, str], body: Any) -> errors.ProviderError | None:
         """429 with error 2001: the day's calls are spent. 404: no search knows it, so the address is wrong."""
-        if status == 429 and 2001 in _error_ids(body):
+        if status == 429 and "2001" in map(str, _error_ids(body)):
             return errors.Throttled("HTTP 429: the day's calls are spent (error 2001)", day_spent=True)
         if status == 404:  # 11001, item not found, belongs to calls by item id, which are never made
             return errors.no_such_path("eBay's API")
@@ -125,15 +125,14 @@ class EBay:
         reply = await http.get(
             SEARCH, searching.live(ask.sku, wanted, aspect, options), endpoint="search", headers=headers
         )
-        found, sure = reading.offers(reply.body, wanted), reading.is_conclusive(reply.body, wanted)
+        found = reading.offers(reply.body, wanted, reply.granted_at)
+        sure = reading.is_conclusive(reply.body, wanted)
         if not found and aspect and options.search_titles:
             wanted, quality = searching.by_title(wish), "low"
             params = searching.live(ask.sku, wanted, {}, options)
             reply = await http.get(SEARCH, params, endpoint="search", headers=headers)
-            found, sure = (
-                reading.offers(reply.body, wanted),
-                sure or reading.is_conclusive(reply.body, wanted),
-            )
+            found = reading.offers(reply.body, wanted, reply.granted_at)
+            sure = sure or reading.is_conclusive(reply.body, wanted)
         if misfit := reading.misfit(reply.body, wanted, found):
             raise misfit
         if not found and not sure:

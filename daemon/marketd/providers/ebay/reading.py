@@ -15,13 +15,14 @@ from statistics import median
 from typing import Any
 
 from marketd import errors
-from marketd.provider import Usage
+from marketd.provider import Usage, instant
 from marketd.providers.ebay.options import Band
 from marketd.providers.ebay.titles import Wanted, confirms, fits, is_silent, names, tells_size, tells_whose
 
 NEW, GRADED, UNGRADED = "1000", "2750", "4000"
 CARD_CATEGORIES = frozenset(("183050", "183454", "261328"))  #: single cards: non-sport, card games, sport
 _ABSURD = Decimal(10_000_000)
+_LEAST = Decimal("0.99")  #: eBay's least for a fixed price, in each currency of its marketplaces
 _AMOUNT = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
 _DAY_S = "86400"
 _TOLD = ("title", "buyingOptions", "conditionId")  #: without these no listing can be judged
@@ -38,15 +39,18 @@ class Offer:
     image_url: str | None
 
 
-def offers(body: Any, wanted: Wanted) -> list[Offer]:
-    """The listings of a search answer that are right; one with an amount that is none does no harm to the others."""
+def offers(body: Any, wanted: Wanted, now: datetime) -> list[Offer]:
+    """The listings of a search answer that are right; one with an amount that is none does no harm to the others.
+
+    What has ended by `now` is none of them.
+    """
     rows = _listings(body)
     wanted = warned(body, rows, wanted)
     found: list[Offer] = []
     unreadable: errors.BadPayload | None = None
     for row in rows:
         try:
-            if _for_sale(row) and (offer := _offer(row, wanted)) is not None:
+            if _for_sale(row) and (offer := _offer(row, wanted)) is not None and not _has_ended(row, now):
                 found.append(offer)
         except errors.BadPayload as error:
             unreadable = error
@@ -139,6 +143,11 @@ def _for_sale(row: Mapping[str, Any]) -> bool:
     return isinstance(options, list) and "FIXED_PRICE" in options
 
 
+def _has_ended(row: Mapping[str, Any], now: datetime) -> bool:
+    end = row.get("itemEndDate")
+    return end is not None and instant(end, "search: a listing") <= now
+
+
 def is_wanted(row: Mapping[str, Any], wanted: Wanted) -> bool:
     """Whether a listing, live or sold, is the wanted thing in the wanted size and condition."""
     return (
@@ -203,8 +212,13 @@ def _offer(row: Mapping[str, Any], wanted: Wanted) -> Offer | None:
 
 
 def plausible(given: Any, wanted: Wanted) -> Decimal | None:
-    """An amount in the wanted currency and within the wanted bounds, else None; free is no price."""
+    """An amount in the wanted currency and within the wanted bounds, else None; free is no price.
+
+    BadPayload for less than any listing may cost at eBay: a price that was garbled on the way.
+    """
     price = _money(given, wanted.currency)
+    if price and price < _LEAST:
+        raise errors.BadPayload(f"a price of {price}, which eBay does not take")
     if not price or (wanted.floor is not None and price < wanted.floor):
         return None
     return price if wanted.ceiling is None or price <= wanted.ceiling else None
@@ -242,20 +256,17 @@ def _daily(rates: list[Any]) -> Usage | None:
     """The rate of a day, among shorter ones; one that does not tell its window is taken only when it is alone."""
     for rate in rates:
         match rate:
-            case {"remaining": int(left), "reset": str(reset), **rest}:
+            case {"remaining": left, "reset": str(reset), **rest} if (number := _whole(left)) is not None:
                 if str(rest.get("timeWindow")) == _DAY_S or ("timeWindow" not in rest and len(rates) == 1):
-                    return Usage(remaining=max(0, left), reset=_reset(reset))
+                    return Usage(remaining=max(0, number), reset=instant(reset, "rate_limit: a window"))
     return None
 
 
-def _reset(text: str) -> datetime:
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise errors.BadPayload("rate_limit: a reset that is no time") from None
-    if at.tzinfo is None:
-        raise errors.BadPayload("rate_limit: a reset without a time zone")
-    return at
+def _whole(given: Any) -> int | None:
+    """A whole number, given as a number or as its text."""
+    if isinstance(given, str) and re.fullmatch(r"-?[0-9]{1,12}", given, re.ASCII):
+        return int(given)
+    return given if type(given) is int else None
 
 
 def _rows(body: Any, key: str) -> list[Any]:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from marketd import errors, http_client, oauth
+from marketd import errors, http_client, oauth, provider
 from marketd.models import Quote
 from marketd.provider import Http
 from marketd.providers.ebay import reading
@@ -69,7 +69,7 @@ class Insights:
             return _marked(quote, "refused")
         try:
             reply = await http.get(SEARCH, params, endpoint="insights", headers=headers)
-            last = _read(reply.body, wish)
+            last = _read(reply.body, wish, reply.granted_at)
         except (errors.Unauthorized, errors.Throttled):
             self._quiet_until = quote.observed_at + _QUIET
             return _marked(quote, "refused")
@@ -91,7 +91,7 @@ def _marked(quote: Quote, word: str) -> Quote:
     return replace(quote, basis={**quote.basis, "insights": word})
 
 
-def _read(body: Any, wish: Wanted) -> _Sales:
+def _read(body: Any, wish: Wanted, now: datetime) -> _Sales:
     """The latest of the sales that are the wanted thing, and how many there were."""
     if not isinstance(body, dict) or "total" not in body:
         raise errors.BadPayload("insights: no total")
@@ -103,18 +103,9 @@ def _read(body: Any, wish: Wanted) -> _Sales:
         price = reading.plausible(row.get("lastSoldPrice"), wish) if reading.is_wanted(row, wish) else None
         if price is None:
             continue
-        at, times = _when(row.get("lastSoldDate")), row.get("totalSoldQuantity")
+        at = provider.sold_at(row.get("lastSoldDate"), "insights: a sale", now)
+        times = row.get("totalSoldQuantity")
         count = found.count + (times if type(times) is int and times > 0 else 1)
         newest = found.at is None or at > found.at
         found = _Sales(price, at, count) if newest else replace(found, count=count)
     return found
-
-
-def _when(text: Any) -> datetime:
-    try:
-        at = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
-        raise errors.BadPayload("insights: a sale whose time cannot be read") from None
-    if at.tzinfo is None:
-        raise errors.BadPayload("insights: a sale whose time has no zone")
-    return at

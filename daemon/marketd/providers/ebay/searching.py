@@ -13,6 +13,7 @@ from marketd.providers.ebay.options import Options
 from marketd.providers.ebay.reading import GRADED, NEW, UNGRADED
 from marketd.providers.ebay.titles import Wanted
 
+_LONGEST_QUERY = 100  #: characters; eBay cuts what is longer
 PAGE = 200  #: results asked for: the most, since a call costs the same and the cheapest ones are often junk
 
 
@@ -112,16 +113,27 @@ def live(sku: str, wish: Wanted, narrowed: Mapping[str, str], options: Options) 
         low = f"{wish.floor:.2f}" if wish.floor else ""
         high = f"{wish.ceiling:.2f}" if wish.ceiling else ""
         filters.append(f"price:[{low}..{high}],priceCurrency:{wish.currency}")
-    codes = skus.parts(wish.code) if wish.code else ()
-    code = f"({', '.join(codes)})" if len(codes) > 1 else wish.code
-    words = " ".join(filter(None, (code, *wish.words, wish.grade)))[:100]
     return {
-        **(_product(sku) or {"q": words}),
+        **(_product(sku) or {"q": _query(wish)}),
         **narrowed,
         "filter": ",".join(filters),
         "sort": "price",
         "limit": str(PAGE),
     }
+
+
+def _query(wish: Wanted) -> str:
+    """What eBay is to look for, in the length that it takes: code and grade, and as many words of a name as fit.
+
+    A word fewer finds more, and each title is read again; a word that was cut in two would find nothing.
+    """
+    codes = skus.parts(wish.code) if wish.code else ()
+    code = f"({', '.join(codes)})" if len(codes) > 1 else wish.code
+    for count in range(len(wish.words), -1, -1):
+        query = " ".join(filter(None, (code, *wish.words[:count], wish.grade)))
+        if 0 < len(query) <= _LONGEST_QUERY:
+            return query
+    raise errors.Unmatched("its words are too long for a search at eBay: ask for it by id")
 
 
 def sold(sku: str, wish: Wanted, narrowed: Mapping[str, str]) -> dict[str, str]:
