@@ -221,6 +221,20 @@ async def test_either_half_of_a_joined_code_is_asked_for_by_a_space() -> None:
     assert http.asked[-1][2]["q"] == "315122-111 CW2288-111"
 
 
+async def test_sales_of_what_is_found_by_name_are_asked_for_by_all_its_words() -> None:
+    titled = sale("95.00", 20, title="Nike Dunk Panda Men's Size 10")
+    http = Scripted(search=results(listing("100.00", titled["title"])), insights=sold(titled))
+    found = await fetch(http, "10", "name:nike dunk panda", options={"insights": True})
+    assert http.asked[-1][2]["q"] == "nike,dunk,panda"  # a comma is AND there
+    assert quote_of(found, "10").last_sale == 95
+    by_id = Scripted(
+        search=results(listing("100.00", epid="77")), insights=sold(sale("95.00", 20, epid="77"))
+    )
+    found = await fetch(by_id, "10", "id:77", options={"insights": True})
+    assert (by_id.asked[-1][2]["epid"], "q" in by_id.asked[-1][2]) == ("77", False)
+    assert quote_of(found, "10").last_sale == 95
+
+
 async def test_the_documented_answer_of_sales_is_read() -> None:
     quote, _ = await with_sales(example("ebay_marketplace_insights_search"))
     assert (quote.last_sale, quote.basis["sales_90d"]) == (98, 1)

@@ -137,9 +137,9 @@ def _query(wish: Wanted) -> str:
 
 
 def sold(sku: str, wish: Wanted, narrowed: Mapping[str, str]) -> dict[str, str]:
-    """Parameters of a Marketplace Insights search, where a space means OR (fact sheet 4.4)."""
+    """Parameters of a Marketplace Insights search, where a space means OR and a comma AND (fact sheet 4.4)."""
     return {
-        **(_product(sku) or {"q": " ".join(skus.parts(wish.code))[:100]}),
+        **(_product(sku) or {"q": " ".join(skus.parts(wish.code)) or _query(wish).replace(" ", ",")}),
         **narrowed,
         "filter": f"conditionIds:{{{'|'.join(sorted(wish.conditions))}}}",
         "limit": str(PAGE),
