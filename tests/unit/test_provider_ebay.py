@@ -238,20 +238,6 @@ async def test_numbers_and_texts_are_the_same_to_us() -> None:
     assert quote_of(await fetch(Scripted(search=results(row))), "10").lowest_ask == 90
 
 
-async def test_a_listing_that_has_ended_is_no_ask() -> None:
-    past, future = "2026-03-01T12:00:00.000Z", "2026-03-01T12:00:01.000Z"
-    found = await fetch(
-        Scripted(search=results(listing("50.00", itemEndDate=past), listing("90.00", itemEndDate=future)))
-    )
-    assert quote_of(found, "10").lowest_ask == 90
-    found = await fetch(Scripted(search=results(listing("50.00", itemEndDate=past))))
-    assert quote_of(found, "10").lowest_ask is None
-    garbled = results(listing("50.00", itemEndDate="soon"), listing("90.00"))
-    assert quote_of(await fetch(Scripted(search=garbled)), "10").lowest_ask == 90
-    with pytest.raises(errors.BadPayload, match="listing"):
-        await fetch(Scripted(search=results(listing("50.00", itemEndDate="soon"))))
-
-
 @pytest.mark.parametrize("price", ["0.01", "0.98"])
 async def test_a_price_that_ebay_does_not_take_is_garbled(price: str) -> None:
     found = await fetch(Scripted(search=results(listing(price), listing("90.00"))))

@@ -125,13 +125,13 @@ class EBay:
         reply = await http.get(
             SEARCH, searching.live(ask.sku, wanted, aspect, options), endpoint="search", headers=headers
         )
-        found = reading.offers(reply.body, wanted, reply.granted_at)
+        found = reading.offers(reply.body, wanted)
         sure = reading.is_conclusive(reply.body, wanted)
         if not found and aspect and options.search_titles:
             wanted, quality = searching.by_title(wish), "low"
             params = searching.live(ask.sku, wanted, {}, options)
             reply = await http.get(SEARCH, params, endpoint="search", headers=headers)
-            found = reading.offers(reply.body, wanted, reply.granted_at)
+            found = reading.offers(reply.body, wanted)
             sure = sure or reading.is_conclusive(reply.body, wanted)
         if misfit := reading.misfit(reply.body, wanted, found):
             raise misfit

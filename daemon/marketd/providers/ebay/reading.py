@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
 from decimal import Decimal
 from statistics import median
 from typing import Any
@@ -39,18 +38,15 @@ class Offer:
     image_url: str | None
 
 
-def offers(body: Any, wanted: Wanted, now: datetime) -> list[Offer]:
-    """The listings of a search answer that are right; one with an amount that is none does no harm to the others.
-
-    What has ended by `now` is none of them.
-    """
+def offers(body: Any, wanted: Wanted) -> list[Offer]:
+    """The listings of a search answer that are right; one with an amount that is none does no harm to the others."""
     rows = _listings(body)
     wanted = warned(body, rows, wanted)
     found: list[Offer] = []
     unreadable: errors.BadPayload | None = None
     for row in rows:
         try:
-            if _for_sale(row) and (offer := _offer(row, wanted)) is not None and not _has_ended(row, now):
+            if _for_sale(row) and (offer := _offer(row, wanted)) is not None:
                 found.append(offer)
         except errors.BadPayload as error:
             unreadable = error
@@ -141,11 +137,6 @@ def sane(found: list[Offer], wanted: Wanted, band: Band) -> tuple[list[Offer], s
 def _for_sale(row: Mapping[str, Any]) -> bool:
     options = row.get("buyingOptions")
     return isinstance(options, list) and "FIXED_PRICE" in options
-
-
-def _has_ended(row: Mapping[str, Any], now: datetime) -> bool:
-    end = row.get("itemEndDate")
-    return end is not None and instant(end, "search: a listing") <= now
 
 
 def is_wanted(row: Mapping[str, Any], wanted: Wanted) -> bool:
