@@ -1284,7 +1284,7 @@ CREATE OR REPLACE FUNCTION market__enrich(p_provider text, p_limit integer, p_af
  SET enable_seqscan TO 'off'
  SET jit TO 'off'
 AS $function$
-declare skus text[]; k record; w market__wish; o market__opened;
+declare skus text[]; k record; w market__wish; o market__opened; wishes market__wish[] := '{}';
 begin
   queued := 0;
   skus := array(select distinct s.sku from market_skus s where s.sku > p_after order by s.sku limit p_looks);
@@ -1315,16 +1315,19 @@ begin
     continue when not k.all_sizes and k.size is null and k.sku !~ '^name:';
     w := market__wish(k.provider, k.sku, case when not k.all_sizes then k.size end, null, 50, null, null);
     continue when w.problem is not null;
+    wishes := wishes || w;
+    if cardinality(wishes) >= p_limit then
+      after := k.sku;
+      exit;
+    end if;
+  end loop;
+  foreach w in array array(select x from unnest(wishes) x order by x.dedupe_key) loop   -- in one order everywhere
     begin
       o := market__open(w);
       queued := queued + (o.result = 'queued')::int;
     exception when lock_not_available then
       continue;   -- the next look has it
     end;
-    if queued >= p_limit then
-      after := k.sku;
-      exit;
-    end if;
   end loop;
 end $function$;
 revoke execute on function market__enrich(text,integer,text,integer) from public;
@@ -1368,9 +1371,17 @@ begin
   if not pg_try_advisory_xact_lock(hashtext('marketd.fold')) then
     return 0;
   end if;
-  with taken as (
+  with open as materialized (
+    select s.signal_id, s.unit_key from market_signals s where s.folded_at is null order by s.signal_id limit p_limit
+  ), free as materialized (
+    -- What a settle learns about at this moment is folded the next time: both lock many units, and neither may wait with some in hand.
+    select m.unit_key from market_units m where m.unit_key in (select o.unit_key from open o) for update skip locked
+  ), taken as (
     update market_signals g set folded_at = p_now
-     where g.signal_id in (select signal_id from market_signals where folded_at is null order by signal_id limit p_limit)
+     where g.signal_id in (
+       select o.signal_id from open o
+        where o.unit_key in (select f.unit_key from free f)
+           or not exists (select from market_units m where m.unit_key = o.unit_key))
     returning g.*
   ), per_unit as (
     select t.unit_key, min(t.provider) as provider, min(t.account) as account, min(t.sku) as sku, min(t.currency) as currency,
@@ -1402,8 +1413,10 @@ begin
   select count(*) into n from taken;
   delete from market_signals where folded_at < p_now - interval '30 minutes';
   -- Neither watched nor viewed for long: forgotten.
-  delete from market_units u using market_planner d
-   where u.sizes = 0 and u.views_at < p_now - make_interval(hours => (4 * d.memory_h)::int);
+  delete from market_units u
+   where u.unit_key in (select m.unit_key from market_units m cross join market_planner d
+                         where m.sizes = 0 and m.views_at < p_now - make_interval(hours => (4 * d.memory_h)::int)
+                           for update of m skip locked);
   return n;
 end $function$;
 revoke execute on function market__fold(timestamp with time zone,integer) from public;
@@ -1994,6 +2007,28 @@ begin
 end $function$;
 revoke execute on function market__open(market__wish,boolean,boolean) from public;
 
+CREATE OR REPLACE FUNCTION market__open_met(p_asked market__taken[], p_after_new boolean)
+ RETURNS market__taken[]
+ LANGUAGE plpgsql
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare i market__taken; o market__opened;
+begin
+  for i in select a.* from unnest(p_asked) a where a.result is null order by (a.w).dedupe_key, a.ord loop
+    o := market__open(i.w, not p_after_new, not p_after_new);
+    if o.result is null then
+      raise exception 'a job has ended at this moment' using errcode = 'unique_violation';
+    end if;
+    i.id := o.job_id;
+    i.result := o.result;
+    p_asked[i.ord] := i;
+  end loop;
+  return p_asked;
+end $function$;
+revoke execute on function market__open_met(market__taken[],boolean) from public;
+
 CREATE OR REPLACE FUNCTION market__open_new(items jsonb, p_priority integer, p_user_id text, p_now timestamp with time zone)
  RETURNS market__taken[]
  LANGUAGE plpgsql
@@ -2172,7 +2207,8 @@ AS $function$
 declare
   p market_providers; s market_settings; d market_planner; v record; c market__candidate; found market__candidate[]; began timestamptz := clock_timestamp();
   share double precision; calls int; quota int; waiting int; lane int; opened int := 0; wanted int;
-  edge market__candidate; typical double precision; key text; ranks double precision[];
+  edge market__candidate; typical double precision; key text; ranks double precision[]; target text; rank double precision;
+  chosen text[] := '{}'; worth double precision[] := '{}';
 begin
   if not pg_try_advisory_xact_lock(hashtext('marketd.plan ' || p_provider || '/' || p_account)) then
     return 0;
@@ -2207,24 +2243,55 @@ begin
   -- The same dice, spread anew: each call of the quota is the oldest unit's with probability d.lane.
   lane := least(quota, floor(quota * d.lane + (p_dice * 7919 - floor(p_dice * 7919)))::int);
   for key in select * from market__oldest(p_provider, p_account, lane * 4, p_now) loop
-    exit when opened >= lane;
-    opened := opened + market__plan_unit(key, 1e9, p_now)::int;
+    exit when cardinality(chosen) >= lane;
+    target := market__plan_target(key, p_now);
+    continue when target is null;
+    chosen := chosen || target;
+    worth := worth || (1e9 + lane - cardinality(chosen))::double precision;   -- the oldest first
   end loop;
   foreach c in array found loop
     continue when c.waiting;
     exit when c.unit_key is null;
     -- What apps wait for and what is worth more goes first, and takes its part of the share.
-    if opened >= quota or opened + (select count(*) from unnest(ranks) r where r > c.value) >= calls then
+    if cardinality(chosen) >= quota or cardinality(chosen) + (select count(*) from unnest(ranks) r where r > c.value) >= calls then
       edge := c;   -- the best call that is not made; none where the calls outlast the list
       exit;
     end if;
-    opened := opened + market__plan_unit(c.unit_key, c.value, p_now)::int;
+    target := market__plan_target(c.unit_key, p_now);
+    continue when target is null or target = any (chosen);
+    chosen := chosen || target;
+    worth := worth || c.value;
+  end loop;
+  -- At the end and in the order of their keys, as apps open theirs: each waits for the other for a moment at most.
+  for target, rank in select x.key, x.worth from unnest(chosen, worth) x(key, worth) order by x.key loop
+    opened := opened + market__plan_open(target, rank, p_now)::int;
   end loop;
   perform market__note_plan(p_provider, p_account, share, waiting, opened, edge, found, wanted, typical,
     date_part('epoch', clock_timestamp() - began) * 1000, p_now);
   return opened;
 end $function$;
 revoke execute on function market__plan(text,text,double precision,timestamp with time zone,double precision) from public;
+
+CREATE OR REPLACE FUNCTION market__plan_open(p_dedupe_key text, p_rank double precision, p_now timestamp with time zone)
+ RETURNS boolean
+ LANGUAGE plpgsql
+AS $function$
+declare t record; n int;
+begin
+  select x.* into t from market_targets x where x.dedupe_key = p_dedupe_key;
+  insert into market_jobs (provider, account, sku, size, currency, priority, status, run_at, max_attempts, rank, turn,
+                           dedupe_key, unit_key)
+  values (t.provider, t.account, t.sku, t.size, t.currency, least(100, (select wake_priority - 1 from market_settings)),
+          'pending', p_now, (select max_attempts from market_settings), p_rank,
+          market__turn(t.provider, t.account, 100, null), t.dedupe_key, t.unit_key)
+  on conflict do nothing;
+  get diagnostics n = row_count;
+  return n > 0;
+exception when lock_not_available then
+  perform set_config('lock_timeout', '1ms', true);   -- who holds one may hold hundreds, and a pass waits once
+  return false;
+end $function$;
+revoke execute on function market__plan_open(text,double precision,timestamp with time zone) from public;
 
 CREATE OR REPLACE FUNCTION market__plan_share(p market_providers, s market_settings, p_interval_s double precision, p_now timestamp with time zone)
  RETURNS double precision
@@ -2248,36 +2315,25 @@ begin
 end $function$;
 revoke execute on function market__plan_share(market_providers,market_settings,double precision,timestamp with time zone) from public;
 
-CREATE OR REPLACE FUNCTION market__plan_unit(p_unit_key text, p_rank double precision, p_now timestamp with time zone)
- RETURNS boolean
+CREATE OR REPLACE FUNCTION market__plan_target(p_unit_key text, p_now timestamp with time zone)
+ RETURNS text
  LANGUAGE plpgsql
 AS $function$
-declare t record; n int;
+declare key text;
 begin
-  select x.* into t from market_watches w join market_targets x using (dedupe_key)
+  select x.dedupe_key into key from market_watches w join market_targets x using (dedupe_key)
    where w.unit_key = p_unit_key and (x.retry_at is null or x.retry_at <= p_now)
    order by x.last_attempt_at nulls first, x.dedupe_key limit 1;
   if not found then
-    -- All its sizes cool down; look again when the first is over.
+    -- All its sizes cool down; look again when the first is over. Units come in no order here, so none is waited for.
     update market_units u set not_before = coalesce(
         (select min(x.retry_at) from market_watches w join market_targets x using (dedupe_key) where w.unit_key = p_unit_key),
         p_now + interval '1 hour')
-     where u.unit_key = p_unit_key;
-    return false;
+     where u.unit_key = (select n.unit_key from market_units n where n.unit_key = p_unit_key for update skip locked);
   end if;
-  insert into market_jobs (provider, account, sku, size, currency, priority, status, run_at, max_attempts, rank, turn,
-                           dedupe_key, unit_key)
-  values (t.provider, t.account, t.sku, t.size, t.currency, least(100, (select wake_priority - 1 from market_settings)),
-          'pending', p_now, (select max_attempts from market_settings), p_rank,
-          market__turn(t.provider, t.account, 100, null), t.dedupe_key, t.unit_key)
-  on conflict do nothing;
-  get diagnostics n = row_count;
-  return n > 0;
-exception when lock_not_available then
-  perform set_config('lock_timeout', '1ms', true);   -- who holds one may hold hundreds, and a pass waits once
-  return false;
+  return key;
 end $function$;
-revoke execute on function market__plan_unit(text,double precision,timestamp with time zone) from public;
+revoke execute on function market__plan_target(text,timestamp with time zone) from public;
 
 CREATE OR REPLACE FUNCTION market__rank_waiting(p_provider text, p_account text, p_found market__candidate[], p_share double precision, p_now timestamp with time zone)
  RETURNS integer
@@ -2903,22 +2959,19 @@ CREATE OR REPLACE FUNCTION market_enqueue_many(items jsonb, priority integer DEF
 AS $function$
 declare
   who text := market__identity(market_enqueue_many.user_id, current_user); now_at timestamptz := clock_timestamp();
-  asked market__taken[]; i market__taken; o record; x record; lane market__lane; waits text[]; etas timestamptz[]; rest jsonb; together boolean := true;
+  asked market__taken[]; i market__taken; o record; x record; lane market__lane; waits text[]; etas timestamptz[]; rest jsonb;
 begin
   perform market__check_items(items, 'market_enqueue_many');
   begin
     asked := market__open_new(items, market_enqueue_many.priority, who, now_at);
+    asked := market__open_met(asked, true);
   exception when unique_violation then
-    together := false;
     select array_agg(row(q.ord, q.wish, null, case when (q.wish).problem is not null then 'refused' end, null, null, null, null)::market__taken
                      order by q.ord) into asked
       from market__wishes(items, market_enqueue_many.priority, who) q;
+    asked := market__open_met(asked, false);
   end;
-  for i in select a.* from unnest(asked) a where a.result is null order by (a.w).dedupe_key, a.ord loop
-    o := market__open(i.w, not together);   -- else its view is counted
-    i.id := o.job_id;
-    i.result := o.result;
-    asked[i.ord] := i;
+  for i in select a.* from unnest(asked) a where a.result in ('queued', 'merged', 'raised', 'fresh') and a.status is null loop
     x := market__wait(i.id, lane);
     lane := x.lane;
     waits[i.ord] := x.waiting_for;
@@ -2984,7 +3037,9 @@ begin
     select * into j from market_jobs where id = met and status <> 'running' for update skip locked;
     continue when not found and exists (select from market_jobs m where m.id = met);
     with folded as (
-      update market_job_requests q set folded = true where q.job_id = met and not q.folded returning q.priority, q.not_before
+      update market_job_requests q set folded = true
+       where q.request_id in (select x.request_id from market_job_requests x where x.job_id = met and not x.folded for update skip locked)
+      returning q.priority, q.not_before
     )
     select count(*) as requests, max(f.priority) as priority, min(coalesce(f.not_before, clock_timestamp())) as not_before into r
       from folded f;
@@ -3324,9 +3379,12 @@ begin
   loop
     w := (j.provider, j.account, j.sku, j.size, j.currency, j.dedupe_key, j.unit_key, j.priority, null, j.user_id, null);
     loop
+      -- The open twin first: to take its key would wait for whoever is just changing its row.
+      held := false;
+      exit when (select market__merge(w, o.id) from market_jobs o
+                  where o.dedupe_key = w.dedupe_key and o.status in ('pending', 'running', 'deferred')) is not null;
       held := market__hold(w);
-      exit when held or (select market__merge(w, o.id) from market_jobs o
-                          where o.dedupe_key = w.dedupe_key and o.status in ('pending', 'running', 'deferred')) is not null;
+      exit when held;
     end loop;
     if not held then
       n := n + 1;

@@ -185,7 +185,9 @@ begin
     select * into j from market_jobs where id = met and status <> 'running' for update skip locked;
     continue when not found and exists (select from market_jobs m where m.id = met);
     with folded as (
-      update market_job_requests q set folded = true where q.job_id = met and not q.folded returning q.priority, q.not_before
+      update market_job_requests q set folded = true
+       where q.request_id in (select x.request_id from market_job_requests x where x.job_id = met and not x.folded for update skip locked)
+      returning q.priority, q.not_before
     )
     select count(*) as requests, max(f.priority) as priority, min(coalesce(f.not_before, clock_timestamp())) as not_before into r
       from folded f;
@@ -418,30 +420,45 @@ begin
   return asked;
 end $$;
 
--- Items by sets; only what meets something is taken one by one, in key order, too, so that two calls lock targets in the same
--- order. Answers in the items' own order.
+-- Those items that have no result yet, one by one in key order. p_after_new: others hold their keys already, perhaps later ones of
+-- that order, so none may be opened now: a unique violation where the job that one met has ended. Their views are counted.
+create function market__open_met(p_asked market__taken[], p_after_new boolean) returns market__taken[]
+language plpgsql set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
+declare i market__taken; o market__opened;
+begin
+  for i in select a.* from unnest(p_asked) a where a.result is null order by (a.w).dedupe_key, a.ord loop
+    o := market__open(i.w, not p_after_new, not p_after_new);
+    if o.result is null then
+      raise exception 'a job has ended at this moment' using errcode = 'unique_violation';
+    end if;
+    i.id := o.job_id;
+    i.result := o.result;
+    p_asked[i.ord] := i;
+  end loop;
+  return p_asked;
+end $$;
+
+-- Items by sets; only what meets something is taken one by one. Where somebody is quicker, all are taken one by one, in key order, too, so
+-- that two calls lock targets in the same order. Answers in the items' own order.
 create function market_enqueue_many(items jsonb, priority int default 100, user_id text default null)
 returns table (ord int, job_id bigint, result text, wait_reason text, eta timestamptz, error_code text, error_message text)
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare
   who text := market__identity(market_enqueue_many.user_id, current_user); now_at timestamptz := clock_timestamp();
-  asked market__taken[]; i market__taken; o record; x record; lane market__lane; waits text[]; etas timestamptz[]; rest jsonb; together boolean := true;
+  asked market__taken[]; i market__taken; o record; x record; lane market__lane; waits text[]; etas timestamptz[]; rest jsonb;
 begin
   perform market__check_items(items, 'market_enqueue_many');
   begin
     asked := market__open_new(items, market_enqueue_many.priority, who, now_at);
+    asked := market__open_met(asked, true);
   exception when unique_violation then
-    together := false;
     select array_agg(row(q.ord, q.wish, null, case when (q.wish).problem is not null then 'refused' end, null, null, null, null)::market__taken
                      order by q.ord) into asked
       from market__wishes(items, market_enqueue_many.priority, who) q;
+    asked := market__open_met(asked, false);
   end;
-  for i in select a.* from unnest(asked) a where a.result is null order by (a.w).dedupe_key, a.ord loop
-    o := market__open(i.w, not together);   -- else its view is counted
-    i.id := o.job_id;
-    i.result := o.result;
-    asked[i.ord] := i;
+  for i in select a.* from unnest(asked) a where a.result in ('queued', 'merged', 'raised', 'fresh') and a.status is null loop
     x := market__wait(i.id, lane);
     lane := x.lane;
     waits[i.ord] := x.waiting_for;
@@ -701,9 +718,12 @@ begin
   loop
     w := (j.provider, j.account, j.sku, j.size, j.currency, j.dedupe_key, j.unit_key, j.priority, null, j.user_id, null);
     loop
+      -- The open twin first: to take its key would wait for whoever is just changing its row.
+      held := false;
+      exit when (select market__merge(w, o.id) from market_jobs o
+                  where o.dedupe_key = w.dedupe_key and o.status in ('pending', 'running', 'deferred')) is not null;
       held := market__hold(w);
-      exit when held or (select market__merge(w, o.id) from market_jobs o
-                          where o.dedupe_key = w.dedupe_key and o.status in ('pending', 'running', 'deferred')) is not null;
+      exit when held;
     end loop;
     if not held then
       n := n + 1;
@@ -810,7 +830,7 @@ end $$;
 -- p_limit of them. Where it ended, for the next step; null: that was the last sku. A job that an app is just opening is not waited for.
 create function market__enrich(p_provider text, p_limit int, p_after text, p_looks int default 2000, out queued int, out after text)
 language plpgsql set lock_timeout = '20ms' set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
-declare skus text[]; k record; w market__wish; o market__opened;
+declare skus text[]; k record; w market__wish; o market__opened; wishes market__wish[] := '{}';
 begin
   queued := 0;
   skus := array(select distinct s.sku from market_skus s where s.sku > p_after order by s.sku limit p_looks);
@@ -841,16 +861,19 @@ begin
     continue when not k.all_sizes and k.size is null and k.sku !~ '^name:';
     w := market__wish(k.provider, k.sku, case when not k.all_sizes then k.size end, null, 50, null, null);
     continue when w.problem is not null;
+    wishes := wishes || w;
+    if cardinality(wishes) >= p_limit then
+      after := k.sku;
+      exit;
+    end if;
+  end loop;
+  foreach w in array array(select x from unnest(wishes) x order by x.dedupe_key) loop   -- in one order everywhere
     begin
       o := market__open(w);
       queued := queued + (o.result = 'queued')::int;
     exception when lock_not_available then
       continue;   -- the next look has it
     end;
-    if queued >= p_limit then
-      after := k.sku;
-      exit;
-    end if;
   end loop;
 end $$;
 

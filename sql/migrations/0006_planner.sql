@@ -302,9 +302,17 @@ begin
   if not pg_try_advisory_xact_lock(hashtext('marketd.fold')) then
     return 0;
   end if;
-  with taken as (
+  with open as materialized (
+    select s.signal_id, s.unit_key from market_signals s where s.folded_at is null order by s.signal_id limit p_limit
+  ), free as materialized (
+    -- What a settle learns about at this moment is folded the next time: both lock many units, and neither may wait with some in hand.
+    select m.unit_key from market_units m where m.unit_key in (select o.unit_key from open o) for update skip locked
+  ), taken as (
     update market_signals g set folded_at = p_now
-     where g.signal_id in (select signal_id from market_signals where folded_at is null order by signal_id limit p_limit)
+     where g.signal_id in (
+       select o.signal_id from open o
+        where o.unit_key in (select f.unit_key from free f)
+           or not exists (select from market_units m where m.unit_key = o.unit_key))
     returning g.*
   ), per_unit as (
     select t.unit_key, min(t.provider) as provider, min(t.account) as account, min(t.sku) as sku, min(t.currency) as currency,
@@ -336,8 +344,10 @@ begin
   select count(*) into n from taken;
   delete from market_signals where folded_at < p_now - interval '30 minutes';
   -- Neither watched nor viewed for long: forgotten.
-  delete from market_units u using market_planner d
-   where u.sizes = 0 and u.views_at < p_now - make_interval(hours => (4 * d.memory_h)::int);
+  delete from market_units u
+   where u.unit_key in (select m.unit_key from market_units m cross join market_planner d
+                         where m.sizes = 0 and m.views_at < p_now - make_interval(hours => (4 * d.memory_h)::int)
+                           for update of m skip locked);
   return n;
 end $$;
 

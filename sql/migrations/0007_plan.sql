@@ -104,23 +104,30 @@ returns int language sql as $$
   select count(*)::int from done
 $$;
 
--- Opens the plan's job for one unit, by way of one of its watched sizes. false: nothing may be asked now, or an app is
--- just asking for it (its lock is not waited for).
-create function market__plan_unit(p_unit_key text, p_rank double precision, p_now timestamptz) returns boolean
+-- The watched size by way of which the plan refreshes a unit, as its target's key. null: nothing may be asked now.
+create function market__plan_target(p_unit_key text, p_now timestamptz) returns text
 language plpgsql as $$
-declare t record; n int;
+declare key text;
 begin
-  select x.* into t from market_watches w join market_targets x using (dedupe_key)
+  select x.dedupe_key into key from market_watches w join market_targets x using (dedupe_key)
    where w.unit_key = p_unit_key and (x.retry_at is null or x.retry_at <= p_now)
    order by x.last_attempt_at nulls first, x.dedupe_key limit 1;
   if not found then
-    -- All its sizes cool down; look again when the first is over.
+    -- All its sizes cool down; look again when the first is over. Units come in no order here, so none is waited for.
     update market_units u set not_before = coalesce(
         (select min(x.retry_at) from market_watches w join market_targets x using (dedupe_key) where w.unit_key = p_unit_key),
         p_now + interval '1 hour')
-     where u.unit_key = p_unit_key;
-    return false;
+     where u.unit_key = (select n.unit_key from market_units n where n.unit_key = p_unit_key for update skip locked);
   end if;
+  return key;
+end $$;
+
+-- Opens the plan's job for a target. false: one is open, or an app is just opening it (its lock is not waited for).
+create function market__plan_open(p_dedupe_key text, p_rank double precision, p_now timestamptz) returns boolean
+language plpgsql as $$
+declare t record; n int;
+begin
+  select x.* into t from market_targets x where x.dedupe_key = p_dedupe_key;
   insert into market_jobs (provider, account, sku, size, currency, priority, status, run_at, max_attempts, rank, turn,
                            dedupe_key, unit_key)
   values (t.provider, t.account, t.sku, t.size, t.currency, least(100, (select wake_priority - 1 from market_settings)),
@@ -143,7 +150,8 @@ returns int language plpgsql set jit = off set work_mem = '64MB' as $$
 declare
   p market_providers; s market_settings; d market_planner; v record; c market__candidate; found market__candidate[]; began timestamptz := clock_timestamp();
   share double precision; calls int; quota int; waiting int; lane int; opened int := 0; wanted int;
-  edge market__candidate; typical double precision; key text; ranks double precision[];
+  edge market__candidate; typical double precision; key text; ranks double precision[]; target text; rank double precision;
+  chosen text[] := '{}'; worth double precision[] := '{}';
 begin
   if not pg_try_advisory_xact_lock(hashtext('marketd.plan ' || p_provider || '/' || p_account)) then
     return 0;
@@ -178,18 +186,28 @@ begin
   -- The same dice, spread anew: each call of the quota is the oldest unit's with probability d.lane.
   lane := least(quota, floor(quota * d.lane + (p_dice * 7919 - floor(p_dice * 7919)))::int);
   for key in select * from market__oldest(p_provider, p_account, lane * 4, p_now) loop
-    exit when opened >= lane;
-    opened := opened + market__plan_unit(key, 1e9, p_now)::int;
+    exit when cardinality(chosen) >= lane;
+    target := market__plan_target(key, p_now);
+    continue when target is null;
+    chosen := chosen || target;
+    worth := worth || (1e9 + lane - cardinality(chosen))::double precision;   -- the oldest first
   end loop;
   foreach c in array found loop
     continue when c.waiting;
     exit when c.unit_key is null;
     -- What apps wait for and what is worth more goes first, and takes its part of the share.
-    if opened >= quota or opened + (select count(*) from unnest(ranks) r where r > c.value) >= calls then
+    if cardinality(chosen) >= quota or cardinality(chosen) + (select count(*) from unnest(ranks) r where r > c.value) >= calls then
       edge := c;   -- the best call that is not made; none where the calls outlast the list
       exit;
     end if;
-    opened := opened + market__plan_unit(c.unit_key, c.value, p_now)::int;
+    target := market__plan_target(c.unit_key, p_now);
+    continue when target is null or target = any (chosen);
+    chosen := chosen || target;
+    worth := worth || c.value;
+  end loop;
+  -- At the end and in the order of their keys, as apps open theirs: each waits for the other for a moment at most.
+  for target, rank in select x.key, x.worth from unnest(chosen, worth) x(key, worth) order by x.key loop
+    opened := opened + market__plan_open(target, rank, p_now)::int;
   end loop;
   perform market__note_plan(p_provider, p_account, share, waiting, opened, edge, found, wanted, typical,
     date_part('epoch', clock_timestamp() - began) * 1000, p_now);

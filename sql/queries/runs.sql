@@ -50,7 +50,7 @@ select count(*) as gone from gone;
 with old as (
   select request_id from market_job_requests
    where not opened and folded and (served or not loose) and requested_at < (select clock_timestamp()) - $1::interval
-   order by requested_at limit $2
+   order by requested_at limit $2 for update skip locked
 ), gone as (
   delete from market_job_requests r where r.request_id = any (array(select o.request_id from old o)) returning 1
 )

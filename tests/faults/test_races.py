@@ -348,7 +348,7 @@ async def test_plan_against_enqueue_and_enqueue_against_plan(race: Race) -> None
     await race.db.execute("delete from market_jobs")
     await race.db.execute("select market__fold(clock_timestamp(), 100)")
     unit = await value(race.db, "select unit_key from market_units")
-    planning = "select market__plan_unit($1, 1, clock_timestamp())"
+    planning = "select market__plan_open(market__plan_target($1, clock_timestamp()), 1, clock_timestamp())"
     answer = await race.run(
         lambda: race.one.connection.fetchval(planning, unit),
         lambda: enqueue(race.other.connection, "AA1-1", "9", 200),
