@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,27 @@ async def test_with_the_database_down_it_exits_75(sandbox: Sandbox, tmp_path: Pa
     assert code == 75
     assert "Postgres" in told
     assert "a-password-of-ours" not in told
+
+
+async def test_with_its_port_taken_it_exits_1_and_names_the_address(
+    database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        plain = settings(database, sandbox, tmp_path / "state") | {"http": {"port": port}}
+        code, told, _ = await _refused(tmp_path, plain)
+    assert code == 1
+    assert f"127.0.0.1:{port}" in told
+
+
+async def test_with_a_wrong_argument_it_exits_2() -> None:
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "marketd", "run", "--polite"), stderr=asyncio.subprocess.PIPE
+    )
+    _, told = await child.communicate()
+    assert (child.returncode, b"--polite" in told) == (2, True)
 
 
 async def test_with_a_broken_file_it_exits_78_and_names_every_fault(
