@@ -311,6 +311,13 @@ async def test_what_an_answer_says_is_told_in_one_line() -> None:
         with pytest.raises(errors.BadPayload) as refused:
             await fetch(http)
         assert "\n" not in str(refused.value)
+    for wrong in (product(title="X\nY"), product(title="X\x1b[2JY")):
+        twins = Scripted(
+            search=hits(wrong, wrong | {"productId": TWIN}), variants=[variant("10") | {"productId": None}]
+        )
+        with pytest.raises(errors.Unmatched) as tied:
+            await fetch(twins)
+        assert str(tied.value).isprintable()
 
 
 async def test_a_product_is_found_by_its_id() -> None:
@@ -374,7 +381,7 @@ async def test_a_product_that_a_search_gives_twice_is_one_product() -> None:
     assert [endpoint for endpoint, _, _ in http.asked] == ["search", "variants", "market_data"]
 
 
-@pytest.mark.parametrize("product_id", ["", None, 7])
+@pytest.mark.parametrize("product_id", ["", None, 7, "X\nY"])
 async def test_a_hit_without_an_id_is_a_broken_answer(product_id: Any) -> None:
     with pytest.raises(errors.BadPayload):
         await fetch(Scripted(search=hits(product(), product(product_id))))

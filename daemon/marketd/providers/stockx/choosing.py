@@ -104,7 +104,7 @@ def _offers(listing: Listing, size: Size) -> bool:
 
 def ambiguous(wanted: str, products: Sequence[Product]) -> errors.Unmatched:
     """The refusal that names the products to choose from."""
-    named = "; ".join(f"id:{product.id} ({product.name})" for product in products[:4])
+    named = "; ".join(f"id:{product.id} ({product.name!r})" for product in products[:4])
     return errors.Unmatched(
         f"{wanted} does not name one product for certain, ask for it by id: {named}", code="ambiguous_product"
     )

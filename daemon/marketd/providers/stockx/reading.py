@@ -92,7 +92,7 @@ def product_of_id(body: Any, product_id: str) -> Product:
 def product(body: Any) -> Product:
     """One product, whichever it is."""
     match body:
-        case {"productId": str(product_id), **rest} if product_id:
+        case {"productId": str(product_id), **rest} if product_id and product_id.isprintable():
             traits = rest.get("productAttributes")
             known = traits if isinstance(traits, dict) else {}
             retail = known.get("retailPrice")
@@ -112,7 +112,7 @@ def product(body: Any) -> Product:
                 url=f"https://stockx.com/{key}" if key else None,
                 details={name: value for name, value in details.items() if value},
             )
-    raise errors.BadPayload("a product without productId")
+    raise errors.BadPayload("a product without a productId that can be used")
 
 
 def _text(value: Any) -> str | None:
