@@ -81,6 +81,24 @@ async def test_the_daemon_stores_the_last_sale_and_stays_open_without_the_scope(
     assert row["last_sale_at"] is not None
 
 
+async def test_a_last_sale_that_is_refused_from_now_on_is_not_told_as_if_it_were_of_today(
+    db: Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    sections: dict[str, Any] = {"stanza": {"options": {"insights": True}}, "jobs": {"fresh_for": "100ms"}}
+    for granted in (True, False):
+        sandbox.grant_insights(granted)
+        sandbox.expire_tokens("ebay")
+        async with running(configured(database, sandbox, tmp_path, providers=("ebay",), **sections)):
+            await _priced(db, PANDA, "10")
+    truth = sandbox.truth("ebay", PANDA, "10", sold=True)
+    row = await db.fetchrow(
+        "select lowest_ask, last_sale, last_sale_at, basis ->> 'insights' as word from market_prices"
+    )
+    assert tuple(row or ()) == (truth.ask, None, None, "refused")
+    sales = await db.fetch("select last_sale from market_price_history order by observed_at")
+    assert [sale["last_sale"] for sale in sales] == [truth.last_sale, None], "the history still has it"
+
+
 async def test_a_uk_size_at_ebay_goes_by_the_chart_that_another_provider_told(
     db: Connection, database: str, sandbox: Sandbox, tmp_path: Path
 ) -> None:
