@@ -167,7 +167,8 @@ class App:
             self.metrics,
             self._observer,
         )
-        self._health = Health(self._lanes, self._poller, self._scheduler, self._listener)
+        limit = config.database.statement_timeout
+        self._health = Health(self._lanes, self._poller, self._scheduler, self._listener, limit)
 
     def _build_observers(self, runs: RunStore) -> None:
         self._gauges = Gauges(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from datetime import timedelta
 
 from marketd import clock, systemd
 from marketd.lane import Lane
@@ -11,6 +12,7 @@ from marketd.scheduler import Poller, Scheduler
 from marketd.store.listener import Listener
 
 _STUCK_S = 120.0  #: a loop that did not come round for so long is stuck, whatever it waits for
+_STATEMENTS = 4  #: that a loop may wait for before it comes round: for two, and for a connection to each
 _DATABASE_S = 10.0
 
 
@@ -23,11 +25,14 @@ class Health:
         poller: Poller,
         scheduler: Scheduler,
         listener: Listener,
+        statement_timeout: timedelta,
     ) -> None:
+        """`statement_timeout`: no loop waits longer for one statement."""
         self._lanes = lanes
         self._poller = poller
         self._scheduler = scheduler
         self._listener = listener
+        self._stuck_s = max(_STUCK_S, _STATEMENTS * statement_timeout.total_seconds() + _DATABASE_S)
         self.draining = False
 
     def reasons(self) -> list[str]:
@@ -54,12 +59,12 @@ class Health:
         now = clock.monotonic()
         poll_s = self._poller.timing.poll.total_seconds()
         marks = {
-            f"lane {provider}/{account}": (lane.last_turn, _STUCK_S)
+            f"lane {provider}/{account}": (lane.last_turn, self._stuck_s)
             for (provider, account), lane in self._lanes.items()
             if not lane.busy
         }
-        marks["poller"] = (self._poller.last_turn, _STUCK_S + 2 * poll_s)
-        marks["scheduler"] = (self._scheduler.last_turn, _STUCK_S)
+        marks["poller"] = (self._poller.last_turn, self._stuck_s + 2 * poll_s)
+        marks["scheduler"] = (self._scheduler.last_turn, self._stuck_s)
         if self._listener.connected and self._listener.last_echo is not None:
             marks["listener"] = (self._listener.last_echo, _STUCK_S)
         return [

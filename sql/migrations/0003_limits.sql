@@ -113,8 +113,8 @@ begin
   keep := case when late then 0
                when p.reserve is null then ceil(expected + sqrt(expected))
                else ceil(p.reserve * quota * rem / len) end;
-  background_left := quota - used - least(keep, quota)::int;
-  urgent_left := quota - used;
+  background_left := greatest(0, quota - used - least(keep, quota)::int);
+  urgent_left := greatest(0, quota - used);   -- a quota may be lowered below what was used
   if urgent_left > 0 and p.background_min > 0 and not late then
     keep := greatest(0, ceil(p.background_min * quota) - used_bg);
     -- Neither EXISTS nor min(), which may both be planned as a walk through all that waits: this is one step down an index.

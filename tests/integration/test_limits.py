@@ -480,6 +480,18 @@ async def test_the_reserve_shrinks_with_the_hour_and_is_open_to_all_at_its_end(d
     assert (await shares(db, 0))["urgent_left"] == 100
 
 
+async def test_no_kind_of_work_has_less_than_no_calls_left(db: Connection) -> None:
+    left = (
+        "select urgent_left, background_left from market_budget_status"
+        " where provider = 'stockx' and window_kind = 'hour'"
+    )
+    await limits(db, quota_hour=100, reserve=1.0)
+    await spend(db, 99)
+    assert tuple(await db.fetchrow(left) or ()) == (1, 0)
+    await limits(db, quota_hour=50)
+    assert tuple(await db.fetchrow(left) or ()) == (0, 0)
+
+
 async def test_reserve_auto_keeps_what_on_demand_work_is_expected_to_need(db: Connection) -> None:
     await limits(db, quota_hour=100, reserve=None, on_demand_per_h=36)
     assert (await shares(db, 0))["background_left"] == 100 - 36 - 6

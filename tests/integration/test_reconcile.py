@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +12,12 @@ import asyncpg
 import pytest
 
 from harness import configured, running, until
+from marketd.provider import Usage
+from marketd.reconcile import Reconciler
 from marketd.sandbox import Limits, Sandbox
+from marketd.store.budgets import Circuits
+from provider_kit import Notes
+from queue_kit import opened
 
 # eBay's day is the calendar's in Los Angeles. Near its end another zone stands in, where it is further from midnight.
 ZONE = min(
@@ -24,6 +30,33 @@ async def sandbox() -> AsyncIterator[Sandbox]:
     ebay = Limits(per_day=40, day_zone=ZONE)
     async with Sandbox(seed=5, limits={"*": None, "ebay": ebay}) as server:
         yield server
+
+
+async def test_a_provider_whose_word_cannot_be_had_is_told_of_and_the_others_are_asked(
+    database: str,
+) -> None:
+    notes = Notes()
+
+    async def usage(provider: str, account: str) -> Usage | None:
+        if provider == "theirs":
+            raise ValueError("a fault of someone else's")
+        asked.set()
+        return None
+
+    async with opened(database) as pool:
+        lanes, asked = [("theirs", "default"), ("ebay", "default")], asyncio.Event()
+        reconciler = Reconciler(lambda: lanes, usage, Circuits(pool))
+        reconciler.observer = notes
+        running = asyncio.create_task(reconciler.run())
+        reconciler.event("lane_closed", reason="throttled")
+        try:
+            await asyncio.wait({running, asyncio.create_task(asked.wait())}, return_when="FIRST_COMPLETED")
+            assert not running.done()
+        finally:
+            running.cancel()
+    [(name, fields)] = notes.events
+    assert (name, fields["lane"]) == ("reconcile_failed", "theirs/default")
+    assert fields["error"] == "ValueError: a fault of someone else's"
 
 
 async def test_a_spent_day_closes_the_lane_until_the_reset_that_ebay_reports(

@@ -147,6 +147,13 @@ def test_an_unreadable_secret_file_is_named_and_its_content_never_shown(tmp_path
     assert SECRET not in problem
 
 
+@pytest.mark.parametrize("name", ["a\\0b", "~\\0", "\\ud800"])
+def test_a_name_that_no_file_can_have_is_a_fault_of_its_key(name: str) -> None:
+    [problem] = faults(f'log:\n  level: "${{file:{name}}}"')
+    assert problem.startswith("c.yaml:2:10: log.level: no file can have the name ")
+    assert problem.isprintable()
+
+
 def test_a_fault_carries_no_exception_that_holds_the_input() -> None:
     with pytest.raises(ConfigError) as caught:
         parse(STOCKX % f"credentials: {{api_kye: {SECRET}}}")

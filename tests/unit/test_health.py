@@ -33,7 +33,8 @@ def parts() -> SimpleNamespace:
 
 
 def _health(parts: Any) -> Health:
-    return Health({("stockx", "default"): parts.lane}, parts.poller, parts.scheduler, parts.listener)
+    lanes = {("stockx", "default"): parts.lane}
+    return Health(lanes, parts.poller, parts.scheduler, parts.listener, timedelta(seconds=10))
 
 
 def test_a_daemon_that_gets_on_is_ready(parts: SimpleNamespace) -> None:
@@ -53,6 +54,18 @@ def test_a_loop_that_hangs_is_named(parts: SimpleNamespace, part: str, mark: str
     setattr(getattr(parts, part), mark, time.monotonic() - LONG_AGO)
     [reason] = _health(parts).stuck()
     assert reason.startswith(word)
+
+
+@pytest.mark.parametrize("part", ["lane", "poller", "scheduler"])
+def test_a_loop_that_waits_for_a_statement_as_long_as_that_may_take_does_not_hang(
+    parts: SimpleNamespace, part: str
+) -> None:
+    lanes = {("stockx", "default"): parts.lane}
+    health = Health(lanes, parts.poller, parts.scheduler, parts.listener, timedelta(minutes=10))
+    getattr(parts, part).last_turn = time.monotonic() - 1200  # for a connection, and then for its answer
+    assert health.stuck() == []
+    getattr(parts, part).last_turn = time.monotonic() - 3600
+    assert len(health.stuck()) == 1
 
 
 def test_a_lane_that_waits_for_a_slow_provider_does_not_hang(parts: SimpleNamespace) -> None:

@@ -74,6 +74,8 @@ class Substitution:
     def _file(self, name: str) -> str:
         if not name:
             raise Unfilled("expected a path in ${file:path}")
+        if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in name):
+            raise Unfilled(f"no file can have the name {name!r}")
         try:
             path = Path(name).expanduser()
         except RuntimeError:
