@@ -803,6 +803,17 @@ async def test_a_job_that_is_there_by_chance_when_workers_die_is_no_poison_so_so
         await db.execute("delete from market_jobs where sku like 'OTHER%'")
 
 
+async def test_one_sweep_rescues_all_that_a_dead_daemon_held(db: Connection, pool: Database) -> None:
+    await enqueue_many(db, [item(f"AA{i}-1", size) for i in range(300) for size in ("9", "10", "11", "12")])
+    dead = JobStore(pool, uuid4())
+    while await claim(dead, 300):
+        pass
+    assert await value(db, "select count(*) from market_jobs where status = 'running'") == 1200
+    await _expire(db)
+    assert len(await JobStore(pool, uuid4()).rescue()) == 1200
+    assert await value(db, "select count(*) from market_jobs where status = 'running'") == 0
+
+
 async def test_two_rescuers_at_once_rescue_each_job_once(db: Connection, pool: Database) -> None:
     await enqueue_many(db, [item(f"AA{i}-1") for i in range(20)])
     await claim(JobStore(pool, uuid4()), 20)

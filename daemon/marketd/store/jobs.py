@@ -19,6 +19,8 @@ from marketd.store.sqlfile import queries
 __all__ = ["JobStore", "LaneState", "Rescued", "Settled"]
 
 _PROBE_S = 8.0  #: polling and sweeping also find out whether the server is still there, within 15 s of a poll every 5
+_RESCUED_AT_ONCE = 500  #: as the statement has it
+_RESCUES = 20  #: statements of a sweep; what is left after them is the next one's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,11 +114,17 @@ class JobStore:
         return found
 
     async def rescue(self) -> list[Rescued]:
-        """Return jobs of dead workers to the queue, or fail what killed too many."""
-        rows = await self._db.fetch(self._sql["rescue"], patience_s=_PROBE_S)
-        return [
-            Rescued(job_id=r["id"], provider=r["provider"], poisoned=r["status"] == "failed") for r in rows
-        ]
+        """Return jobs of dead workers to the queue, or fail what killed too many; all, if not too many thousands."""
+        found: list[Rescued] = []
+        for _ in range(_RESCUES):
+            rows = await self._db.fetch(self._sql["rescue"], patience_s=_PROBE_S)
+            found += [
+                Rescued(job_id=r["id"], provider=r["provider"], poisoned=r["status"] == "failed")
+                for r in rows
+            ]
+            if len(rows) < _RESCUED_AT_ONCE:
+                break
+        return found
 
     async def enrich(self, at_most: int, after: str) -> tuple[int, str | None]:
         """Queue fetches that bring an image for products without one, of some thousand skus after `after`.
