@@ -59,9 +59,8 @@ class Reconciler:
         except errors.MarketdError as error:
             self._tell("reconcile_failed", lane=f"{provider}/{account}", error=str(error))
             return
-        except (
-            Exception
-        ) as error:  # maybe of someone else's module: one provider's word is not worth the daemon
+        except Exception as error:
+            # Maybe of someone else's module: one provider's word is not worth the daemon.
             words = f"{type(error).__name__}: {error}"
             self._tell("reconcile_failed", lane=f"{provider}/{account}", error=words, exc_info=error)
             return
