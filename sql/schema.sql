@@ -1389,9 +1389,10 @@ begin
            coalesce(sum(exp(greatest(-60, -greatest(0, date_part('epoch', p_now - t.at)) / 3600 / d.memory_h)))
              filter (where t.kind = 'view' and not exists (
                select from market_signals e where e.kind = 'view' and e.dedupe_key = t.dedupe_key and e.user_id = t.user_id
-                  and case when e.folded_at is null then e.signal_id < t.signal_id and e.at > t.at - interval '10 minutes'
-                           -- folded before, and maybe committed before what now comes late
-                           else abs(date_part('epoch', e.at - t.at)) < 600 end)), 0) as views
+                  -- These bound the walk through the index: after days without a fold a key has thousands of views.
+                  and e.at > t.at - interval '10 minutes' and e.at < t.at + interval '10 minutes'
+                  -- One folded before may have been committed before what now comes late.
+                  and (e.folded_at is not null or e.signal_id < t.signal_id))), 0) as views
       from taken t cross join market_planner d group by t.unit_key
   ), known as (
     select x.*, p.all_sizes,
@@ -1412,10 +1413,12 @@ begin
   )
   select count(*) into n from taken;
   delete from market_signals where folded_at < p_now - interval '30 minutes';
-  -- Neither watched nor viewed for long: forgotten.
+  -- Neither watched nor viewed for long, and nothing of it waits (whose place in the order is the unit's worth): forgotten.
   delete from market_units u
    where u.unit_key in (select m.unit_key from market_units m cross join market_planner d
                          where m.sizes = 0 and m.views_at < p_now - make_interval(hours => (4 * d.memory_h)::int)
+                           and not exists (select from market_jobs j where j.unit_key = m.unit_key
+                                              and j.status in ('pending', 'running', 'deferred'))
                            for update of m skip locked);
   return n;
 end $function$;
@@ -1925,7 +1928,9 @@ AS $function$
   select u.unit_key from market_units u cross join market_settings s
    where u.provider = p_provider and u.account = p_account and u.sizes > 0 and u.not_before <= p_now
      and (u.last_fetch_at is null or u.last_fetch_at <= p_now - s.fresh_for)
-     and not exists (select from market_jobs j where j.unit_key = u.unit_key and j.status in ('pending', 'running', 'deferred'))
+     and not exists (select from market_jobs j where j.unit_key = u.unit_key
+                        and (j.status in ('running', 'deferred')
+                             or j.status = 'pending' and (j.rank >= 1e9 or j.priority >= s.wake_priority)))
    order by u.last_fetch_at nulls first, u.unit_key limit p_limit
 $function$;
 revoke execute on function market__oldest(text,text,integer,timestamp with time zone) from public;
@@ -2217,7 +2222,14 @@ begin
   select * into d from market_planner;
   select * into p from market_providers m where m.provider = p_provider and m.account = p_account;
   select * into v from market__verdict(p, s, false, p_now);
-  if not d.enabled or v.reason in ('off', 'paused', 'circuit', 'cooldown') then
+  if not d.enabled or v.reason = 'off' then
+    return 0;
+  elsif v.reason in ('paused', 'circuit', 'cooldown') then
+    -- Nothing is opened, but prices age, and who looks at them shall see it.
+    update market_plans x set planned_at = p_now, share = 0, inserted = 0, units = coalesce(f.units, 0), view_rate = coalesce(f.view_rate, 0),
+        fresh_rate = coalesce(f.fresh_rate, 0), priced_rate = coalesce(f.priced_rate, 0), aged_rate = coalesce(f.aged_rate, 0)
+      from (select x.* from market__candidates(p_provider, p_account, 1, null, p_now) x limit 1) f
+     where x.provider = p_provider and x.account = p_account;
     return 0;
   end if;
   perform set_config('lock_timeout', '200ms', true);
@@ -2279,6 +2291,14 @@ AS $function$
 declare t record; n int;
 begin
   select x.* into t from market_targets x where x.dedupe_key = p_dedupe_key;
+  if p_rank >= 1e9 then
+    update market_jobs j set rank = p_rank, updated_at = p_now
+     where j.id = (select o.id from market_jobs o where o.unit_key = t.unit_key and o.status = 'pending'
+                    order by o.priority desc, o.rank desc, o.id limit 1 for update skip locked);
+    if found then
+      return true;
+    end if;
+  end if;
   insert into market_jobs (provider, account, sku, size, currency, priority, status, run_at, max_attempts, rank, turn,
                            dedupe_key, unit_key)
   values (t.provider, t.account, t.sku, t.size, t.currency, least(100, (select wake_priority - 1 from market_settings)),

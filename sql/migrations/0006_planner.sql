@@ -320,9 +320,10 @@ begin
            coalesce(sum(exp(greatest(-60, -greatest(0, date_part('epoch', p_now - t.at)) / 3600 / d.memory_h)))
              filter (where t.kind = 'view' and not exists (
                select from market_signals e where e.kind = 'view' and e.dedupe_key = t.dedupe_key and e.user_id = t.user_id
-                  and case when e.folded_at is null then e.signal_id < t.signal_id and e.at > t.at - interval '10 minutes'
-                           -- folded before, and maybe committed before what now comes late
-                           else abs(date_part('epoch', e.at - t.at)) < 600 end)), 0) as views
+                  -- These bound the walk through the index: after days without a fold a key has thousands of views.
+                  and e.at > t.at - interval '10 minutes' and e.at < t.at + interval '10 minutes'
+                  -- One folded before may have been committed before what now comes late.
+                  and (e.folded_at is not null or e.signal_id < t.signal_id))), 0) as views
       from taken t cross join market_planner d group by t.unit_key
   ), known as (
     select x.*, p.all_sizes,
@@ -343,10 +344,12 @@ begin
   )
   select count(*) into n from taken;
   delete from market_signals where folded_at < p_now - interval '30 minutes';
-  -- Neither watched nor viewed for long: forgotten.
+  -- Neither watched nor viewed for long, and nothing of it waits (whose place in the order is the unit's worth): forgotten.
   delete from market_units u
    where u.unit_key in (select m.unit_key from market_units m cross join market_planner d
                          where m.sizes = 0 and m.views_at < p_now - make_interval(hours => (4 * d.memory_h)::int)
+                           and not exists (select from market_jobs j where j.unit_key = m.unit_key
+                                              and j.status in ('pending', 'running', 'deferred'))
                            for update of m skip locked);
   return n;
 end $$;

@@ -65,13 +65,16 @@ returns setof market__candidate language sql stable as $$
     from scan s left join found f on true order by f.value desc, f.unit_key
 $$;
 
--- The units that were not looked at for longest, in the same form.
+-- The watched units that were not looked at for longest. One whose job waits as background is among them: what it is worth may
+-- never bring it to the head. Not if it is there already, by this way or as urgent work.
 create function market__oldest(p_provider text, p_account text, p_limit int, p_now timestamptz)
 returns setof text language sql stable as $$
   select u.unit_key from market_units u cross join market_settings s
    where u.provider = p_provider and u.account = p_account and u.sizes > 0 and u.not_before <= p_now
      and (u.last_fetch_at is null or u.last_fetch_at <= p_now - s.fresh_for)
-     and not exists (select from market_jobs j where j.unit_key = u.unit_key and j.status in ('pending', 'running', 'deferred'))
+     and not exists (select from market_jobs j where j.unit_key = u.unit_key
+                        and (j.status in ('running', 'deferred')
+                             or j.status = 'pending' and (j.rank >= 1e9 or j.priority >= s.wake_priority)))
    order by u.last_fetch_at nulls first, u.unit_key limit p_limit
 $$;
 
@@ -122,12 +125,21 @@ begin
   return key;
 end $$;
 
--- Opens the plan's job for a target. false: one is open, or an app is just opening it (its lock is not waited for).
+-- Opens the plan's job for a target, or (the oldest's) puts the unit's job that waits already at the head. false: one is open,
+-- or an app is just opening it (its lock is not waited for).
 create function market__plan_open(p_dedupe_key text, p_rank double precision, p_now timestamptz) returns boolean
 language plpgsql as $$
 declare t record; n int;
 begin
   select x.* into t from market_targets x where x.dedupe_key = p_dedupe_key;
+  if p_rank >= 1e9 then
+    update market_jobs j set rank = p_rank, updated_at = p_now
+     where j.id = (select o.id from market_jobs o where o.unit_key = t.unit_key and o.status = 'pending'
+                    order by o.priority desc, o.rank desc, o.id limit 1 for update skip locked);
+    if found then
+      return true;
+    end if;
+  end if;
   insert into market_jobs (provider, account, sku, size, currency, priority, status, run_at, max_attempts, rank, turn,
                            dedupe_key, unit_key)
   values (t.provider, t.account, t.sku, t.size, t.currency, least(100, (select wake_priority - 1 from market_settings)),
@@ -160,7 +172,14 @@ begin
   select * into d from market_planner;
   select * into p from market_providers m where m.provider = p_provider and m.account = p_account;
   select * into v from market__verdict(p, s, false, p_now);
-  if not d.enabled or v.reason in ('off', 'paused', 'circuit', 'cooldown') then
+  if not d.enabled or v.reason = 'off' then
+    return 0;
+  elsif v.reason in ('paused', 'circuit', 'cooldown') then
+    -- Nothing is opened, but prices age, and who looks at them shall see it.
+    update market_plans x set planned_at = p_now, share = 0, inserted = 0, units = coalesce(f.units, 0), view_rate = coalesce(f.view_rate, 0),
+        fresh_rate = coalesce(f.fresh_rate, 0), priced_rate = coalesce(f.priced_rate, 0), aged_rate = coalesce(f.aged_rate, 0)
+      from (select x.* from market__candidates(p_provider, p_account, 1, null, p_now) x limit 1) f
+     where x.provider = p_provider and x.account = p_account;
     return 0;
   end if;
   perform set_config('lock_timeout', '200ms', true);

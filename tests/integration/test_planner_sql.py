@@ -519,6 +519,37 @@ async def test_the_lane_takes_the_oldest_however_little_it_is_worth(db: Any) -> 
     assert (await _plan(db, MID_HOUR, interval_s=30))[0] == "OLD"
 
 
+async def test_the_lane_takes_a_watched_unit_that_waits_for_its_first_price(db: Any) -> None:
+    await db.execute("update market_planner set lane = 1")
+    await db.execute(
+        "update market_providers set quota_hour = 100, quota_day = null, pace_s = 0 where provider = 'stockx'"
+    )
+    await _call(db, "market_watch", [_item("NEW")], "anna")
+    await db.fetchval("select market__fold($1)", MID_HOUR)
+    for n in range(5):
+        await _watched(db, f"A-{n}", MID_HOUR, age=(n + 1) * HOUR)
+    # The others are looked at all the time, so by what it is worth it would come last.
+    await db.execute("update market_units set views = 672, views_at = $1 where sku like 'A-%'", MID_HOUR)
+    await db.execute(
+        "update market_units set tracked_since = $1 where sku = 'NEW'", MID_HOUR - 60 * 24 * HOUR
+    )
+    assert (await _plan(db, MID_HOUR, interval_s=60))[0] == "NEW"
+    assert await db.fetchval("select count(*) from market_jobs where sku = 'NEW'") == 1
+
+
+async def test_prices_age_for_who_looks_at_the_gauges_of_a_lane_that_is_paused(db: Any) -> None:
+    await _watched(db, "A-1", MID_HOUR, age=2 * HOUR)
+    await db.execute("update market_units set views = 10, views_at = $1", MID_HOUR)
+    await db.execute("insert into market_prices (provider, sku, size, currency, lowest_ask, observed_at, changed_at)"
+                     " values ('stockx', 'A-1', '10', 'GBP', 100, $1, $1)", MID_HOUR - 2 * HOUR)  # fmt: skip
+    await _plan(db, MID_HOUR)
+    age_s = "select view_age_s from market_freshness where provider = 'stockx'"
+    assert await db.fetchval(age_s) == pytest.approx(2 * 3600)
+    await db.execute("delete from market_jobs; select market_pause('stockx', 'for repairs')")
+    assert await _plan(db, MID_HOUR + 3 * HOUR) == []
+    assert await db.fetchval(age_s) == pytest.approx(5 * 3600)
+
+
 async def test_no_watched_unit_waits_longer_than_the_lane_needs_for_one_round(db: Any) -> None:
     """With a lane of 1 in 4 and one call a pass, six units are all seen within 24 passes."""
     await db.execute("update market_planner set lane = 0.25, kappa = 0")
@@ -732,6 +763,53 @@ async def test_an_account_whose_plan_fails_starves_no_other(db: Any, database: s
     finally:
         await pool.close()
     assert await db.fetchval("select array_agg(provider) from market_plans") == ["stockx"]
+
+
+async def test_what_cannot_be_folded_keeps_no_account_from_its_plan(db: Any, database: str) -> None:
+    now = await db.fetchval("select clock_timestamp()")
+    await _watched(db, "A-1", now, age=20 * HOUR)
+    await _call(db, "market_viewed", [_item("A-1")])
+    await db.execute("""
+        create function late() returns trigger language plpgsql as
+        $$ begin raise exception 'canceling statement due to statement timeout' using errcode = '57014'; end $$;
+        create trigger late before update on market_signals for each row execute function late()""")
+    pool = Database(database, size=2, timeout_s=10)
+    await pool.open()
+    try:
+        with pytest.raises(DatabaseError, match=r"what apps told: .*statement timeout"):
+            await PlanStore(pool, lambda: HOUR).plan()
+    finally:
+        await pool.close()
+    assert await _planned(db) == ["A-1"]
+
+
+async def test_views_of_weeks_without_a_fold_are_each_compared_with_their_neighbours_only(db: Any) -> None:
+    views = 2000
+    await db.execute(
+        "insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id, at)"
+        " select 'view', 'stockx', 'default', 'A-1', '10', 'GBP', 'k', 'u', 'ann', now() - n * interval '15 minutes'"
+        " from generate_series($1::int, 1, -1) n",
+        views,
+    )
+    await db.execute("analyze market_signals")
+    async with db.transaction():
+        assert await db.fetchval("select market__fold()") == views
+        looked_at = await db.fetchval(
+            "select seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables where relname = 'market_signals'"
+        )
+    assert looked_at < 20 * views
+
+
+async def test_a_unit_whose_job_waits_is_not_forgotten(db: Any) -> None:
+    await db.execute("select * from market_enqueue('stockx', 'A-1', '10', 100)")
+    now = await db.fetchval("select clock_timestamp()")
+    await db.fetchval("select market__fold($1)", now)
+    late = now + 5 * await db.fetchval("select make_interval(hours => memory_h::int) from market_planner")
+    await db.fetchval("select market__fold($1)", late)
+    assert await db.fetchval("select count(*) from market_units") == 1
+    await db.execute("delete from market_jobs")
+    await db.fetchval("select market__fold($1)", late)
+    assert await db.fetchval("select count(*) from market_units") == 0
 
 
 async def test_a_pass_takes_up_all_views_however_many_came_since_the_last(db: Any, database: str) -> None:

@@ -56,12 +56,11 @@ class PlanStore:
 
         Two daemons cannot plan the same account at once: each account's statement takes an advisory lock, or nothing.
         """
-        for _ in range(_FOLDS):
-            [row] = await self._db.fetch(self._sql["fold"])
-            self._turned()
-            if row["more"] is False:
-                break
         failed = []
+        try:
+            await self._fold()
+        except DatabaseError as error:
+            failed.append(f"what apps told: {error}")
         for provider, account in await self._db.fetch(self._sql["accounts"]):
             try:
                 await self._db.fetch(self._sql["plan"], provider, account, self._interval().total_seconds())
@@ -70,3 +69,10 @@ class PlanStore:
             self._turned()
         if failed:
             raise DatabaseError("; ".join(failed))
+
+    async def _fold(self) -> None:
+        for _ in range(_FOLDS):
+            [row] = await self._db.fetch(self._sql["fold"])
+            self._turned()
+            if row["more"] is False:
+                return
