@@ -172,6 +172,29 @@ def _summary(figures: Mapping[str, Rows], states: Mapping[str, str]) -> str:
     return f"{counts}; lanes: {lanes or 'none'}" + (f"; calls left this hour: {left}" if left else "")
 
 
+def _of_who_waits(budgets: Rows, jobs: Rows) -> dict[DatabaseGauge, dict[tuple[str, ...], float]]:
+    """What alerts compare with waiting work: the least of the accounts in which such work is due, else of all."""
+    due = [row for row in jobs if row["status"] == "pending" and row["oldest_ready_s"] > 0]
+    urgent = [row for row in due if row["band"] != "background"]
+    left: dict[tuple[str, ...], float] = {}
+    for row in _in_accounts_of(urgent, budgets):
+        window = (row["provider"], row["window_kind"])
+        left[window] = min(left.get(window, row["urgent_left"]), row["urgent_left"])
+    waits: dict[tuple[str, ...], float] = {}
+    for row in _in_accounts_of(due, budgets):
+        provider = (row["provider"],)
+        waits[provider] = min(waits.get(provider, 1), row["background_waits"])
+    return {"budget_urgent_left": left, "background_waits": waits}
+
+
+def _in_accounts_of(jobs: Rows, budgets: Rows) -> Rows:
+    """The budgets of the accounts that have such jobs; of a provider without any, all."""
+    accounts = {(row["provider"], row["account"]) for row in jobs}
+    theirs = [row for row in budgets if (row["provider"], row["account"]) in accounts]
+    providers = {row["provider"] for row in theirs}
+    return theirs + [row for row in budgets if row["provider"] not in providers]
+
+
 def _by_gauge(figures: Mapping[str, Rows]) -> dict[DatabaseGauge, dict[tuple[str, ...], float]]:
     """Summed over accounts: the metrics know providers only."""
     found: dict[DatabaseGauge, dict[tuple[str, ...], float]] = {}
@@ -195,6 +218,7 @@ def _by_gauge(figures: Mapping[str, Rows]) -> dict[DatabaseGauge, dict[tuple[str
         for row in figures["budgets"]:
             sums[row["provider"], row["window_kind"]] += float(row[column])
         found[name] = dict(sums)
+    found |= _of_who_waits(figures["budgets"], figures.get("jobs", ()))
     # Accounts of one provider share its calendar, so any of them tells the reset.
     found["budget_reset"] = {
         (row["provider"], row["window_kind"]): float(row["resets_in_s"]) for row in figures["budgets"]

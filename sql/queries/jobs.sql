@@ -466,14 +466,14 @@ select count(*)::int as selected,
   from market_jobs where status in ('done', 'failed') and completed_at > $1 and completed_at <= $2;
 
 -- name: gauges
--- Open jobs by state and band, and the age of the oldest that could run. What waits may be a million: it is counted within the
+-- Open jobs of each account by state and band, and the age of the oldest that could run. What waits may be a million: it is counted within the
 -- claim's index, a range for each band, without a look at the table.
 with bands as (
   select b.* from market_settings s
     cross join lateral (values ('manual', 200, 1001), ('hot', s.wake_priority, 200), ('background', 0, least(s.wake_priority, 200)))
       b(band, low, below)
 ), counted as (
-  select p.provider, 'pending' as status, b.band, w.jobs, date_part('epoch', clock_timestamp() - w.oldest) as oldest_ready_s
+  select p.provider, p.account, 'pending' as status, b.band, w.jobs, date_part('epoch', clock_timestamp() - w.oldest) as oldest_ready_s
     from market_providers p cross join bands b
     cross join lateral (
       select count(*) as jobs, min(j.run_at) as oldest from market_jobs j
@@ -481,11 +481,11 @@ with bands as (
          and j.priority >= b.low and j.priority < b.below) w
    where w.jobs > 0
   union all
-  select j.provider, 'running', b.band, 1, null
+  select j.provider, j.account, 'running', b.band, 1, null
     from market_jobs j join bands b on j.priority >= b.low and j.priority < b.below where j.status = 'running'
   union all
-  select j.provider, 'deferred', b.band, 1, null
+  select j.provider, j.account, 'deferred', b.band, 1, null
     from market_jobs j join bands b on j.priority >= b.low and j.priority < b.below where j.status = 'deferred'
 )
-select provider, status, band, sum(jobs)::int as jobs, greatest(0, max(oldest_ready_s)) as oldest_ready_s
-  from counted group by 1, 2, 3;
+select provider, account, status, band, sum(jobs)::int as jobs, greatest(0, max(oldest_ready_s)) as oldest_ready_s
+  from counted group by 1, 2, 3, 4;

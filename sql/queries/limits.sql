@@ -55,7 +55,8 @@ on conflict (provider, account, window_start) do update set requests = m.request
   failed = m.failed + excluded.failed, took_s = m.took_s + excluded.took_s;
 
 -- name: budget_gauges
-select provider, account, window_kind, quota, used, remaining, resets_in_s, over, lane_state
+select provider, account, window_kind, quota, used, remaining, urgent_left, background_waits_for is not null as background_waits,
+       resets_in_s, over, lane_state
   from market_budget_status;
 
 -- name: lane_states

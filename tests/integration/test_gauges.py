@@ -12,8 +12,12 @@ import pytest
 
 from harness import configured, running, until
 from marketd.app import App
+from marketd.gauges import Gauges
+from marketd.metrics import Metrics
 from marketd.sandbox import Sandbox
 from marketd.store import runs
+from marketd.store.pool import Database
+from marketd.store.runs import RunStore
 from marketd.store.sqlfile import queries
 
 QUICK = {"poll": "200ms", "interval": "300ms"}
@@ -93,6 +97,92 @@ async def test_calls_of_an_account_that_is_off_are_no_calls_left(
     async with running(configured(database, sandbox, tmp_path, scheduler=QUICK)) as app:
         await _reaches(app, 1, "lane_state", provider="stockx", state="ready")
         await _reaches(app, 100_000, "budget_quota", provider="stockx", window="hour")
+
+
+_SPEND = """
+insert into market_budgets (provider, account, window_kind, window_start, window_end, used)
+select p.provider, p.account, 'hour', w.starts, w.ends, $2
+  from market_providers p, market_settings s, market__window(p, s, 'hour', clock_timestamp()) w
+ where p.provider = 'stockx' and p.account = $1
+"""
+_WAITING = """
+insert into market_jobs (provider, account, sku, priority, run_at)
+values ('stockx', $1, $2, $3, now() - interval '5 minutes')
+"""
+
+
+async def _figures(database: str) -> dict[str, float]:
+    """What the gauges say of stockx's hour, read once without a daemon that would change it."""
+    pool, metrics = Database(database, size=2, timeout_s=10), Metrics(process=False)
+    metrics.init_labels(["stockx"])
+
+    async def nothing() -> None: ...
+
+    await pool.open()
+    try:
+        gauges = Gauges(
+            metrics, RunStore(pool), pool, interval_s=lambda: 30.0, echo_at=lambda: None, also=nothing
+        )
+        await gauges.refresh()
+    finally:
+        await pool.close()
+    of = metrics.registry.get_sample_value
+    found = {
+        name: of(f"marketd_{name}", {"provider": "stockx", "window": "hour"})
+        for name in ("budget_remaining", "budget_urgent_left")
+    } | {"background_waits": of("marketd_background_waits", {"provider": "stockx"})}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+@pytest.fixture
+async def hundred(db: asyncpg.Connection) -> asyncpg.Connection:
+    """100 calls an hour for stockx, of an hour so long that its end, before which nothing is kept, is far."""
+    await db.execute("update market_settings set hour_s = 86400 * 365 * 50")
+    await db.execute(
+        "update market_providers set quota_hour = 100, quota_day = null, background_min = 0.05, pace_s = 0"
+    )
+    return db
+
+
+async def test_calls_that_are_kept_for_background_are_not_left_for_urgent_work(
+    hundred: asyncpg.Connection, database: str
+) -> None:
+    await hundred.execute(_SPEND, "default", 95)
+    await hundred.execute(_WAITING, "default", "A-1", 150)
+    told = await _figures(database)
+    assert (told["budget_remaining"], told["budget_urgent_left"]) == (5, 5), "nobody else waits"
+    await hundred.execute(_WAITING, "default", "A-2", 100)
+    told = await _figures(database)
+    assert (told["budget_remaining"], told["budget_urgent_left"]) == (5, 0)
+
+
+async def test_background_that_may_not_have_the_rest_waits(
+    hundred: asyncpg.Connection, database: str
+) -> None:
+    await hundred.execute("update market_providers set reserve = 1, background_min = 0")
+    await hundred.execute(_WAITING, "default", "A-1", 100)
+    assert (await _figures(database))["background_waits"] == 0
+    await hundred.execute(_SPEND, "default", 80)
+    told = await _figures(database)
+    assert (told["budget_urgent_left"], told["background_waits"]) == (20, 1)
+
+
+async def test_of_several_accounts_those_in_which_work_waits_tell_what_is_left_for_it(
+    hundred: asyncpg.Connection, database: str
+) -> None:
+    await hundred.execute(
+        "insert into market_providers (provider, account, quota_hour) values ('stockx', 'shop2', 50)"
+    )
+    await hundred.execute(_SPEND, "default", 100)
+    told = await _figures(database)
+    assert (told["budget_remaining"], told["budget_urgent_left"], told["background_waits"]) == (50, 0, 0)
+    await hundred.execute(_WAITING, "shop2", "B-1", 150)
+    told = await _figures(database)
+    assert (told["budget_urgent_left"], told["background_waits"]) == (50, 0)
+    await hundred.execute(_WAITING, "default", "A-1", 150)
+    assert (await _figures(database))["budget_urgent_left"] == 0
+    await hundred.execute("delete from market_jobs where account = 'shop2'")
+    assert (await _figures(database))["background_waits"] == 1
 
 
 async def test_an_operators_pause_shows_long_before_the_next_regular_look(

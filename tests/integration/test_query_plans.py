@@ -340,8 +340,10 @@ async def test_counting_for_gauges_leaves_what_waits_in_its_index(
     scans = await _scans(full, queries("jobs")["gauges"])
     assert set(scans) == {"market_jobs_ready", "market_jobs_leases", "market_jobs_due"}
     counted = await full.fetch(queries("jobs")["gauges"])
-    there = await full.fetch("select provider, status, band, jobs, oldest_ready_s from market_queue_status")
-    assert {tuple(row)[:4] for row in counted} == {tuple(row)[:4] for row in there}
+    there = await full.fetch(
+        "select provider, account, status, band, jobs, oldest_ready_s from market_queue_status"
+    )
+    assert {tuple(row)[:5] for row in counted} == {tuple(row)[:5] for row in there}
     oldest = {(row["status"], row["band"]): row["oldest_ready_s"] for row in there}
     for row in counted:
         assert row["oldest_ready_s"] == pytest.approx(oldest[row["status"], row["band"]], abs=30)

@@ -86,6 +86,7 @@ def test_every_promised_metric_is_exported_from_the_start(metrics: Metrics) -> N
     promised = """
         jobs oldest_ready_seconds jobs_finished provider_requests provider_request_seconds
         budget_quota budget_used budget_remaining budget_reset_seconds budget_overshoot lane_state
+        budget_urgent_left background_waits
         price_age_seconds listener_connected scheduler_runs lease_lost
         config_last_reload_successful build_info wake_to_request_seconds jobs_rescued
         stale_completions targets pool_connections pool_idle_connections tasks

@@ -35,8 +35,10 @@ DatabaseGauge = Literal[
     "budget_quota",
     "budget_used",
     "budget_remaining",
+    "budget_urgent_left",
     "budget_overshoot",
     "budget_reset",
+    "background_waits",
     "view_freshness",
     "view_age",
     "marginal_call",
@@ -58,9 +60,11 @@ class Metrics(Families):
             "budget_quota": self._quota,  # provider, window
             "budget_used": self._used,
             "budget_remaining": self._remaining,
+            "budget_urgent_left": self._urgent_left,
             "budget_overshoot": self._overshoot,
             "budget_reset": self._reset,
-            "view_freshness": self._view_fresh,  # provider
+            "background_waits": self._background_waits,  # provider
+            "view_freshness": self._view_fresh,
             "view_age": self._view_age,
             "marginal_call": self._marginal,
             "units_watched": self._watched,

@@ -26,11 +26,13 @@ How to read them:
 - The database gauges are read every 30 s (more often when `scheduler.interval` is shorter, and at least 5 s apart after
   trouble with a provider or a reload); a scrape never waits for Postgres.
   `marketd_db_gauges_last_success_timestamp_seconds` says how old they are.
-- `provider` is each provider of the configuration, also one that is off. Accounts of a provider are added up.
+- `provider` is each provider of the configuration, also one that is off. Accounts of a provider are added up;
+  `marketd_budget_urgent_left` is the least of those in which urgent work waits, and `marketd_background_waits` is 1
+  where background has to wait in all in which work waits (where none waits, of all accounts).
 - `band` is the urgency: `manual` from priority 200, `hot` from `scheduler.wake_priority` (150), else `background`.
 - `marketd_requests_received_total` counts the rows that requests leave: `queued`, `merged`, `raised`. Who is told
   `fresh`, or is refused for a bad argument, leaves none and is not counted.
-- A limit that is not set has quota, used and remaining 0.
+- A limit that is not set has quota, used, remaining and urgent_left 0.
 
 """
 _FROM_DATABASE = frozenset(
@@ -47,8 +49,10 @@ _FROM_DATABASE = frozenset(
         "marketd_budget_quota",
         "marketd_budget_used",
         "marketd_budget_remaining",
+        "marketd_budget_urgent_left",
         "marketd_budget_overshoot",
         "marketd_budget_reset_seconds",
+        "marketd_background_waits",
         "marketd_lane_state",
         "marketd_credentials_refused",
         "marketd_oldest_xmin_age_transactions",

@@ -108,10 +108,16 @@ class Families:
         self._quota = self._gauge("budget_quota", "Calls that the window allows", window=WINDOWS)
         self._used = self._gauge("budget_used", "Calls charged in the window", window=WINDOWS)
         self._remaining = self._gauge("budget_remaining", "Calls left in the window", window=WINDOWS)
+        self._urgent_left = self._gauge(
+            "budget_urgent_left", "Calls that urgent work may have of those left", window=WINDOWS
+        )
         self._overshoot = self._gauge(
             "budget_overshoot", "Calls beyond the window's limit, by the provider's count too", window=WINDOWS
         )
         self._reset = self._gauge("budget_reset_seconds", "Until the next window", window=WINDOWS)
+        self._background_waits = self._gauge(
+            "background_waits", "1 while background work has to wait for budget, pace or lane"
+        )
         self._burn = self._counter("calls_spent", "Calls charged, by the urgency they served", band=BANDS)
         self._wasted = self._counter("calls_wasted", "Calls that were of no use", reason=WASTE)
         self._given_back = self._counter("calls_given_back", "Calls charged but never sent, returned")
