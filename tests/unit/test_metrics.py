@@ -183,6 +183,18 @@ def test_a_call_given_back_was_neither_sent_nor_spent(metrics: Metrics) -> None:
     assert _value(metrics, "marketd_provider_requests_total", **labels) == 0
 
 
+@pytest.mark.parametrize("meter", ["mints", "reports"])
+def test_a_request_that_costs_no_call_is_no_call_spent(metrics: Metrics, meter: str) -> None:
+    metrics.request_done(_request(meter=meter))
+    assert _value(metrics, "marketd_provider_requests_total", **{"provider": "stockx", "class": "ok"}) == 1
+    assert _value(metrics, "marketd_calls_spent_total", provider="stockx", band="manual") == 0
+
+
+def test_only_open_jobs_are_counted(metrics: Metrics) -> None:
+    told = set(re.findall(r'marketd_jobs{.*status="(\w+)"', metrics.render()[0].decode()))
+    assert told == {"pending", "running", "deferred"}
+
+
 def test_a_fetch_counts_its_outcomes_and_its_time(metrics: Metrics) -> None:
     metrics.fetches_done([_fetch(Priced(size="10"), Priced(size="9", reason="no_asks"), FAILED)])
     for word, count in (("priced", 1), ("no_asks", 1), ("failed", 1), ("retried", 0)):
@@ -252,12 +264,12 @@ def test_only_the_second_listener_connection_is_a_reconnect(metrics: Metrics) ->
 
 
 def test_database_gauges_are_replaced_as_a_whole(metrics: Metrics) -> None:
-    metrics.replace("jobs", {("stockx", "pending", "manual"): 4, ("alias", "failed", "hot"): 1})
+    metrics.replace("jobs", {("stockx", "pending", "manual"): 4, ("alias", "deferred", "hot"): 1})
     metrics.replace("jobs", {("stockx", "pending", "hot"): 2})
     labels = {"provider": "stockx", "status": "pending"}
     assert _value(metrics, "marketd_jobs", **labels, band="manual") == 0
     assert _value(metrics, "marketd_jobs", **labels, band="hot") == 2
-    assert _value(metrics, "marketd_jobs", provider="alias", status="failed", band="hot") == 0
+    assert _value(metrics, "marketd_jobs", provider="alias", status="deferred", band="hot") == 0
 
 
 def test_a_provider_that_is_not_ours_adds_no_series_and_a_wrong_word_is_an_error(metrics: Metrics) -> None:

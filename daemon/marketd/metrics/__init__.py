@@ -97,7 +97,8 @@ class Metrics(Families):
             return
         word = report.status_class if report.status_class in REQUEST_CLASSES else "other"
         self._of(self._requests, provider, word).inc()
-        self._of(self._burn, provider, urgency).inc()
+        if report.meter == "calls":  # tokens and usage reports have meters of their own
+            self._of(self._burn, provider, urgency).inc()
         self._of(self._request_s, provider).observe(report.took_s)
         if urgency != "background" and provider in self._heard:
             waited_s = time.monotonic() - report.took_s - self._heard.pop(provider)

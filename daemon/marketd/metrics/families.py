@@ -67,7 +67,7 @@ class Families:
         self._define_process()
 
     def _define_work(self) -> None:
-        self._jobs = self._gauge("jobs", "Jobs in the database", status=STATUSES, band=BANDS)
+        self._jobs = self._gauge("jobs", "Open jobs", status=STATUSES, band=BANDS)
         self._oldest_ready = self._gauge(
             "oldest_ready_seconds", "Age of the oldest job that could run now", band=BANDS
         )

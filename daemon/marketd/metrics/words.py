@@ -9,7 +9,8 @@ from marketd.outcome import Failed, Outcome, Priced, Released, Retried, Snoozed
 BANDS: Final = ("manual", "hot", "background")
 #: of market_enqueue; `fresh` and refused ones leave no trace in the database and are not counted
 REQUEST_RESULTS: Final = ("queued", "merged", "raised")
-STATUSES: Final = ("pending", "running", "deferred", "done", "failed")
+#: of open jobs; finished ones are not counted, for they only grow until they are pruned
+STATUSES: Final = ("pending", "running", "deferred")
 OUTCOMES: Final = ("priced", "no_asks", "all_sizes", "retried", "released", "snoozed", "failed")
 LANE_STATES: Final = ("ready", "paused", "cooldown", "circuit", "off")
 REFUSALS: Final = ("budget", "pace", "cooldown", "circuit", "paused", "off")
