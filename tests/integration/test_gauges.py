@@ -111,8 +111,8 @@ values ('stockx', $1, $2, $3, now() - interval '5 minutes')
 """
 
 
-async def _figures(database: str) -> dict[str, float]:
-    """What the gauges say of stockx's hour, read once without a daemon that would change it."""
+async def _read(database: str) -> Metrics:
+    """The gauges of stockx, read once without a daemon that would change what they tell."""
     pool, metrics = Database(database, size=2, timeout_s=10), Metrics(process=False)
     metrics.init_labels(["stockx"])
 
@@ -126,12 +126,16 @@ async def _figures(database: str) -> dict[str, float]:
         await gauges.refresh()
     finally:
         await pool.close()
-    of = metrics.registry.get_sample_value
-    found = {
+    return metrics
+
+
+async def _figures(database: str) -> dict[str, float | None]:
+    """What they say of stockx's hour."""
+    of = (await _read(database)).registry.get_sample_value
+    return {
         name: of(f"marketd_{name}", {"provider": "stockx", "window": "hour"})
         for name in ("budget_remaining", "budget_urgent_left")
     } | {"background_waits": of("marketd_background_waits", {"provider": "stockx"})}
-    return {name: value for name, value in found.items() if value is not None}
 
 
 @pytest.fixture
@@ -183,6 +187,30 @@ async def test_of_several_accounts_those_in_which_work_waits_tell_what_is_left_f
     assert (await _figures(database))["budget_urgent_left"] == 0
     await hundred.execute("delete from market_jobs where account = 'shop2'")
     assert (await _figures(database))["background_waits"] == 1
+
+
+async def test_what_the_planner_found_is_told_of_accounts_that_are_on(
+    db: asyncpg.Connection, database: str
+) -> None:
+    await db.execute("insert into market_providers (provider, account) values ('stockx', 'shop2')")
+    await db.execute("delete from market_plans")
+    await db.executemany(
+        "insert into market_plans (provider, account, planned_at, share, units, view_rate, fresh_rate,"
+        " priced_rate, aged_rate) values ('stockx', $1, now(), 1, 3, 2, 1, 2, $2)",
+        [("default", 4.0), ("shop2", 400.0)],
+    )
+
+    async def told() -> tuple[float | None, ...]:
+        of = (await _read(database)).registry.get_sample_value
+        return tuple(
+            of(f"marketd_{name}", {"provider": "stockx"}) for name in ("units_watched", "view_age_seconds")
+        )
+
+    assert await told() == (6, 101 * 3600)
+    await db.execute("update market_providers set enabled = false where account = 'shop2'")
+    assert await told() == (3, 2 * 3600)
+    await db.execute("update market_providers set enabled = false where provider = 'stockx'")
+    assert await told() == (0, 0)
 
 
 async def test_an_operators_pause_shows_long_before_the_next_regular_look(
