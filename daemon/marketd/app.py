@@ -57,9 +57,8 @@ class App:
         self._daemon_id = uuid4()
         self._kinds = providers.discover()
         self._reload_asked = asyncio.Event()
-        self._agreeing = (
-            asyncio.Lock()
-        )  #: or what a reload has written would be taken for lost before it holds here
+        #: or what a reload has written would be taken for lost before it holds here
+        self._agreeing = asyncio.Lock()
         self._entered = False
         self.metrics = Metrics()
         self.admin_port: int | None = None  #: where /metrics is served, once it is
@@ -208,9 +207,8 @@ class App:
         self._visits.use(doors)
         self._visits.void_blocks()
         logs.setup(new.log, stream=self._log_stream)
-        logs.hide(
-            new.secrets() | (old.secrets() if old else frozenset())
-        )  # fetches under way still have those
+        # Fetches under way still have the former ones.
+        logs.hide(new.secrets() | (old.secrets() if old else frozenset()))
         self.metrics.init_labels(new.providers)
         self.metrics.wake_priority = new.scheduler.wake_priority
         self.metrics.build(schema=str(migrate.version()))

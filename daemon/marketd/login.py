@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 from aiohttp import web
 from pydantic import BaseModel, SecretStr
 
-from marketd import errors, oauth
+from marketd import errors, oauth, private_file
 from marketd.clock import monotonic
 from marketd.http_client import Door, Pacer, ProviderHttp, Request, open_session
 from marketd.limiter import Grant
@@ -91,7 +91,7 @@ async def login(
     token = reply.body.get("refresh_token") if isinstance(reply.body, dict) else None
     if not isinstance(token, str) or not token:
         raise errors.BadPayload("the answer holds no refresh_token; was the scope offline_access granted?")
-    oauth.write_private(file, json.dumps({"client_id": client_id, "refresh_token": token}))
+    private_file.write(file, json.dumps({"client_id": client_id, "refresh_token": token}))
 
 
 async def _sent(request: Request, token_url: str) -> Reply:

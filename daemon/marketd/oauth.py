@@ -11,9 +11,7 @@ import base64
 import hashlib
 import json
 import logging
-import os
 import re
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -22,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
-from marketd import errors
+from marketd import errors, private_file
 from marketd.http_client import Request, Send
 
 _log = logging.getLogger(__name__)
@@ -231,7 +229,7 @@ class MintedToken:
 
     def _keep(self, token: Token) -> None:
         try:
-            write_private(self._file, json.dumps(asdict(token)))
+            private_file.write(self._file, json.dumps(asdict(token)))
         except OSError as error:
             # The token in memory still works; only a restart will have to mint again.
             _log.warning("token file %s cannot be written: %s", self._file, error.strerror)
@@ -263,21 +261,6 @@ def _read_token(body: Any, fingerprint: str, rotated: str | None) -> Token:
                 refresh_token=new if isinstance(new, str) and new else rotated,
             )
     raise errors.BadPayload("the token answer holds no access_token with expires_in")
-
-
-def write_private(file: Path, text: str) -> None:
-    """Replaces the file at once, readable by its owner alone. OSError if that fails."""
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")  # mkstemp makes it 0600
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(name, file)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def authorize_url(token_url: str, *, client_id: str, redirect_uri: str, audience: str, state: str) -> str:

@@ -746,22 +746,28 @@ async def test_the_store_writes_the_dials_and_plans_every_account(db: Any, datab
     assert sorted(await _planned(db)) == ["A-1", "E-1"]
 
 
+async def _plan_cut_off(db: Any, database: str, *, at: str) -> None:
+    """A pass over all accounts in which Postgres cancels the statement that gets here."""
+    await db.execute(f"""
+        create function late() returns trigger language plpgsql as
+        $$ begin raise exception 'canceling statement due to statement timeout' using errcode = '57014'; end $$;
+        create trigger late before {at} execute function late()""")
+    pool = Database(database, size=2, timeout_s=10)
+    await pool.open()
+    try:
+        await PlanStore(pool, lambda: HOUR).plan()
+    finally:
+        await pool.close()
+
+
 async def test_an_account_whose_plan_fails_starves_no_other(db: Any, database: str) -> None:
     now = await db.fetchval("select clock_timestamp()")
     for provider in ("alias", "stockx"):
         await _watched(db, "A-1", now, age=20 * HOUR, provider=provider)
-    await db.execute("""
-        create function late() returns trigger language plpgsql as
-        $$ begin raise exception 'canceling statement due to statement timeout' using errcode = '57014'; end $$;
-        create trigger late before insert on market_plans for each row when (new.provider = 'alias')
-          execute function late()""")
-    pool = Database(database, size=2, timeout_s=10)
-    await pool.open()
-    try:
-        with pytest.raises(DatabaseError, match=r"alias/default: .*statement timeout"):
-            await PlanStore(pool, lambda: HOUR).plan()
-    finally:
-        await pool.close()
+    with pytest.raises(DatabaseError, match=r"alias/default: .*statement timeout"):
+        await _plan_cut_off(
+            db, database, at="insert on market_plans for each row when (new.provider = 'alias')"
+        )
     assert await db.fetchval("select array_agg(provider) from market_plans") == ["stockx"]
 
 
@@ -769,17 +775,8 @@ async def test_what_cannot_be_folded_keeps_no_account_from_its_plan(db: Any, dat
     now = await db.fetchval("select clock_timestamp()")
     await _watched(db, "A-1", now, age=20 * HOUR)
     await _call(db, "market_viewed", [_item("A-1")])
-    await db.execute("""
-        create function late() returns trigger language plpgsql as
-        $$ begin raise exception 'canceling statement due to statement timeout' using errcode = '57014'; end $$;
-        create trigger late before update on market_signals for each row execute function late()""")
-    pool = Database(database, size=2, timeout_s=10)
-    await pool.open()
-    try:
-        with pytest.raises(DatabaseError, match=r"what apps told: .*statement timeout"):
-            await PlanStore(pool, lambda: HOUR).plan()
-    finally:
-        await pool.close()
+    with pytest.raises(DatabaseError, match=r"what apps told: .*statement timeout"):
+        await _plan_cut_off(db, database, at="update on market_signals for each row")
     assert await _planned(db) == ["A-1"]
 
 

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from marketd import errors, oauth
+from marketd import errors, oauth, private_file
 from marketd.http_client import Request
 from marketd.oauth import ClientGrant, MintedToken, RefreshGrant, StaticToken
 from marketd.provider import Reply
@@ -221,7 +221,7 @@ async def test_a_rotated_refresh_token_that_could_not_be_written_is_used_all_the
     source = MintedToken(REFRESH, file)
     source.refused(await source.headers(endpoint))
     with monkeypatch.context() as full:
-        full.setattr(oauth.os, "replace", no_space)
+        full.setattr(private_file.os, "replace", no_space)
         source.refused(await source.headers(endpoint))
     await source.headers(endpoint)
     assert (endpoint.asked[-1].form or {})["refresh_token"] == "rotated"

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, SecretStr
 
-from marketd import login, oauth
+from marketd import login, private_file
 from marketd.cli import access
 from marketd.cli.exits import CommandError, Exit
 from marketd.config import Config
@@ -92,7 +92,7 @@ def _prepare(file: Path) -> None:
         raise CommandError(f"state_dir {folder} cannot be written: run this as the user that runs the daemon")
     probe = file.with_suffix(".probe")
     try:
-        oauth.write_private(probe, "x" * _PROBE_BYTES)
+        private_file.write(probe, "x" * _PROBE_BYTES)
         probe.unlink()
     except OSError as error:
         raise CommandError(
