@@ -332,6 +332,31 @@ async def test_a_hit_that_cannot_be_read_is_no_word_on_which_item_it_is(garbled:
     assert (await fetch(http)).answers == {"10": "10"}
 
 
+@pytest.mark.parametrize(("sku", "name"), [("DD1391-100", "Dunk"), ("name:dunk low", "Dunk Low")])
+async def test_what_stands_behind_a_page_of_other_items_is_found(sku: str, name: str) -> None:
+    others = hits(*(item(f"DD1391 {place}") for place in range(200, 220)))
+    http = Scripted(search=Each((others, hits(item(name=name)))), availabilities={"variants": [row(10)]})
+    assert (await fetch(http, sku=sku)).answers == {"10": "10"}
+    asked = [params.get("pagination_token") for endpoint, _, params in http.asked if endpoint == "search"]
+    assert asked == [None, "x"]
+
+
+async def test_no_more_than_two_pages_are_searched_and_none_after_the_last() -> None:
+    others = [item(f"DD1391 {place}") for place in range(200, 220)]
+    for page, pages in (
+        (hits(*others), 2),
+        (hits(*others[:5]), 1),  # `has_more` alone means nothing
+        (hits(*others) | {"has_more": False}, 1),
+        (hits(*others) | {"next_pagination_token": ""}, 1),
+        (hits(*others) | {"next_pagination_token": 7}, 1),
+        ({"catalog_items": 7, "has_more": False}, 1),
+    ):
+        http = Scripted(search=page)
+        with pytest.raises(errors.NotListed):
+            await fetch(http)
+        assert len(http.asked) == pages
+
+
 async def test_an_item_that_a_search_gives_twice_is_one_item() -> None:
     twice = hits(item(), item("AA0000 000"), item(), item(catalog_id="ITEM-dd1391-100"))
     found = await fetch(Scripted(search=twice, availabilities={"variants": [row(10)]}))

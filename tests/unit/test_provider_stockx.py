@@ -373,6 +373,33 @@ async def test_the_only_title_with_all_the_words_counts_only_among_all_hits(more
         await fetch(found("Eevee", **more), "name:pokemon box", None)
 
 
+@pytest.mark.parametrize(
+    ("sku", "right", "size"),
+    [("DD1391-100", {}, "10"), ("name:pokemon box", {"style": None, "title": "Pokemon Box"}, None)],
+)
+async def test_what_stands_behind_a_page_of_other_things_is_found(
+    sku: str, right: dict[str, Any], size: str | None
+) -> None:
+    others = [product(str(UUID(int=100 + place)), "DD1391-101", "Pikachu") for place in range(20)]
+    first, second = hits(*others) | {"hasNextPage": True}, hits(product(**right)) | {"pageNumber": 2}
+    http = Scripted(search=Each((first, second)), variants=[variant(size)], market_data=[market(size)])
+    assert (await fetch(http, sku, size)).answers == {size: size}
+    pages = [params["pageNumber"] for endpoint, _, params in http.asked if endpoint == "search"]
+    assert pages == ["1", "2"]
+
+
+async def test_no_more_than_two_pages_are_searched_and_none_after_the_last() -> None:
+    for page, pages in (
+        (hits(product(style="DD1391-101")) | {"hasNextPage": True}, 2),
+        (hits(product(style="DD1391-101")), 1),
+        (hits() | {"hasNextPage": True}, 1),
+    ):
+        http = Scripted(search=page)
+        with pytest.raises(errors.NotListed):
+            await fetch(http)
+        assert len(http.asked) == pages
+
+
 async def test_a_product_that_a_search_gives_twice_is_one_product() -> None:
     http = Scripted(
         search=hits(product(), product(SHOE.upper())), variants=[variant("10")], market_data=[market("10")]
@@ -525,7 +552,7 @@ async def test_a_bare_number_is_of_the_system_that_the_variants_own_chart_names(
 
 
 @pytest.mark.parametrize("default", [None, "us", ""])
-@pytest.mark.parametrize("gender", ["women", "kids", "child", "Toddler"])
+@pytest.mark.parametrize("gender", ["women", "kids", "child", "Toddler", "girls", "Grade School"])
 async def test_a_bare_number_of_a_product_for_others_is_no_mens_size(
     gender: str, default: str | None
 ) -> None:

@@ -6,7 +6,7 @@ the global view.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +20,7 @@ from marketd.provider import Answers, Ask, Found, Http, Reply
 from marketd.providers.alias import reading, sales
 
 SEARCH_LIMIT = 20
+MAX_PAGES = 2  #: of a search; the exact code is nearly always the first hit, and each page costs a call
 
 
 class Credentials(provider.Credentials):
@@ -41,7 +42,7 @@ class Options(provider.Options):
 
 
 class Alias:
-    """Cold: 2 requests (one more for each further part of a joined code). Warm: 1 for all sizes."""
+    """Cold: 2 requests (one more for each further part of a code or page of hits). Warm: 1 for all sizes."""
 
     name: ClassVar[str] = "alias"
     all_sizes: ClassVar[bool] = True
@@ -214,11 +215,11 @@ async def _find(sku: str, http: Http) -> Listing:
         return await _item(rest, http)
     if kind == "name":
         wanted = skus.words(rest)
-        found = [item for item in await _search(rest, http) if wanted and skus.words(item["name"]) == wanted]
+        found = await _search(rest, lambda item: bool(wanted) and skus.words(item["name"]) == wanted, http)
     else:
         found = []
         for part in skus.parts(sku):
-            found = [item for item in await _search(part, http) if skus.matches(sku, item["sku"])]
+            found = await _search(part, lambda item: skus.matches(sku, item["sku"]), http)
             if found:
                 break
     found = reading.distinct(found)
@@ -238,13 +239,21 @@ async def _item(catalog_id: str, http: Http) -> Listing:
     return reading.listing_of_id(body.get("catalog_item", body), catalog_id)
 
 
-async def _search(query: str, http: Http) -> list[dict[str, Any]]:
+async def _search(query: str, fits: Callable[[dict[str, Any]], bool], http: Http) -> list[dict[str, Any]]:
+    """The hits that fit, of the first page that has any."""
     params = {"query": query, "limit": str(SEARCH_LIMIT)}
-    try:
-        reply = await http.get("/catalog", params, endpoint="search")
-    except errors.NotListed as error:  # no hit is a 200
-        raise errors.no_such_path("Alias' search") from error
-    return reading.items(reply.body)
+    found: list[dict[str, Any]] = []
+    for _ in range(MAX_PAGES):
+        try:
+            reply = await http.get("/catalog", params, endpoint="search")
+        except errors.NotListed as error:  # no hit is a 200
+            raise errors.no_such_path("Alias' search") from error
+        found = [item for item in reading.items(reply.body) if fits(item)]
+        token = reading.next_page(reply.body, SEARCH_LIMIT)
+        if found or token is None:
+            break
+        params = {**params, "pagination_token": token}
+    return found
 
 
 PROVIDER = Alias

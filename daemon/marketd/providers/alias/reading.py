@@ -56,6 +56,13 @@ def items(body: Any) -> list[dict[str, Any]]:
     raise errors.BadPayload("search: no list of catalog_items")
 
 
+def next_page(body: Mapping[str, Any], limit: int) -> str | None:
+    """The token for the hits behind a full page; `has_more` alone means nothing."""
+    if body.get("has_more") is not True or len(body["catalog_items"]) < limit:
+        return None
+    return _text(body, "next_pagination_token")
+
+
 def distinct(hits: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each item once; BadPayload for a hit that does not tell its id, for it may be another item or not."""
     if not all(ID.fullmatch(_text(item, "catalog_id") or "") for item in hits):

@@ -37,7 +37,7 @@ class Options(provider.Options):
 
 
 class StockX:
-    """Cold: 3 requests (more only where products share a style code). Warm: 1 for all sizes."""
+    """Cold: 3 requests (more where products share a code, or stand on the second page). Warm: 1 for all sizes."""
 
     name: ClassVar[str] = "stockx"
     all_sizes: ClassVar[bool] = True

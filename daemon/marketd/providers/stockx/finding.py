@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from urllib.parse import quote
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from marketd.providers.stockx import reading
 from marketd.providers.stockx.choosing import ASIDE, Choice, ambiguous, choose
 
 PAGE_SIZE = 20
+MAX_PAGES = 2  #: of a search; the exact code is nearly always the first hit, and each page costs a call
 MAX_RIVALS = 5  #: products of one style code whose sizes are looked at; each costs a call, once
 _MANY = re.compile(r"case|cases|lot|bundle|display|set|sets|packs?|[0-9]+x|x[0-9]+|[0-9]+ct")
 
@@ -36,7 +38,7 @@ async def find(ask: Ask, http: Http) -> Choice:
         reply = await http.get(f"/catalog/products/{wanted}", endpoint="product")
         candidates = [reading.product_of_id(reply.body, wanted)]
     elif kind == "name":
-        candidates = _by_name(rest, *await _search(rest, http))
+        candidates = await _search(rest, partial(_by_name, rest), http)
     else:
         candidates = await _by_style(ask.sku, http)
     if not candidates:
@@ -46,11 +48,14 @@ async def find(ask: Ask, http: Http) -> Choice:
 
 async def _by_style(sku: str, http: Http) -> list[Product]:
     for part in skus.parts(sku):
-        hits, _ = await _search(part, http)
-        found = [product for product in hits if skus.matches(sku, product.style_code)]
+        found = await _search(part, partial(_of_style, sku), http)
         if found:
             return found
     return []
+
+
+def _of_style(sku: str, hits: Sequence[Product], _: bool) -> list[Product]:
+    return [product for product in hits if skus.matches(sku, product.style_code)]
 
 
 def _by_name(name: str, hits: Sequence[Product], whole: bool) -> list[Product]:
@@ -100,10 +105,21 @@ async def _rival(product: Product, http: Http) -> Listing | None:
     )
 
 
-async def _search(query: str, http: Http) -> tuple[list[Product], bool]:
-    """The first page of hits, and whether there are no more."""
+async def _search(
+    query: str, choose_from: Callable[[Sequence[Product], bool], list[Product]], http: Http
+) -> list[Product]:
+    """What is chosen from the first page that has any; `choose_from` is told whether there are no more."""
+    for page in range(1, MAX_PAGES + 1):
+        hits, last = await _page(query, page, http)
+        found = choose_from(hits, last)
+        if found or last:
+            return found
+    return []
+
+
+async def _page(query: str, number: int, http: Http) -> tuple[list[Product], bool]:
     # Both paging parameters are always sent: the document and the live service disagree about the default.
-    params = {"query": query[:100], "pageNumber": "1", "pageSize": str(PAGE_SIZE)}
+    params = {"query": query[:100], "pageNumber": str(number), "pageSize": str(PAGE_SIZE)}
     try:
         reply = await http.get("/catalog/search", params, endpoint="search")
     except errors.NotListed as error:  # no hit is a 200

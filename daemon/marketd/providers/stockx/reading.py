@@ -40,7 +40,9 @@ def products(body: Any) -> list[Product]:
 
 
 def is_whole(body: Mapping[str, Any], page_size: int) -> bool:
-    """Whether an answer of a search holds all its hits; where it does not say so, a full page does not."""
+    """Whether an answer of a search holds the last of its hits; where it does not say so, a full page does not."""
+    if not body["products"]:
+        return True
     more = body.get("hasNextPage")
     return not more if isinstance(more, bool) else len(body["products"]) < page_size
 
@@ -96,6 +98,7 @@ def product(body: Any) -> Product:
             traits = rest.get("productAttributes")
             known = traits if isinstance(traits, dict) else {}
             retail = known.get("retailPrice")
+            whose = (_text(known.get("gender")) or "").lower()
             details = {
                 "colorway": _text(known.get("colorway")),
                 "release_date": _text(known.get("releaseDate")),
@@ -108,7 +111,7 @@ def product(body: Any) -> Product:
                 name=_text(rest.get("title")),
                 brand=_text(rest.get("brand")),
                 category=kind.lower().replace(" ", "_") if kind else None,
-                gender=_GENDERS.get((_text(known.get("gender")) or "").lower()),
+                gender=_GENDERS.get(whose, whose) or None,
                 url=f"https://stockx.com/{key}" if key else None,
                 details={name: value for name, value in details.items() if value},
             )
@@ -155,8 +158,8 @@ def _told(value: str, chart: Any, gender: str | None) -> str:
         return value
     default = chart.get("defaultConversion") if isinstance(chart, dict) else None
     system = (_text(default.get("type")) or "us").lower() if isinstance(default, dict) else "us"
-    if system == "us" and gender in ("women", "youth"):
-        return f"{gender} {value}"
+    if system == "us" and gender not in ("men", "unisex", None):
+        return f"not of men: {value}"
     if system in ("us", "us m"):
         return value
     return f"{value}W" if system == "us w" else f"{system} {value}"
