@@ -532,6 +532,9 @@ async def test_a_size_without_a_market_is_refused_and_no_other() -> None:
     ("value", "default", "size"),
     [
         ("7", "us w", "7W"),
+        ("US 7", "us w", "7W"),
+        ("US10.0", "us m", "10"),
+        ("US 10", "uk", "10"),
         ("9", "uk", "UK 9"),
         ("42", "eu", "EU 42"),
         ("10", "us m", "10"),
@@ -556,11 +559,11 @@ async def test_a_bare_number_is_of_the_system_that_the_variants_own_chart_names(
 async def test_a_bare_number_of_a_product_for_others_is_no_mens_size(
     gender: str, default: str | None
 ) -> None:
-    rows = [variant("7.5"), variant("8"), variant("5Y")]
+    rows = [variant("7.5"), variant("US 8"), variant("5Y")]
     for row in rows if default is not None else ():
         row["sizeChart"]["defaultConversion"] = {"size": row["variantValue"], "type": default}
     shoe = product(productAttributes={"gender": gender})
-    prices = [market("7.5"), market("8"), market("5Y")]
+    prices = [market("7.5"), market("US 8"), market("5Y")]
     found = await fetch(
         Scripted(search=hits(shoe), variants=rows, market_data=prices), "DD1391-100", "7.5", "5Y"
     )

@@ -16,7 +16,7 @@ Row: TypeAlias = Mapping[str, Any]
 _COARSE = ("JPY", "KRW")  #: currencies whose unit is about a thousandth of the others'
 _ABSURD = Decimal(10_000_000)
 _AMOUNT = re.compile(r"[0-9]{1,18}(\.[0-9]{1,6})?", re.ASCII)
-_BARE = re.compile(r"[0-9.]+")
+_BARE = re.compile(r"(US *)?([0-9.]+)", re.IGNORECASE)
 _GENDERS = {"men": "men", "women": "women", "unisex": "unisex"}
 _GENDERS |= dict.fromkeys(("kids", "child", "youth", "preschool", "toddler", "infant"), "youth")
 
@@ -153,11 +153,16 @@ def _told(value: str, chart: Any, gender: str | None) -> str:
 
     A number of a system that is not known here gets a text that is no size, for it is not one of the US; and so does
     one that may be a men's size or not: of a product for others, where the chart does not say `us m`.
+    A mere `US` before a number does not tell whose it is either.
     """
-    if not _BARE.fullmatch(value):
+    bare = _BARE.fullmatch(value)
+    if not bare:
         return value
+    value = bare[2]
     default = chart.get("defaultConversion") if isinstance(chart, dict) else None
     system = (_text(default.get("type")) or "us").lower() if isinstance(default, dict) else "us"
+    if bare[1] and not system.startswith("us"):
+        system = "us"
     if system == "us" and gender not in ("men", "unisex", None):
         return f"not of men: {value}"
     if system in ("us", "us m"):
