@@ -14,7 +14,8 @@ from marketd.providers.ebay import sizing
 
 _ACCESSORY = re.compile(
     r"\b((shoe)?-?laces?|(shoe )?box(es)? only|only (the )?box|empty (shoe ?)?box|no shoes?|insoles?|key ?-?chains?"
-    r"|replacement|display case|dust ?bag|stickers?|posters?|shoe ?trees?|tags? only|proxy|custom(s|ized)?|replicas?"
+    r"|replacement|display case|dust ?bag|stickers?|posters?|shoe ?trees?|proxy|custom(s|ized)?|replicas?"
+    r"|(tags?|receipt|invoice) only|raffle"
     r"|(left|right|one|single) (shoe )?only|crease (protectors?|guards?)|sole (protectors?|shields?)"
     r"|reprints?|facsimile|digital|novelty|fan ?art|(packs?|promos?|sleeves?|dice|codes?|case|sticker) only|code cards?"
     r"|no packs?|without packs?|opened|unsealed|re-?packs?|acrylic)\b"
@@ -23,8 +24,10 @@ _ACCESSORY = re.compile(
 _FLAWED = re.compile(
     r"\b((no|without( an?)?|w/o|missing) (original )?(box|lid)|(box|lid) (missing|not included)|defects?|defective"
     r"|factory seconds?|[bc][ -]?grade|pre-?owned|(lightly|gently|slightly|barely|once) (worn|used)"
-    r"|worn (once|twice|[0-9])|(?<!never )(?<!not )used|(?<!no )samples?|ua|reps?|unauthorized|inspired"
-    r"|read desc(ription)?)\b"
+    r"|worn (once|twice|[0-9])|(?<!never )(?<!not )(worn(?= *($|[,;!/|(-]))|tried on)|box damaged?|damaged box"
+    r"|(factory|minor|small|slight) flaws?|refurbished|mismatched (pair|sizes?|shoes)"
+    r"|(left|right) [0-9.]+[ /,&-]*(left|right)|(?<!never )(?<!not )used|(?<!no )samples?|ua|reps?|unauthorized"
+    r"|inspired|read desc(ription)?)\b"
 )
 _GRADE = re.compile(
     r"\b(psa|bgs|cgc|sgc|bvg|hga|tag|ace|ags|gma)[ :#-]{0,2}(?:(?:gem )?(?:mint|mt|nm-mt|pristine)[ :#-]{0,2})?"
