@@ -126,7 +126,7 @@ create policy operator on market_jobs for select to market_operator using (true)
 drop policy if exists own on market_jobs;
 create policy own on market_jobs for select to market_producer using (
   user_id = (select market__identity())
-  or id in (select r.job_id from market_job_requests r where r.user_id = (select market__identity())));
+  or exists (select from market_job_requests r where r.job_id = market_jobs.id and r.user_id = (select market__identity())));
 drop policy if exists ask on market_jobs;
 create policy ask on market_jobs for insert to market_producer with check (true);   -- a trigger checks, and signs
 

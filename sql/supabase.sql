@@ -61,7 +61,7 @@ grant market_operator to service_role;
 drop policy if exists api_own on market_jobs;
 create policy api_own on market_jobs for select to authenticated using (
   user_id = (select market__identity())
-  or id in (select r.job_id from market_job_requests r where r.user_id = (select market__identity())));
+  or exists (select from market_job_requests r where r.job_id = market_jobs.id and r.user_id = (select market__identity())));
 drop policy if exists api_ask on market_jobs;
 create policy api_ask on market_jobs for insert to authenticated, service_role with check (true);
 drop policy if exists api_all on market_jobs;

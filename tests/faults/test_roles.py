@@ -207,6 +207,26 @@ async def test_a_producer_sees_its_own_jobs_and_those_that_it_joined_and_no_othe
     assert by_item["state"] == "pending", "of an item everybody may know what it waits for"
 
 
+async def test_a_look_at_one_job_costs_a_producer_no_walk_through_all_requests(
+    db: Connection, login: Login
+) -> None:
+    ann, bob = await login("market_producer"), await login("market_producer")
+    hers = await ask(ann, "stockx", "AA1-1", "10")
+    await db.execute(
+        "insert into market_job_requests (job_id, user_id, priority)"
+        " select $1 + i, $2, 100 from generate_series(1, 100000) i",
+        hers, await _user(ann),
+    )  # fmt: skip
+    await db.execute("analyze market_job_requests")
+    await bob.fetch("select id from market_jobs")  # a session reads the catalogue once
+    explained = await bob.fetchval(
+        f"explain (analyze, buffers, format json) select * from market_jobs where id = {hers}"
+    )
+    plan = json.loads(explained)[0]["Plan"]
+    assert plan["Actual Rows"] == 0, "it is not his"
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 50, explained
+
+
 async def test_rights_hold_whatever_the_search_path_of_who_asks(db: Connection, login: Login) -> None:
     ann, reader = await login("market_producer"), await login("market_reader")
     for connection in (ann, reader):
