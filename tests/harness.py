@@ -19,6 +19,7 @@ from marketd.app import App
 from marketd.config import Config
 from marketd.sandbox import Sandbox
 from marketd.signals import Stop
+from marketd.telemetry import Observer
 from windows import SESSION
 
 CURRENCIES = {"stockx": "GBP", "alias": "USD", "ebay": "USD"}
@@ -77,9 +78,9 @@ def configured(*args: Any, **kwargs: Any) -> Config:
 
 
 @asynccontextmanager
-async def running(configuration: Config) -> AsyncIterator[App]:
+async def running(configuration: Config, *observers: Observer) -> AsyncIterator[App]:
     """A daemon that is ready; stopped in an orderly way at the end."""
-    app, stop, ready = App(configuration), Stop(), asyncio.Event()
+    app, stop, ready = App(configuration, observers=observers), Stop(), asyncio.Event()
     serving = asyncio.create_task(app.serve(stop, on_ready=ready.set))
     waiting = asyncio.create_task(ready.wait())
     await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)

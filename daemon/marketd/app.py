@@ -25,6 +25,7 @@ from marketd.fetching import Stores
 from marketd.gauges import Gauges
 from marketd.health import Health
 from marketd.lanes import Lanes
+from marketd.lock_watch import LockWatch
 from marketd.metrics import Metrics
 from marketd.reconcile import Reconciler
 from marketd.recorder import Recorder
@@ -267,6 +268,7 @@ class App:
             ("gauges", self._gauges.run),
             ("recorder", self._recorder.run),
             ("reconciler", self._reconciler.run),
+            ("lock watch", LockWatch(self._db, self._observer).run),
             ("watchdog", self._health.feed_watchdog),
         )
 

@@ -169,6 +169,7 @@ class LogObserver:
             "lane_closed",
             "lease_extension_failed",
             "listener_lost",
+            "lock_held",
             "provider_off",
             "rescued",
             "settle_given_up",

@@ -123,3 +123,23 @@ select t.provider,
 -- Transactions that the oldest snapshot in this database holds back from vacuum.
 select coalesce(max(age(backend_xmin)), 0)::int as age from pg_stat_activity
  where backend_xmin is not null and datname = current_database();
+
+-- name: lock_holders
+-- Other sessions whose locks keep those of our login and name waiting: who, for what, since when. Of another login Postgres
+-- shows `state` and `transaction_since` to members of pg_read_all_stats only.
+with waiting as (
+  select l.pid, min(l.waitstart) as since,
+         min(l.relation::regclass::text) as waits_for   -- who waits for a row has a lock named `tuple` on it already
+    from pg_locks l where not l.granted or l.locktype = 'tuple'
+   group by l.pid having not bool_and(l.granted)
+), ours as (
+  select a.pid from pg_stat_activity a
+   where a.datname = current_database() and a.usename = current_user and a.application_name = current_setting('application_name')
+)
+select b.pid as holder, b.usename::text as login, b.application_name, b.state, b.xact_start as transaction_since,
+       string_agg(distinct w.waits_for, ', ') as waits_for, array_agg(distinct w.pid) as waiting, min(w.since) as waiting_since
+  from waiting w join ours using (pid)
+  cross join lateral unnest(pg_blocking_pids(w.pid)) h(pid)
+  join pg_stat_activity b on b.pid = h.pid
+ where b.pid not in (select o.pid from ours o)
+ group by 1, 2, 3, 4, 5;

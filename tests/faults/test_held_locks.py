@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from marketd.outcome import Priced
 from marketd.sandbox import Sandbox
 from marketd.store.jobs import JobStore
 from marketd.store.pool import Database
+from marketd.telemetry import FetchReport, RequestReport
 from queue_kit import (
     Connect,
     Connection,
@@ -44,6 +45,21 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 async def pool(database: str) -> AsyncIterator[Database]:
     async with opened(database) as pool:
         yield pool
+
+
+class Heard:
+    """Keeps what is told of locks."""
+
+    def __init__(self) -> None:
+        self.held: list[dict[str, Any]] = []
+
+    def request_done(self, report: RequestReport) -> None: ...
+
+    def fetches_done(self, reports: Sequence[FetchReport]) -> None: ...
+
+    def event(self, name: str, **fields: Any) -> None:
+        if name == "lock_held":
+            self.held.append(fields)
 
 
 def _configured(dsn: str, sandbox: Sandbox, folder: Path, **sections: Any) -> Any:
@@ -147,4 +163,34 @@ async def test_an_operator_s_open_transaction_stops_no_pass_and_no_other_lane(
         state = "select market__lane_state(p) from market_providers p where provider = 'stockx'"
         assert await db.fetchval(state) == "paused"
     assert await db.fetch("select error from market_job_runs where error is not null") == []
+    assert await broken(db) == {}
+
+
+@pytest.mark.parametrize("hold", ["select from market_targets for update", "lock table market_fetches"])
+async def test_whoever_holds_what_a_settle_needs_is_named_and_all_goes_on_after_it(
+    database: str, db: Connection, sandbox: Sandbox, tmp_path: Path, hold: str
+) -> None:
+    heard = Heard()
+    data = _configured(database, sandbox, tmp_path, database={"dsn": database, "statement_timeout": "4s"})
+    holder = await asyncpg.connect(database, server_settings={"application_name": "psql of eve"})
+    try:
+        async with running(data, heard):
+            await db.execute("select market_pause('stockx', 'until the lock is held')")
+            waiting = await ask_many(db, load(sandbox, 1), 200)
+            held = holder.transaction()
+            await held.start()
+            await holder.execute(hold)
+            await db.execute("select market_resume('stockx')")
+            [fields] = await until(
+                lambda: asyncio.sleep(0, heard.held), within_s=10, what="word of the holder"
+            )
+            assert fields["holder"] == holder.get_server_pid()
+            assert fields["application_name"] == "psql of eve"
+            assert fields["waits_for"] == hold.split()[2]
+            assert fields["transaction_since"] <= fields["waiting_since"] <= await now(db)
+            await held.rollback()
+            rows = await ended(db, waiting, within_s=10)
+        assert {row["status"] for row in rows.values()} == {"done"}
+    finally:
+        await holder.close()
     assert await broken(db) == {}

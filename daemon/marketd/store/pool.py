@@ -96,6 +96,7 @@ class Database:
         self._pool: Pool | None = None
         self._at_hand: Connection | None = None
         self._waiting = 0  #: statements that wait for a connection of the pool
+        self._begun: dict[Connection, float] = {}  #: what runs, since when (monotonic)
         self._expired = 0  #: times that all connections were given up
         self.acquired = 0  #: connections taken since the start
         self.waited_s = 0.0  #: and how long that took, together
@@ -150,6 +151,10 @@ class Database:
         at_hand = self._at_hand is not None and not _lost(self._at_hand)
         return self._pool.get_size(), self._pool.get_idle_size() + at_hand
 
+    def longest_s(self) -> float:
+        """For how long the oldest of the statements under way has run."""
+        return time.monotonic() - min(self._begun.values(), default=time.monotonic())
+
     async def fetch(self, sql: str, *args: Any, patience_s: float | None = None) -> list[asyncpg.Record]:
         """Run one statement in a transaction of its own. Raises DatabaseUnavailable, StatementRefused.
 
@@ -200,6 +205,7 @@ class Database:
         connection = await self._take(pool)
         self.acquired += 1
         self.waited_s += time.monotonic() - began
+        self._begun[connection] = time.monotonic()
         try:
             rows = await _executed(connection, statements, patience_s)
         except BaseException as error:
@@ -208,6 +214,8 @@ class Database:
                 connection.terminate()
             await pool.release(connection)
             raise
+        finally:
+            del self._begun[connection]
         if self._at_hand or self._waiting or expired != self._expired or pool is not self._pool:
             await pool.release(connection)
         else:
