@@ -282,6 +282,10 @@ async def test_a_graded_card_must_have_its_grade_in_the_title() -> None:
         card("32.00", "Auston Matthews Young Guns #201 GMA 10 PSA 10"),
         card("33.00", "Raw for PSA 10 lot Auston Matthews Young Guns #201"),
         card("34.00", "Auston Matthews Young Guns #201 PSA 10 French"),
+        card("35.00", "Auston Matthews Young Guns Canvas #201 PSA 10"),
+        card("36.00", "Auston Matthews Young Guns Exclusives #201 /100 PSA 10"),
+        card("37.00", "Auston Matthews Young Guns #201 potential PSA 10"),
+        card("38.00", "Auston Matthews Young Guns #201 PSA 10 Auto signed"),
         card("99.00", "Auston Matthews Young Guns #201 PSA10 Rookie"),
     )
     http = Scripted(search=rows)
@@ -304,6 +308,12 @@ async def test_a_raw_card_is_ungraded_and_a_sealed_box_is_new() -> None:
                 "BGS Black Label",
                 "Orica",
                 "damaged HP",
+                "U pick",
+                "you choose",
+                "checklist",
+                "creased",
+                "art card",
+                "Reverse Holo",
             )
         ),
         listing("6.00", "Pikachu Illustrator", conditionId="4000", leafCategoryIds=["1"]),
@@ -332,6 +342,17 @@ async def test_a_raw_card_is_ungraded_and_a_sealed_box_is_new() -> None:
         "Lot of 3 Pikachu Elite Trainer Box",
         "Pikachu Elite Trainer Box Japanese",
         "Pikachu Elite Trainer Box x2",
+        "Pikachu Elite Trainer Box EMPTY",
+        "Pikachu Elite Trainer Box Case of 10",
+        "Pikachu Elite Trainer Box Sealed Case (10 Boxes)",
+        "Pikachu Elite Trainer Box half case",
+        "Pikachu Elite Trainer Box 10x",
+        "Pikachu Elite Trainer Box set of 2",
+        "2 Pikachu Elite Trainer Box",
+        "Pikachu Elite Trainer Box qty 4",
+        "Pikachu Elite Trainer Box, contents only",
+        "Pokemon Center Pikachu Elite Trainer Box",
+        "Pikachu Elite Trainer Box JP",
     ],
 )
 async def test_what_is_left_of_a_box_is_never_the_box(title: str) -> None:
@@ -341,6 +362,21 @@ async def test_what_is_left_of_a_box_is_never_the_box(title: str) -> None:
     )
     found = await fetch(Scripted(search=rows), None, "name:pikachu elite trainer box")
     assert quote_of(found, None).lowest_ask == 50
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("pikachu elite trainer box", "1x Pikachu Elite Trainer Box case fresh, 9 packs"),
+        ("pikachu elite trainer box case of 10", "Pikachu Elite Trainer Box Sealed Case of 10"),
+        ("pokemon center pikachu box", "Pokemon Center Pikachu Box"),
+        ("bearbrick 100% & 400% set of 2", "Medicom Bearbrick 100% & 400% Set of 2"),
+        ("2 fast pikachu", "2 Fast Pikachu"),
+    ],
+)
+async def test_words_of_its_name_make_nothing_else_of_it(name: str, title: str) -> None:
+    rows = results(listing("50.00", title, leafCategoryIds=["261044"]))
+    assert quote_of(await fetch(Scripted(search=rows), None, f"name:{name}"), None).lowest_ask == 50
 
 
 async def test_a_name_is_the_same_with_and_without_its_accents() -> None:

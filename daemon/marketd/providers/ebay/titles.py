@@ -78,12 +78,32 @@ _OTHER_CARD = _OTHER_THING.union(
         "sleeve",
         "sleeves",
     ),
-    ("divider", "dividers", "outfit", "outfits", "clothes", "stand", "damaged", "hp"),
+    ("divider", "dividers", "outfit", "outfits", "clothes", "stand", "damaged", "hp", "creased"),
+    # what is in the box, or several of it; a box of another shop
+    ("empty", "contents", "boxes", "qty", "tin", "center", "checklist", "choose"),
+    # other printings of a card
+    (
+        "canvas",
+        "exclusives",
+        "outburst",
+        "auto",
+        "autograph",
+        "autographed",
+        "signed",
+        "reverse",
+        "jp",
+        "jpn",
+    ),
+    ("potential",),
 )
 _GRADERS = frozenset(
     ("psa", "bgs", "cgc", "sgc", "bvg", "hga", "ags", "gma", "beckett", "graded", "slab", "slabbed")
 )
 _SEVERAL = re.compile(r"\b(x ?[2-9]|[2-9] ?x|[2-9] pairs|(left|right) foot|aaa|1:1)\b")
+#: The same of cards and boxes, unless it belongs to the name.
+_SEVERAL_BOXES = re.compile(
+    r"^[2-9] |\b((cases?|set) of|(?<=sealed )case|(half|master) case|[1-9][0-9] ?x|(u|you) pick|pick your|art card)\b"
+)
 _BELONGS_TO = frozenset(("for", "from", "fits"))
 #: Style codes in the makers' usual forms (DD1391-100, 555088-134, 1203A383-104, CP9366), but no season such as FW2023.
 _CODE = re.compile(
@@ -155,6 +175,8 @@ def _is_beside(low: str, wanted: Wanted) -> bool:
     if not (wanted.number or wanted.grade):
         others = others | _GRADERS
     if not name <= set(told) or (others - name).intersection(told) or _SEVERAL.search(low):
+        return True
+    if not wanted.number and any(not name.issuperset(hit[0].split()) for hit in _SEVERAL_BOXES.finditer(low)):
         return True
     first = min((told.index(word) for word in name), default=0)
     return not (_BELONGS_TO - name).isdisjoint(told[:first])
