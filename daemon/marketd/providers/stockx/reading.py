@@ -16,7 +16,7 @@ Row: TypeAlias = Mapping[str, Any]
 _COARSE = ("JPY", "KRW")  #: currencies whose unit is about a thousandth of the others'
 _ABSURD = Decimal(10_000_000)
 _AMOUNT = re.compile(r"[0-9]{1,18}(\.[0-9]{1,6})?", re.ASCII)
-_BARE = re.compile(r"(US *)?([0-9.]+)", re.IGNORECASE)
+_BARE = re.compile(r"\s*(US\s*)?([0-9.,½]+)\s*", re.IGNORECASE)  #: as `sizes.canonical` reads a number
 _GENDERS = {"men": "men", "women": "women", "unisex": "unisex"}
 _GENDERS |= dict.fromkeys(("kids", "child", "youth", "preschool", "toddler", "infant"), "youth")
 
