@@ -5,6 +5,7 @@ MarketdError
   SchemaError               exit 78: the schema is missing, old, newer or changed, or our login may not use it
   DatabaseError
     DatabaseUnavailable     exit 75, or wait and reconnect
+      DatabaseBusy          Postgres is there, but a statement outlasted its time: a lock, or load
     StatementRefused        not by itself any better the next time: told, and the rest goes on
       DatabaseUnfit         and so is every such statement, whatever is in it: waited for like a database that is away
   CannotListen              exit 1: the address for /metrics is taken
@@ -48,6 +49,10 @@ class DatabaseError(MarketdError):
 
 class DatabaseUnavailable(DatabaseError):
     """Postgres cannot be reached (or refuses us) right now."""
+
+
+class DatabaseBusy(DatabaseUnavailable):
+    """A statement outlasted its time: for a lock that somebody holds, or under load."""
 
 
 class StatementRefused(DatabaseError):

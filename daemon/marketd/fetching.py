@@ -171,7 +171,7 @@ class Fetching:
     async def _patiently(self, this: Fetch, write: Callable[[], Awaitable[Written]]) -> Written:
         """The calls are spent, so a restarting Postgres is waited for as long as a lease.
 
-        One that is unfit is waited for longer, until a person has mended it: it still keeps the lease.
+        One that is unfit, or busy, is waited for longer, until a person has mended it: it still keeps the lease.
         """
         tries = 0
         patience_s = this.settings.lease.total_seconds()
@@ -183,8 +183,9 @@ class Fetching:
                 unfit = isinstance(error, errors.DatabaseUnfit)
                 if unfit:
                     self._observer.event("database_refuses", error=str(error), unit=this.unit.key)
-                limit_s = max(_MENDED_WITHIN_S, patience_s) if unfit else patience_s
-                if (unfit and this.kept.lost) or clock.monotonic() > this.ended + limit_s:
+                there = unfit or isinstance(error, errors.DatabaseBusy)
+                limit_s = max(_MENDED_WITHIN_S, patience_s) if there else patience_s
+                if (there and this.kept.lost) or clock.monotonic() > this.ended + limit_s:
                     raise
                 await asyncio.sleep(clock.full_jitter(tries, base_s=0.2, cap_s=10 if unfit else 2))
 

@@ -194,3 +194,28 @@ async def test_whoever_holds_what_a_settle_needs_is_named_and_all_goes_on_after_
     finally:
         await holder.close()
     assert await broken(db) == {}
+
+
+async def test_what_a_fetch_brought_is_kept_while_a_lock_on_its_target_is_held_for_several_leases(
+    connect: Connect, database: str, db: Connection, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    data = _configured(
+        database, sandbox, tmp_path, jobs={**QUICK_JOBS, "lease": "3s"},
+        database={"dsn": database, "statement_timeout": "1s"},
+    )  # fmt: skip
+    holder = await connect()
+    async with running(data):
+        await db.execute("select market_pause('stockx', 'until the lock is held')")
+        [waiting] = await ask_many(db, load(sandbox, 1), 200)
+        held = holder.transaction()
+        await held.start()
+        await holder.execute("select from market_targets for update")
+        await db.execute("select market_resume('stockx')")
+        kept = "select bool_or(lease_expires_at > claimed_at + interval '9 s') from market_fetches"
+        await until(lambda: db.fetchval(kept), within_s=20, what="the third lease")
+        asked = sandbox.count("stockx")
+        await held.rollback()
+        rows = await ended(db, [waiting], within_s=10)
+    assert (rows[waiting]["status"], rows[waiting]["rescues"]) == ("done", 0)
+    assert sandbox.count("stockx") == asked, "it was not fetched anew"
+    assert await broken(db) == {}

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import asyncpg
 
 from marketd.clock import full_jitter
-from marketd.errors import DatabaseUnavailable, DatabaseUnfit, StatementRefused
+from marketd.errors import DatabaseBusy, DatabaseUnavailable, DatabaseUnfit, StatementRefused
 from marketd.store.addresses import address_of
 
 _AGAIN = (
@@ -190,6 +190,8 @@ class Database:
             except GONE as error:
                 if isinstance(error, asyncpg.ReadOnlySQLTransactionError | TimeoutError) and self._pool:
                     await self._expire(self._pool)  # a standby now, or cut off
+                if isinstance(error, asyncpg.QueryCanceledError):
+                    raise DatabaseBusy(in_words(error)) from error
                 raise DatabaseUnavailable(in_words(error)) from error
             except asyncpg.PostgresError as error:
                 self.refused += 1
