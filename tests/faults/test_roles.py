@@ -201,6 +201,10 @@ async def test_a_producer_sees_its_own_jobs_and_those_that_it_joined_and_no_othe
 
     assert await seen(ann) == ({hers, shared}, {await _user(ann)})
     assert await seen(bob) == ({his, shared}, {await _user(bob)})
+    opener = await bob.fetchval("select user_id from market_jobs where id = $1", shared)
+    assert opener == await _user(ann), "docs/INTEGRATION.md says so"
+    await db.execute("revoke select on market_jobs from market_producer")
+    assert await ask(bob, "stockx", "CC1-1", "10") == shared, "and that asking does not need it"
     assert (await bob.fetchrow("select * from market_why($1::bigint)", shared))["state"] == "pending"
     assert (await bob.fetchrow("select * from market_why($1::bigint)", hers))["state"] == "unknown"
     by_item = await bob.fetchrow("select * from market_why('stockx', 'AA1-1', '10')")
