@@ -1544,7 +1544,7 @@ CREATE OR REPLACE FUNCTION market__item(item jsonb, p_priority integer, p_user_i
  LANGUAGE plpgsql
  STABLE
 AS $function$
-declare w market__wish; bad text; prio int := p_priority; due timestamptz; size text := item ->> 'size';
+declare w market__wish; bad text; prio int := p_priority; due timestamptz;
 begin
   if jsonb_typeof(item) <> 'object' then
     w.problem := 'item is not an object';
@@ -1561,8 +1561,6 @@ begin
   end if;
   if bad is null and jsonb_typeof(item -> 'size') not in ('string', 'number', 'null') then
     bad := 'size is neither a text nor a number';
-  elsif jsonb_typeof(item -> 'size') = 'number' then   -- whose value counts, not its digits: 9.50 is what numeric(4, 2) sends
-    size := trim_scale(size::numeric)::text;
   end if;
   if bad is null and jsonb_typeof(item -> 'priority') <> 'null' then
     if item ->> 'priority' ~ '^[0-9]{1,4}([.]0+)?$' then
@@ -1582,7 +1580,7 @@ begin
     w.problem := bad;
     return w;
   end if;
-  return market__wish(item ->> 'provider', item ->> 'sku', size, item ->> 'currency', prio, due, p_user_id);
+  return market__wish(item ->> 'provider', item ->> 'sku', item ->> 'size', item ->> 'currency', prio, due, p_user_id);
 end $function$;
 revoke execute on function market__item(jsonb,integer,text) from public;
 
@@ -1899,7 +1897,7 @@ CREATE OR REPLACE FUNCTION market__number(p_text text, p_low numeric, p_high num
  LANGUAGE sql
  IMMUTABLE PARALLEL SAFE
 AS $function$
-  select case when p_text ~ '^[0-9]{1,2}([.][05])?$' and p_text::numeric between p_low and p_high
+  select case when p_text ~ '^[0-9]{1,2}([.][05]0{0,20})?$' and p_text::numeric between p_low and p_high
          then trim_scale(p_text::numeric)::text end
 $function$;
 revoke execute on function market__number(text,numeric,numeric) from public;

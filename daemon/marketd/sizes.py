@@ -22,16 +22,16 @@ SYSTEMS = ("uk", "eu", "cm", "kr")  #: systems that are looked up in a product's
 _ONE_SIZE = ("ONE SIZE", "OS", "O/S")
 _LETTERS = ("XXS", "XS", "S", "M", "L", "XL", "XXL", "XXXL", "XXXXL")
 _GRADERS = "PSA|BGS|CGC|SGC|BVG|HGA|TAG|ACE"
-_NUMBER = re.compile(r"[0-9]{1,2}(\.[05])?")
+_NUMBER = re.compile(r"[0-9]{1,2}(\.[05]0{0,20})?")
 _GROUPS = {"": "men's", "W": "women's", "Y": "youth", "C": "child"}
 
 
 def _number(text: str, low: str, high: str) -> str | None:
-    """Half steps without leading zeros and `.0`; None when out of range or anything else."""
+    """Half steps without needless zeros (`09.50` is 9.5); None when out of range or anything else."""
     if not _NUMBER.fullmatch(text) or not Fraction(low) <= Fraction(text) <= Fraction(high):
         return None
     whole, _, half = text.partition(".")
-    return f"{int(whole)}.5" if half == "5" else str(int(whole))
+    return f"{int(whole)}.5" if half.startswith("5") else str(int(whole))
 
 
 _Read = Callable[[re.Match[str]], str | None]

@@ -50,10 +50,11 @@ create function market__lower(p_text text) returns text
 language sql immutable parallel safe as
 $$ select translate(p_text, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ', 'abcdefghijklmnopqrstuvwxyz') $$;
 
--- A number of at most two digits in half steps, without leading zeros; null when it is anything else or out of range.
+-- A number of at most two digits in half steps, without needless zeros; null when it is anything else or out of range.
+-- 9.50 is what an app's numeric(4, 2) sends, as a number or, by drivers that keep its digits, as a text.
 create function market__number(p_text text, p_low numeric, p_high numeric) returns text
 language sql immutable parallel safe as $$
-  select case when p_text ~ '^[0-9]{1,2}([.][05])?$' and p_text::numeric between p_low and p_high
+  select case when p_text ~ '^[0-9]{1,2}([.][05]0{0,20})?$' and p_text::numeric between p_low and p_high
          then trim_scale(p_text::numeric)::text end
 $$;
 

@@ -539,7 +539,7 @@ end $$;
 
 create function market__item(item jsonb, p_priority int, p_user_id text) returns market__wish
 language plpgsql stable as $$
-declare w market__wish; bad text; prio int := p_priority; due timestamptz; size text := item ->> 'size';
+declare w market__wish; bad text; prio int := p_priority; due timestamptz;
 begin
   if jsonb_typeof(item) <> 'object' then
     w.problem := 'item is not an object';
@@ -556,8 +556,6 @@ begin
   end if;
   if bad is null and jsonb_typeof(item -> 'size') not in ('string', 'number', 'null') then
     bad := 'size is neither a text nor a number';
-  elsif jsonb_typeof(item -> 'size') = 'number' then   -- whose value counts, not its digits: 9.50 is what numeric(4, 2) sends
-    size := trim_scale(size::numeric)::text;
   end if;
   if bad is null and jsonb_typeof(item -> 'priority') <> 'null' then
     if item ->> 'priority' ~ '^[0-9]{1,4}([.]0+)?$' then
@@ -577,7 +575,7 @@ begin
     w.problem := bad;
     return w;
   end if;
-  return market__wish(item ->> 'provider', item ->> 'sku', size, item ->> 'currency', prio, due, p_user_id);
+  return market__wish(item ->> 'provider', item ->> 'sku', item ->> 'size', item ->> 'currency', prio, due, p_user_id);
 end $$;
 
 -- May the caller speak for others? The schema's owner, operators, and superusers may; all others only for themselves.

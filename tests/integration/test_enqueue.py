@@ -347,6 +347,19 @@ async def test_a_size_that_is_a_number_is_read_by_its_value(db: Connection, size
     assert await value(db, "select size from market_jobs") == taken
 
 
+async def test_a_number_sent_as_text_with_all_its_digits_is_the_same_item(db: Connection) -> None:
+    first = await enqueue(db, "AA1-1", "9.5")
+    for size in ("9.50", '"9.50"', '"US 9.500"'):
+        items = f'[{{"provider": "stockx", "sku": "AA1-1", "size": {size}}}]'
+        [row] = await db.fetch("select * from market_enqueue_many($1)", items)
+        assert (row["job_id"], row["result"]) == (first["job_id"], "merged"), size
+    assert (await enqueue(db, "AA1-1", "9.50"))["job_id"] == first["job_id"]
+    await db.execute(
+        "insert into market_jobs (provider, sku, size) values ('stockx', 'AA1-1', 9.5::numeric(4, 2))"
+    )
+    assert await value(db, "select count(*) from market_jobs") == 1
+
+
 @pytest.mark.parametrize("size", ["9.25", "9.55", "0.0", "-9.5", "100.0", "1e400", "true", "{}"])
 async def test_a_number_that_is_no_size_is_refused(db: Connection, size: str) -> None:
     items = f'[{{"provider": "stockx", "sku": "AA1-1", "size": {size}}}]'

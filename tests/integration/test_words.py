@@ -28,6 +28,7 @@ _SYSTEM = ["", "US", "us ", "M", "W", "UK ", "eu", "CM", "KR ", "PSA", "BGS ", "
 _NUMBER = st.one_of(
     st.decimals(0, 450, places=1).map(str),
     st.integers(0, 450).map(str),
+    st.sampled_from(["10.00", "10.505", "7.5" + 21 * "0"]),
     st.sampled_from(["10,5", "9½", "05", "10.50", ".5", "10.", "38 2/3", "38 1/3", "½", "280", "1O"]),
 )
 _SIZE = st.one_of(

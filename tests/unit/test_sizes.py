@@ -25,6 +25,10 @@ NUMBERS = st.integers(1, 44).map(lambda halves: f"{halves // 2}.5" if halves % 2
         ("10.0", "10"),
         ("09.5", "9.5"),
         ("10,5", "10.5"),
+        ("10.50", "10.5"),
+        ("9,000", "9"),
+        ("US 7.50 W", "7.5W"),
+        ("UK 9.50", "UK 9.5"),
         ("9½", "9.5"),
         (" us  10 ", "10"),
         ("US M 10", "10"),
@@ -69,7 +73,7 @@ def test_a_bare_number_is_of_the_default_system_and_in_its_range(system: str, ca
     [
         *("", " ", "0", "22.5", "10.25", "100", "-1", "10 10", "ten", "１０", "US", "W", ".", "14Y", "5XL"),
         *("EU 14", "EU 61", "EU 38.5 1/3", "EU 38 1/2", "CM 4", "KR 282", "KR 405", "UK 9 (EU 44)"),
-        *("PSA 11", "PSA 0.5", "XYZ 9"),
+        *("PSA 11", "PSA 0.5", "XYZ 9", "10.05", "10.505"),
     ],
 )
 def test_what_is_no_size_is_refused_with_its_text(text: str) -> None:
