@@ -67,6 +67,7 @@ class Gauges:
         self._interval_s = interval_s
         self._echo_at = echo_at
         self._last_wish: int | None = None
+        self._to_come: list[int] = []  #: numbers of requests up to that one which were not there yet
         self.observer: Observer | None = None  #: set after construction, since it observes too
         self._due = 0.0  #: monotonic
         self._read_at = 0.0
@@ -118,6 +119,8 @@ class Gauges:
         for name, error in failed.items():
             self._tell(name, error)
         figures["budgets"] = _spendable(figures["budgets"])
+        if "jobs" in figures:
+            figures["jobs"] = _with_ages_of_lanes(figures["jobs"], figures["lanes"])
         for name, values in _by_gauge(figures).items():
             self._metrics.replace(name, values)
         states = _lane_states(figures["lanes"])
@@ -135,9 +138,14 @@ class Gauges:
             self.observer.event("gauges_failed", figures=figures, error=str(error))
 
     async def _count_wishes(self, last: int) -> None:
-        if self._last_wish is not None and last > self._last_wish:
-            for row in await self._runs.wishes(self._last_wish, last):
+        """Also those that were committed after one with a greater number had been counted."""
+        before, awaited = self._last_wish, self._to_come
+        if before is not None and (last > before or awaited):
+            # First what is missing: what is committed between the two statements is counted the next time.
+            to_come = await self._runs.wishes_to_come(before, last, awaited)
+            for row in await self._runs.wishes(before, last, awaited, to_come):
                 self._metrics.received(row["provider"], row["band"], row["result"], row["wishes"])
+            self._to_come = to_come
         self._last_wish = last
 
 
@@ -153,6 +161,12 @@ def _spendable(budgets: Rows) -> list[Mapping[str, Any]]:
     """Without accounts that are off, whose calls nobody can spend; where all of a provider's are, they stay."""
     on = {row["provider"] for row in budgets if row["lane_state"] != "off"}
     return [row for row in budgets if row["lane_state"] != "off" or row["provider"] not in on]
+
+
+def _with_ages_of_lanes(jobs: Rows, lanes: Rows) -> list[Mapping[str, Any]]:
+    """Where an account is off no job could run, however long it waits."""
+    off = {(row["provider"], row["account"]) for row in lanes if row["state"] == "off"}
+    return [{**row, "oldest_ready_s": 0} if (row["provider"], row["account"]) in off else row for row in jobs]
 
 
 def _summary(figures: Mapping[str, Rows], states: Mapping[str, str]) -> str:

@@ -62,5 +62,5 @@ select provider, account, window_kind, quota, used, remaining, urgent_left, back
 -- name: lane_states
 select provider, account, market__lane_state(p) as state,
        p.circuit_until as until, coalesce(p.paused_reason, p.circuit_detail, p.off_reason) as reason,
-       coalesce(p.circuit_reason = 'unauthorized', false) as locked_out
+       market__lane_state(p) = 'cooldown' and p.circuit_reason = 'unauthorized' as locked_out
   from market_providers p order by 1, 2;

@@ -22,12 +22,13 @@ select p.provider, p.account from market_providers p
 select market__plan($1, $2, $3::float8);
 
 -- name: freshness
--- What the last passes found, for gauges. Nothing viewed: fresh, and of no age. An account that is off has no passes any more,
--- and its last one would be told for ever.
-select provider, coalesce(sum(freshness * view_rate) / nullif(sum(view_rate), 0), 1)::float8 as view_freshness,
-       coalesce(sum(view_age_s * view_rate) / nullif(sum(view_rate), 0), 0)::float8 as view_age,
-       max(views_per_call)::float8 as marginal_call, sum(units)::float8 as units_watched, max(took_ms)::float8 / 1000 as plan_time
-  from market_freshness join market_providers p using (provider, account) where p.enabled group by provider;
+-- What the last passes found, for gauges. Nothing viewed: fresh, and of no age; a view that sees no price sees no age. An account
+-- that is off has no passes any more, nor has a planner that is off, and the last one would be told for ever.
+select provider, coalesce(sum(x.fresh_rate) / nullif(sum(x.view_rate), 0), 1)::float8 as view_freshness,
+       coalesce(3600 * sum(x.aged_rate) / nullif(sum(x.priced_rate), 0), 0)::float8 as view_age,
+       max(x.marginal_gain)::float8 as marginal_call, sum(x.units)::float8 as units_watched, max(x.took_ms)::float8 / 1000 as plan_time
+  from market_plans x join market_providers p using (provider, account) cross join market_planner d
+ where p.enabled and d.enabled group by provider;
 
 -- name: next_units
 -- $1 provider or null: all  $2 rows

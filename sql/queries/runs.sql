@@ -82,9 +82,17 @@ with runs as (
 )
 delete from market_daemons where alive_until < clock_timestamp() - interval '1 day';
 
+-- name: wishes_to_come
+-- Request numbers in ($1, $2] and of $3 that are not there: drawn by an app whose commit is to come, or never comes. One is waited
+-- for until so many later ones were drawn.
+select coalesce(array_agg(c.number), '{}') as numbers
+  from (select generate_series(greatest($1::bigint + 1, $2::bigint - 50000), $2::bigint) as number
+        union all select m.number from unnest($3::bigint[]) m(number) where m.number > $2::bigint - 50000) c
+ where not exists (select from market_job_requests r where r.request_id = c.number);
+
 -- name: wishes
--- What apps asked for with request numbers in ($1, $2], and what became of it, as they were told. `fresh` and refused requests
--- leave no row.
+-- What apps asked for with request numbers in ($1, $2] or of $3, without those of $4; and what became of it, as they were told.
+-- `fresh` and refused requests leave no row.
 select j.provider,
        case when r.priority >= 200 then 'manual' when r.priority >= s.wake_priority then 'hot' else 'background' end as band,
        case when r.opened then 'queued' when r.raised then 'raised' else 'merged' end as result,
@@ -92,7 +100,8 @@ select j.provider,
   from market_job_requests r
   cross join market_settings s
   cross join lateral (select m.provider from market_jobs m where m.id = r.job_id offset 0) j   -- by key, one by one
- where r.request_id > $1 and r.request_id <= $2
+ where (r.request_id > $1 and r.request_id <= $2 or r.request_id = any ($3::bigint[]))
+   and r.request_id <> all ($4::bigint[])
  group by 1, 2, 3;
 
 -- name: last_wish

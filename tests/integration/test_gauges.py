@@ -19,6 +19,7 @@ from marketd.store import runs
 from marketd.store.pool import Database
 from marketd.store.runs import RunStore
 from marketd.store.sqlfile import queries
+from queue_kit import Connect, enqueue, opened
 
 QUICK = {"poll": "200ms", "interval": "300ms"}
 
@@ -113,20 +114,17 @@ values ('stockx', $1, $2, $3, now() - interval '5 minutes')
 
 async def _read(database: str) -> Metrics:
     """The gauges of stockx, read once without a daemon that would change what they tell."""
-    pool, metrics = Database(database, size=2, timeout_s=10), Metrics(process=False)
+    metrics = Metrics(process=False)
     metrics.init_labels(["stockx"])
+    async with opened(database) as pool:
+        await _gauges(metrics, pool).refresh()
+    return metrics
 
+
+def _gauges(metrics: Metrics, pool: Database) -> Gauges:
     async def nothing() -> None: ...
 
-    await pool.open()
-    try:
-        gauges = Gauges(
-            metrics, RunStore(pool), pool, interval_s=lambda: 30.0, echo_at=lambda: None, also=nothing
-        )
-        await gauges.refresh()
-    finally:
-        await pool.close()
-    return metrics
+    return Gauges(metrics, RunStore(pool), pool, interval_s=lambda: 30.0, echo_at=lambda: None, also=nothing)
 
 
 async def _figures(database: str) -> dict[str, float | None]:
@@ -194,10 +192,11 @@ async def test_what_the_planner_found_is_told_of_accounts_that_are_on(
 ) -> None:
     await db.execute("insert into market_providers (provider, account) values ('stockx', 'shop2')")
     await db.execute("delete from market_plans")
+    # Of the views of shop2 hardly any sees a price, so they say little of the age that is seen.
     await db.executemany(
         "insert into market_plans (provider, account, planned_at, share, units, view_rate, fresh_rate,"
-        " priced_rate, aged_rate) values ('stockx', $1, now(), 1, 3, 2, 1, 2, $2)",
-        [("default", 4.0), ("shop2", 400.0)],
+        " priced_rate, aged_rate) values ('stockx', $1, now(), 1, 3, $2, 1, 2, $3)",
+        [("default", 2.0, 4.0), ("shop2", 90.0, 400.0)],
     )
 
     async def told() -> tuple[float | None, ...]:
@@ -209,8 +208,41 @@ async def test_what_the_planner_found_is_told_of_accounts_that_are_on(
     assert await told() == (6, 101 * 3600)
     await db.execute("update market_providers set enabled = false where account = 'shop2'")
     assert await told() == (3, 2 * 3600)
+    await db.execute("update market_planner set enabled = false")
+    assert await told() == (0, 0)
+    await db.execute("update market_planner set enabled = true")
     await db.execute("update market_providers set enabled = false where provider = 'stockx'")
     assert await told() == (0, 0)
+
+
+async def test_what_waits_at_an_account_that_is_off_or_was_refused_before_is_no_trouble(
+    hundred: asyncpg.Connection, database: str
+) -> None:
+    """Neither heals by itself, so each would page for ever."""
+    await hundred.execute("insert into market_providers (provider, account) values ('stockx', 'shop2')")
+    await hundred.execute(_WAITING, "shop2", "B-1", 200)
+    await hundred.execute("update market_jobs set run_at = now() - interval '10 minutes'")
+    await hundred.execute(
+        "update market_providers set circuit = 'open', circuit_reason = 'unauthorized' where account = 'shop2'"
+    )
+
+    async def told() -> tuple[float | None, ...]:
+        of = (await _read(database)).registry.get_sample_value
+        return tuple(
+            of(f"marketd_{name}", {"provider": "stockx", **labels})
+            for name, labels in (
+                ("jobs", {"status": "pending", "band": "manual"}),
+                ("oldest_ready_seconds", {"band": "manual"}),
+                ("credentials_refused", {}),
+            )
+        )
+
+    jobs, age_s, refused = await told()
+    assert (jobs, refused) == (1, 1)
+    assert age_s is not None
+    assert age_s >= 300
+    await hundred.execute("update market_providers set enabled = false where account = 'shop2'")
+    assert await told() == (1, 0, 0)
 
 
 async def test_an_operators_pause_shows_long_before_the_next_regular_look(
@@ -287,6 +319,39 @@ async def test_what_apps_ask_for_is_counted_by_what_became_of_it(
         ):
             labels = {"provider": "stockx", "band": band, "result": result}
             await _reaches(app, number, "requests_received_total", **labels)
+
+
+async def test_a_request_that_is_committed_after_a_later_one_was_counted_is_counted_too(
+    db: asyncpg.Connection, connect: Connect, database: str
+) -> None:
+    metrics, slow, gone = Metrics(process=False), await connect(), await connect()
+    metrics.init_labels(["stockx"])
+
+    def counted() -> float | None:
+        labels = {"provider": "stockx", "band": "hot", "result": "queued"}
+        return metrics.registry.get_sample_value("marketd_requests_received_total", labels)
+
+    async with opened(database) as pool:
+        gauges = _gauges(metrics, pool)
+        await gauges.refresh()
+        rolled_back, committed = gone.transaction(), slow.transaction()
+        await rolled_back.start()
+        await enqueue(gone, "A-1", priority=150)
+        await committed.start()
+        await enqueue(slow, "B-1", priority=150)
+        await enqueue(db, "C-1", priority=150)
+        await gauges.refresh()
+        assert counted() == 1
+        await rolled_back.rollback()
+        await gauges.refresh()
+        assert counted() == 1
+        await committed.commit()
+        for _ in range(2):
+            await gauges.refresh()
+            assert counted() == 2
+        await enqueue(db, "D-1", priority=150)
+        await gauges.refresh()
+        assert counted() == 3
 
 
 async def test_refused_credentials_and_their_renewal_show_in_the_lane(

@@ -312,7 +312,7 @@ async def test_counting_wishes_by_a_kept_plan_reads_the_new_ones_and_their_jobs(
     await full.execute("set plan_cache_mode = force_generic_plan")  # as after its fifth call
     async with full.transaction():
         before = await full.fetchval(_ROWS_READ)
-        wishes = await full.fetch(queries("runs")["wishes"], newest - 10, newest)
+        wishes = await full.fetch(queries("runs")["wishes"], newest - 10, newest, [newest - 20], [newest])
         assert sum(row["wishes"] for row in wishes) == 10
         assert await full.fetchval(_ROWS_READ) - before < 1000
 

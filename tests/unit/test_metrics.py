@@ -184,7 +184,9 @@ def test_a_call_given_back_was_neither_sent_nor_spent(metrics: Metrics) -> None:
 
 
 @pytest.mark.parametrize("meter", ["mints", "reports"])
-def test_a_request_that_costs_no_call_is_no_call_spent(metrics: Metrics, meter: str) -> None:
+def test_a_request_that_costs_no_call_is_no_call_spent_or_given_back(metrics: Metrics, meter: str) -> None:
+    metrics.request_done(_request(meter=meter, given_back=True))
+    assert _value(metrics, "marketd_calls_given_back_total", provider="stockx") == 0
     metrics.request_done(_request(meter=meter))
     assert _value(metrics, "marketd_provider_requests_total", **{"provider": "stockx", "class": "ok"}) == 1
     assert _value(metrics, "marketd_calls_spent_total", provider="stockx", band="manual") == 0

@@ -92,12 +92,13 @@ class Metrics(Families):
         provider, urgency = report.provider, band(report.priority, self.wake_priority)
         if provider not in self._providers:  # a reload took it away meanwhile, and its series with it
             return
+        calls = report.meter == "calls"  # tokens and usage reports have meters of their own
         if report.given_back:
-            self._given_back.labels(provider).inc()
+            self._given_back.labels(provider).inc(calls)
             return
         word = report.status_class if report.status_class in REQUEST_CLASSES else "other"
         self._of(self._requests, provider, word).inc()
-        if report.meter == "calls":  # tokens and usage reports have meters of their own
+        if calls:
             self._of(self._burn, provider, urgency).inc()
         self._of(self._request_s, provider).observe(report.took_s)
         if urgency != "background" and provider in self._heard:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -70,9 +70,15 @@ class RunStore:
                     break
         await self._db.fetch(self._sql["prune_rest"])
 
-    async def wishes(self, after: int, upto: int) -> list[asyncpg.Record]:
-        """How many requests apps made with numbers in (after, upto], by provider, band and result."""
-        return await self._db.fetch(self._sql["wishes"], after, upto)
+    async def wishes_to_come(self, after: int, upto: int, awaited: Sequence[int]) -> list[int]:
+        """Those of the numbers in (after, upto] and `awaited` that no request has, or none that is committed yet."""
+        return list(await self._db.fetchval(self._sql["wishes_to_come"], after, upto, awaited))
+
+    async def wishes(
+        self, after: int, upto: int, awaited: Sequence[int], to_come: Sequence[int]
+    ) -> list[asyncpg.Record]:
+        """How many requests apps made with those numbers, by provider, band and result; not of those `to_come`."""
+        return await self._db.fetch(self._sql["wishes"], after, upto, awaited, to_come)
 
     async def gauges(self) -> tuple[dict[str, list[Mapping[str, Any]]], dict[str, DatabaseError]]:
         """Figures for the database-derived gauges, by name of their query; and why some could not be read."""
