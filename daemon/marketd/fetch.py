@@ -66,6 +66,7 @@ class Fetch:
     found: Found | None = None
     error: BaseException | None = None
     aside: bool = False  #: lets others be the next probe
+    busy: bool = False  #: a statement of it outlasted its time, perhaps for somebody's lock
     decided: Sequence[tuple[Job, Outcome]] = ()
 
     def ask(self) -> Ask:

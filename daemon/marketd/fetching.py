@@ -7,6 +7,7 @@ Nothing here logs or counts; observers are told once, after it is in the databas
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -137,8 +138,10 @@ class Fetching:
             end = "lease_lost"
             self._observer.event("stale_completion", provider=unit.provider, unit=unit.key)
         except errors.DatabaseUnavailable as trouble:
-            # The lease will expire and any daemon takes the jobs up again: late, not lost.
+            # Any daemon takes the jobs up again: late, not lost.
             self._observer.event("settle_given_up", unit=unit.key, error=str(trouble))
+            with contextlib.suppress(errors.DatabaseError):  # then their leases run out
+                await self._stores.jobs.give_up(unit)
         finally:
             self._tell(this.report(end, settled))
 
@@ -159,14 +162,16 @@ class Fetching:
         if this.found is not None:
             quotes, listing = this.found.quotes, this.found.listing
             try:
-                return await self._patiently(this, lambda: settle(this.unit, this.decided, quotes, listing))
+                return await self._patiently(
+                    this, lambda: settle(this.unit, this.decided, quotes, listing, alone=this.busy)
+                )
             except (errors.LeaseLost, errors.DatabaseUnavailable):
                 raise
             except Exception as error:
                 # It cannot be written: a fault of ours, to be tried again as such, and not as if nobody had come back.
                 this.found, this.error = None, error
                 this.decided = this.outcomes()
-        return await self._patiently(this, lambda: settle(this.unit, this.decided))
+        return await self._patiently(this, lambda: settle(this.unit, this.decided, alone=this.busy))
 
     async def _patiently(self, this: Fetch, write: Callable[[], Awaitable[Written]]) -> Written:
         """The calls are spent, so a restarting Postgres is waited for as long as a lease.
@@ -183,7 +188,8 @@ class Fetching:
                 unfit = isinstance(error, errors.DatabaseUnfit)
                 if unfit:
                     self._observer.event("database_refuses", error=str(error), unit=this.unit.key)
-                there = unfit or isinstance(error, errors.DatabaseBusy)
+                this.busy = isinstance(error, errors.DatabaseBusy)
+                there = unfit or this.busy
                 limit_s = max(_MENDED_WITHIN_S, patience_s) if there else patience_s
                 if (there and this.kept.lost) or clock.monotonic() > this.ended + limit_s:
                     raise
@@ -192,8 +198,10 @@ class Fetching:
     async def _told(self, this: Fetch, kind: Report) -> datetime | None:
         try:
             return await self._report_news(this, kind)
-        except errors.StatementRefused as error:
-            self._observer.event("database_refuses", error=str(error), unit=this.unit.key)
+        except (errors.StatementRefused, errors.DatabaseBusy) as error:
+            refused = isinstance(error, errors.StatementRefused)
+            name = "database_refuses" if refused else "database_unavailable"
+            self._observer.event(name, error=str(error), unit=this.unit.key)
             return None  # what the fetch brought is worth more than what its lane learns from it
 
     async def _report_news(self, this: Fetch, kind: Report) -> datetime | None:

@@ -341,12 +341,18 @@ select (select array_agg(h.u) from held h) as held, d.jobs, p.stored, p.changed,
           from (select concat_ws('|', p.provider, p.account, p.sku, p.currency) as product, p.changed from prices p) p) p,
        told t;
 
+-- name: give_up
+-- The end of a fetch that could not be settled in time, for no fault of its jobs: without its row `rescue` takes them up for
+-- nothing, when their own leases have run out. $1 unit  $2 lease
+delete from market_fetches where unit_key = $1 and lease_id = $2;
+
 -- name: rescue
 -- running -> pending: whose lease ran out, its worker is dead or cut off. The job for which the unit was claimed pays a
 -- rescue, its mates do not; too many make it poison: failed, with the reason. Where workers die of something else (kills,
 -- a machine without memory, an outage), a job may be there several times by chance: as long as it was there at less than
 -- three in four of the deaths since it became a suspect, it is given three times as many rescues.
--- One that settle passed over, because somebody held its row, pays nothing: the row of its fetch is gone, and its daemon lives.
+-- One that settle passed over, because somebody held its row, or that could not be settled (`give_up`), pays nothing: the row of its
+-- fetch is gone, and its daemon lives.
 -- (That of a dead daemon's fetch may be gone, too: the next claim of the unit takes it.)
 with expired as (
   select j.id, j.unit_key, j.lease_id, j.locked_by, j.suspect_since, j.rescues + 1 as deaths, s.max_rescues,

@@ -13,6 +13,7 @@ import pytest
 
 from faults.kit import QUICK_JOBS, ask_many, broken, ended, load
 from harness import GOLDEN, configured, running, until
+from marketd import fetching
 from marketd.outcome import Priced
 from marketd.sandbox import Sandbox
 from marketd.store.jobs import JobStore
@@ -218,4 +219,90 @@ async def test_what_a_fetch_brought_is_kept_while_a_lock_on_its_target_is_held_f
         rows = await ended(db, [waiting], within_s=10)
     assert (rows[waiting]["status"], rows[waiting]["rescues"]) == ("done", 0)
     assert sandbox.count("stockx") == asked, "it was not fetched anew"
+    assert await broken(db) == {}
+
+
+async def test_a_lock_that_outlasts_all_patience_costs_calls_but_no_rescue(
+    connect: Connect,
+    database: str,
+    db: Connection,
+    sandbox: Sandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fetching, "_MENDED_WITHIN_S", 2.0)
+    data = _configured(
+        database, sandbox, tmp_path, jobs={**QUICK_JOBS, "lease": "3s"}, scheduler={"poll": "1s"},
+        database={"dsn": database, "statement_timeout": "1s"},
+    )  # fmt: skip
+    holder = await connect()
+    async with running(data):
+        [waiting] = await ask_many(db, load(sandbox, 1), 100)
+        held = holder.transaction()
+        await held.start()
+        await holder.execute("select from market_targets for update")
+
+        async def fetched_again() -> bool:
+            return sandbox.count("stockx") > 4  # the first fetch costs three calls at most
+
+        await until(fetched_again, within_s=30, what="another fetch")
+        await held.rollback()
+        rows = await ended(db, [waiting], within_s=10)
+    assert (rows[waiting]["status"], rows[waiting]["rescues"], rows[waiting]["attempt"]) == ("done", 0, 1)
+    assert await broken(db) == {}
+
+
+async def test_while_somebody_holds_one_target_the_fetches_of_others_are_settled_at_once(
+    connect: Connect, database: str, db: Connection, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    first, *others = load(sandbox, 6)
+    data = _configured(
+        database, sandbox, tmp_path, stanza={"concurrency": 4}, database={"dsn": database, "statement_timeout": "6s"}
+    )  # fmt: skip
+    holder = await connect()
+    async with running(data):
+        [waiting] = await ask_many(db, [first], 200)
+        held = holder.transaction()
+        await held.start()
+        await holder.execute("select from market_targets for update")
+        waits = "select count(*) from pg_locks where not granted"
+        await until(lambda: db.fetchval(waits), what="the settle that waits")
+        await until(lambda: db.fetchval(f"select ({waits}) = 0"), what="the end of its patience")
+        for other in others:
+            rows = await ended(db, await ask_many(db, [other], 200), within_s=4)
+            assert {row["status"] for row in rows.values()} == {"done"}
+        assert (await job(db, waiting))["status"] == "running"
+        await held.rollback()
+        await ended(db, [waiting], within_s=10)
+    assert await broken(db) == {}
+
+
+async def test_a_held_row_of_the_lane_costs_no_fetch_what_it_brought(
+    connect: Connect,
+    database: str,
+    db: Connection,
+    sandbox: Sandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fetching, "_MENDED_WITHIN_S", 2.0)
+    data = _configured(
+        database, sandbox, tmp_path, jobs={**QUICK_JOBS, "lease": "3s"},
+        database={"dsn": database, "statement_timeout": "1s"},
+    )  # fmt: skip
+    holder = await connect()
+    item = load(sandbox, 1)
+    async with running(data):
+        await ended(db, await ask_many(db, item, 200))  # from now on it costs one call
+        await db.execute("update market_providers set circuit_failures = 1")  # so that a success is news
+        sandbox.fault("stockx", "stall", seconds=1.5)
+        calls = sandbox.count("stockx")
+        [waiting] = await ask_many(db, item, 200)
+        await until(lambda: asyncio.sleep(0, sandbox.count("stockx") > calls), what="the request")
+        held = holder.transaction()
+        await held.start()
+        await holder.execute("select from market_providers for update")
+        rows = await ended(db, [waiting], within_s=15)
+        await held.rollback()
+    assert (rows[waiting]["status"], rows[waiting]["rescues"]) == ("done", 0)
     assert await broken(db) == {}

@@ -62,12 +62,15 @@ async def _fetched(
 ) -> tuple[FetchReport, BaseException | None]:
     """One fetch whose settle ends so: its report, and what its task raised."""
 
-    async def settle(*_: object) -> Settled:
+    async def settle(*_: object, alone: bool) -> Settled:
         if isinstance(end, Exception):
             raise end
         return end
 
-    stores: Any = SimpleNamespace(jobs=SimpleNamespace(settle=settle), circuits=None)
+    async def give_up(unit: Unit) -> None:
+        raise errors.DatabaseUnavailable("still away")
+
+    stores: Any = SimpleNamespace(jobs=SimpleNamespace(settle=settle, give_up=give_up), circuits=None)
     settings = LaneSettings(
         provider="stockx",
         account="default",

@@ -80,9 +80,19 @@ class JobStore:
         outcomes: Sequence[tuple[Job, Outcome]],
         quotes: Sequence[Quote] = (),
         listing: Listing | None = None,
+        *,
+        alone: bool = False,
     ) -> Awaitable[Settled]:
-        """Write everything a fetch brought, or (LeaseLost) nothing; together with what others settle meanwhile."""
-        return self._settles(Fetched(unit=unit, outcomes=outcomes, quotes=quotes, listing=listing))
+        """Write everything a fetch brought, or (LeaseLost) nothing; together with what others settle meanwhile.
+
+        `alone`: after a try that may have met somebody's lock.
+        """
+        fetched = Fetched(unit=unit, outcomes=outcomes, quotes=quotes, listing=listing)
+        return self._settles(fetched, alone=alone)
+
+    async def give_up(self, unit: Unit) -> None:
+        """Return the lease of a fetch that is over and could not be settled. Its jobs pay nothing for that."""
+        await self._db.fetch(self._sql["give_up"], unit.key, unit.lease_id)
 
     async def poll(self, alive_for: timedelta) -> list[LaneState]:
         """Say that this daemon lives, promote what became due, and tell the lanes' states."""

@@ -51,10 +51,14 @@ class Settles:
         self._batches = Batcher(
             self._each, at_most=_AT_MOST, at_once=_AT_ONCE, weight=lambda fetched: len(fetched.outcomes)
         )
+        self._singly = Batcher(self._each, at_most=1)
 
-    def __call__(self, fetched: Fetched) -> Awaitable[Settled]:
-        """Raises LeaseLost, DatabaseUnavailable; or what stands against writing this fetch."""
-        return self._batches(fetched)
+    def __call__(self, fetched: Fetched, *, alone: bool = False) -> Awaitable[Settled]:
+        """Raises LeaseLost, DatabaseUnavailable; or what stands against writing this fetch.
+
+        `alone`, and one after the other: what may meet a lock, for which others shall not wait.
+        """
+        return (self._singly if alone else self._batches)(fetched)
 
     async def _each(self, batch: Sequence[Fetched]) -> list[Settled | Exception]:
         try:
