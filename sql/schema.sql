@@ -1765,8 +1765,9 @@ begin
   for a in
     select p.provider, p.account, p.on_demand_per_h * exp(-p_s / 21600) + (1 - exp(-p_s / 21600)) * 3600 / greatest(p_s, 1) *
         (select count(*) from market_requests r, market_settings s where r.provider = p.provider and r.account = p.account
-          and r.priority >= s.wake_priority and not r.given_back
-          and r.granted_at > (select clock_timestamp()) - make_interval(secs => p_s)) - 1e-12 as per_h
+          and r.priority >= s.wake_priority and r.meter = 'calls' and not r.given_back
+          and r.granted_at > (select clock_timestamp()) - make_interval(secs => p_s, mins => 5)
+          and r.granted_at <= (select clock_timestamp()) - interval '5 minutes') - 1e-12 as per_h
       from market_providers p order by p.provider, p.account
   loop
     begin

@@ -514,7 +514,8 @@ begin
       and j.lease_expires_at > p_now);
 end $$;
 
--- Exponential smoothing of the on-demand calls of the last p_s seconds. A rate that only fades ends as 0; as a number too small to
+-- Exponential smoothing of the on-demand calls of p_s seconds: those that ended five minutes ago, for a call stands in the record
+-- when its fetch is over. A rate that only fades ends as 0; as a number too small to
 -- compute with it would fail every charge after half a year. An account whose row somebody keeps (an operator's open transaction)
 -- learns with the next pass, and keeps no other from learning now. Returns how many have learned.
 create function market__learn_demand(p_s double precision) returns int
@@ -524,8 +525,9 @@ begin
   for a in
     select p.provider, p.account, p.on_demand_per_h * exp(-p_s / 21600) + (1 - exp(-p_s / 21600)) * 3600 / greatest(p_s, 1) *
         (select count(*) from market_requests r, market_settings s where r.provider = p.provider and r.account = p.account
-          and r.priority >= s.wake_priority and not r.given_back
-          and r.granted_at > (select clock_timestamp()) - make_interval(secs => p_s)) - 1e-12 as per_h
+          and r.priority >= s.wake_priority and r.meter = 'calls' and not r.given_back
+          and r.granted_at > (select clock_timestamp()) - make_interval(secs => p_s, mins => 5)
+          and r.granted_at <= (select clock_timestamp()) - interval '5 minutes') - 1e-12 as per_h
       from market_providers p order by p.provider, p.account
   loop
     begin

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
@@ -503,6 +504,27 @@ async def test_demand_that_only_fades_ends_as_none(db: Connection) -> None:
     await limits(db, quota_hour=100, reserve=None, on_demand_per_h=1e-300)
     await db.execute(queries("runs")["learn_demand"], 60.0)
     assert await value(db, "select max(on_demand_per_h) from market_providers") == 0
+
+
+async def test_demand_is_learned_of_calls_that_reach_the_record_late_and_of_nothing_but_calls(
+    db: Connection,
+) -> None:
+    """A slow fetch of several requests writes them down minutes after the first was granted."""
+    learned = "select on_demand_per_h from market_providers where provider = 'stockx'"
+    late = (
+        "insert into market_requests (provider, account, endpoint, priority, granted_at, status_class, took_s, meter,"
+        " given_back) values ('stockx', 'default', 'x', $1, now() - interval '170 seconds', 'ok', 1, $2, $3)"
+    )
+    await db.execute(queries("runs")["learn_demand"], 60.0)
+    await db.execute(late, 200, "calls", False)
+    assert await value(db, learned) == 0
+    for other in ((100, "calls", False), (200, "mints", False), (200, "calls", True)):
+        await db.execute(late, *other)
+    for _ in range(10):
+        await db.execute("update market_requests set granted_at = granted_at - interval '1 minute'")
+        await db.execute(queries("runs")["learn_demand"], 60.0)
+    one_call = 60 * (1 - math.exp(-60 / 21600))
+    assert one_call * math.exp(-9 * 60 / 21600) < await value(db, learned) <= one_call
 
 
 async def test_background_min_is_kept_from_urgent_work_only_while_background_waits(db: Connection) -> None:
