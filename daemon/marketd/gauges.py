@@ -187,13 +187,18 @@ def _summary(figures: Mapping[str, Rows], states: Mapping[str, str]) -> str:
 
 
 def _of_who_waits(budgets: Rows, jobs: Rows) -> dict[DatabaseGauge, dict[tuple[str, ...], float]]:
-    """What alerts compare with waiting work: the least of the accounts in which such work is due, else of all."""
+    """What alerts compare with waiting work: the least of the accounts in which such work is due.
+
+    Where none is, all the calls that are left, and whether there is no account in which background may go.
+    """
     due = [row for row in jobs if row["status"] == "pending" and row["oldest_ready_s"] > 0]
-    urgent = [row for row in due if row["band"] != "background"]
-    left: dict[tuple[str, ...], float] = {}
-    for row in _in_accounts_of(urgent, budgets):
-        window = (row["provider"], row["window_kind"])
-        left[window] = min(left.get(window, row["urgent_left"]), row["urgent_left"])
+    urgent = {(row["provider"], row["account"]) for row in due if row["band"] != "background"}
+    lefts: dict[bool, dict[tuple[str, ...], list[float]]] = {True: {}, False: {}}
+    for row in budgets:
+        waiting = (row["provider"], row["account"]) in urgent
+        lefts[waiting].setdefault((row["provider"], row["window_kind"]), []).append(row["urgent_left"])
+    left = {window: sum(calls) for window, calls in lefts[False].items()}
+    left |= {window: min(calls) for window, calls in lefts[True].items()}
     waits: dict[tuple[str, ...], float] = {}
     for row in _in_accounts_of(due, budgets):
         provider = (row["provider"],)

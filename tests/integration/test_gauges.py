@@ -177,7 +177,7 @@ async def test_of_several_accounts_those_in_which_work_waits_tell_what_is_left_f
     )
     await hundred.execute(_SPEND, "default", 100)
     told = await _figures(database)
-    assert (told["budget_remaining"], told["budget_urgent_left"], told["background_waits"]) == (50, 0, 0)
+    assert (told["budget_remaining"], told["budget_urgent_left"], told["background_waits"]) == (50, 50, 0)
     await hundred.execute(_WAITING, "shop2", "B-1", 150)
     told = await _figures(database)
     assert (told["budget_urgent_left"], told["background_waits"]) == (50, 0)

@@ -27,8 +27,9 @@ How to read them:
   trouble with a provider or a reload); a scrape never waits for Postgres.
   `marketd_db_gauges_last_success_timestamp_seconds` says how old they are.
 - `provider` is each provider of the configuration, also one that is off. Accounts of a provider are added up;
-  `marketd_budget_urgent_left` is the least of those in which urgent work waits, and `marketd_background_waits` is 1
-  where background has to wait in all in which work waits (where none waits, of all accounts).
+  but where urgent work waits `marketd_budget_urgent_left` is the least of the accounts in which it does, and
+  `marketd_background_waits` is 1 where background has to wait in all in which work waits (where none waits, of all
+  accounts).
 - `band` is the urgency: `manual` from priority 200, `hot` from `scheduler.wake_priority` (150), else `background`.
 - `marketd_requests_received_total` counts the rows that requests leave: `queued`, `merged`, `raised`. Who is told
   `fresh`, or is refused for a bad argument, leaves none and is not counted.
