@@ -92,5 +92,7 @@ def matches(wanted: str, style: str | None) -> bool:
 
 def words(text: str) -> list[str]:
     """The words of a title or a name, whatever their case, accents and punctuation."""
-    plain = unicodedata.normalize("NFKD", text.casefold())
+    plain = unicodedata.normalize("NFKD", text.casefold()).replace(
+        "be@r", "bear"
+    )  # BE@RBRICK, as its maker writes it
     return re.findall(r"[^\W_]+", "".join(letter for letter in plain if not unicodedata.combining(letter)))

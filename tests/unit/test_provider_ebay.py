@@ -286,6 +286,20 @@ async def test_a_graded_card_must_have_its_grade_in_the_title() -> None:
         card("36.00", "Auston Matthews Young Guns Exclusives #201 /100 PSA 10"),
         card("37.00", "Auston Matthews Young Guns #201 potential PSA 10"),
         card("38.00", "Auston Matthews Young Guns #201 PSA 10 Auto signed"),
+        *(
+            card("39.00", f"Auston Matthews Young Guns #201 {more}")
+            for more in (
+                "PSA 10?",
+                "PSA 10 candidate",
+                "PSA ready PSA 10",
+                "PSA 10 label only",
+                "PSA 10 (OC)",
+                "High Gloss /10 PSA 10",
+                "/100 PSA 10",
+                "+ #202 PSA 10",
+                "PSA 10 cracked slab",
+            )
+        ),
         card("99.00", "Auston Matthews Young Guns #201 PSA10 Rookie"),
     )
     http = Scripted(search=rows)
@@ -293,6 +307,15 @@ async def test_a_graded_card_must_have_its_grade_in_the_title() -> None:
     assert quote_of(found, "PSA 10").lowest_ask == 99
     assert http.asked[0][2]["q"] == "auston matthews young guns 201 PSA 10"
     assert "conditionIds:{2750}" in http.asked[0][2]["filter"]
+
+
+@pytest.mark.parametrize(
+    "more", ["PSA Graded 10", "PSA grade 10", "PSA 10.0", "PSA 10 w/ sleeve", "PSA 10 in protective sleeve"]
+)
+async def test_a_grade_is_read_as_sellers_write_it(more: str) -> None:
+    row = listing("99.00", f"Auston Matthews #201 {more}", conditionId="2750", leafCategoryIds=["261328"])
+    found = await fetch(Scripted(search=results(row)), "PSA 10", "name:auston matthews #201")
+    assert quote_of(found, "PSA 10").lowest_ask == 99
 
 
 async def test_a_raw_card_is_ungraded_and_a_sealed_box_is_new() -> None:
@@ -353,6 +376,9 @@ async def test_a_raw_card_is_ungraded_and_a_sealed_box_is_new() -> None:
         "Pikachu Elite Trainer Box, contents only",
         "Pokemon Center Pikachu Elite Trainer Box",
         "Pikachu Elite Trainer Box JP",
+        "Pikachu Elite Trainer Box (2)",
+        "Pikachu Elite Trainer Box no shrink wrap",
+        "Pikachu Elite Trainer Box 100% & 400%",
     ],
 )
 async def test_what_is_left_of_a_box_is_never_the_box(title: str) -> None:
@@ -372,6 +398,11 @@ async def test_what_is_left_of_a_box_is_never_the_box(title: str) -> None:
         ("pokemon center pikachu box", "Pokemon Center Pikachu Box"),
         ("bearbrick 100% & 400% set of 2", "Medicom Bearbrick 100% & 400% Set of 2"),
         ("2 fast pikachu", "2 Fast Pikachu"),
+        ("pikachu poster collection", "Pikachu Poster Collection"),
+        ("pikachu tech sticker collection", "Pikachu Tech Sticker Collection"),
+        ("bearbrick mandalorian 1000%", "Medicom BE@RBRICK Mandalorian 1000%"),
+        ("be@rbrick mandalorian 1000%", "Bearbrick Mandalorian 1000%"),
+        ("auston matthews young guns", "Auston Matthews Young Guns Center Toronto"),
     ],
 )
 async def test_words_of_its_name_make_nothing_else_of_it(name: str, title: str) -> None:
@@ -564,10 +595,92 @@ def test_sizes_are_read_from_titles_as_sellers_write_them(
         ("Nike Dunk DD1391-100 raffle ticket Size 10", False),
         ("Nike Dunk DD1391-100 Size 10 with original box", True),
         ("Nike Dunk Low (GS) DD1391-100 Size 10", False),
+        ("Nike Dunk DD1391-100 Size 10 NWOB", False),
+        ("Nike Dunk DD1391-100 Size 10 no original box", False),
+        ("Nike Dunk DD1391-100 Size 10 no lid damage", True),
+        ("Nike Dunk DD1391-100 Size 10 wrong box", False),
+        ("Nike Dunk DD1391-100 Shoe Box Size 10", False),
+        ("Nike Dunk DD1391-100 Size 10 w/ shoe box", True),
+        ("Nike Dunk DD1391-100 just the box Size 10", False),
+        ("Nike Dunk DD1391-100 box & tissue paper only Size 10", False),
+        ("Nike Dunk DD1391-100 box, shoes not included Size 10", False),
+        ("Nike Dunk DD1391-100 box no sneakers Size 10", False),
+        ("Nike Dunk DD1391-100 single shoe Size 10", False),
+        ("Nike Dunk DD1391-100 Size 10 left shoe", False),
+        ("Nike Dunk DD1391-100 Size 10 pre-order", False),
+        ("Nike Dunk DD1391-100 Size 10 pre owned", False),
+        ("Nike Dunk DD1391-100 Size 10 like new", False),
+        ("Nike Dunk DD1391-100 Size 10 great condition", False),
+        ("Nike Dunk DD1391-100 Size 10 9/10 condition", False),
+        ("Nike Dunk DD1391-100 Size 10 flawed", False),
+        ("Nike Dunk DD1391-100 Size 10 no defects", True),
+        ("Nike Dunk DD1391-100 Size 10 worn only once", False),
+        ("Nike Dunk DD1391-100 Size 10 has been worn", False),
+        ("Nike Dunk DD1391-100 Size 10 never been worn", True),
+        ("Nike Dunk DD1391-100 Size 10 un-worn", True),
+        ("Nike Dunk DD1391-100 Size 10 scuffed", False),
+        ("Nike Dunk DD1391-100 Size 10 no creasing", True),
+        ("Nike Dunk DD1391-100 Size 10 ornament", False),
+        ("Nike Dunk DD1391-100 mini figure Size 10", False),
+        ("Nike Dunk DD1391-100 Mens Sizes", False),
+        ("Nike Dunk DD1391-100 multi sizes", False),
+        ("Nike Dunk DD1391-100 Size 10 / Women's 11.5", True),
+        ("Nike Dunk DD1391-100 Size 8.5 / Women's 10", False),
+        ("Nike Dunk GS DD1391-100 Size 10 / Women's 11.5", False),
+        ("Nike Dunk DD1391-100 Women's Size 10 W11.5", False),
     ],
 )
 def test_a_title_is_right_when_code_and_size_agree(title: str, right: bool) -> None:
     assert says(title, MENS_TEN) is right
+
+
+@pytest.mark.parametrize(
+    ("more", "right"),
+    [
+        ("with extra laces", True),
+        ("w/ extra lace set", True),
+        ("with black and white laces", True),
+        ("with 2 sets of laces", True),
+        ("extra laces included", True),
+        ("+ free crease protectors", True),
+        ("includes shoe trees", True),
+        ("with box, no laces", False),
+        ("without laces", False),
+        ("extra laces", False),  # a thing of its own at StockX, under the code of the shoe
+        ("in stock shoe laces", False),
+        ("free shipping laces", False),
+        ("compatible with Nike laces", False),
+        ("box with extra laces", False),
+        ("insoles with laces", False),
+        ("2 pairs available", True),
+        ("(2 pairs left)", True),
+        ("1 pair", True),
+        ("2 pairs", False),
+        ("two pairs", False),
+        ("9 pairs available", True),
+        ("size 9 pairs available", False),
+        ("size 9 1 pair", False),
+    ],
+)
+def test_what_comes_along_or_is_in_stock_makes_nothing_else_of_a_pair(more: str, right: bool) -> None:
+    assert says(f"Nike Dunk DD1391-100 Size 10 {more}", MENS_TEN) is right
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("Nike SB Dunk Low Powerpuff Girls Bubbles", "Nike SB Dunk Powerpuff Girls DD1391-100 Size 10"),
+        ("Jordan 11 Retro Cap and Gown", "Air Jordan 11 Cap and Gown DD1391-100 Size 10"),
+        ("Nike Dunk Low Baby Blue", "Nike Dunk Baby Blue DD1391-100 Size 10"),
+        ("Under Armour Curry 11", "Under Armour UA Curry 11 DD1391-100 Size 10"),
+    ],
+)
+async def test_words_of_the_products_name_elsewhere_make_nothing_else_of_it(name: str, title: str) -> None:
+    elsewhere = Listing(product=Product(id="1", name=name), variants=())
+    rows = results(
+        listing("80.00", f"{title} Youth"), listing("85.00", f"{title} socks"), listing("90.00", title)
+    )
+    assert quote_of(await fetch(Scripted(search=rows), elsewhere=elsewhere), "10").lowest_ask == 90
 
 
 async def test_a_category_that_is_asked_for_may_be_a_parent_of_the_listings() -> None:

@@ -73,9 +73,7 @@ def wanted(ask: Ask, size: str | None, options: Options) -> Wanted:
         twins=(ask.elsewhere.product.style_code or "") if code and ask.elsewhere else "",
         words=tuple(skus.words(rest)) if kind == "name" else (),
         epid=rest if kind == "id" else "",
-        models=frozenset(
-            word for word in skus.words(f"{name} {rest if kind == 'name' else ''}") if word.isdecimal()
-        ),
+        known=frozenset(skus.words(f"{name} {rest if kind == 'name' else ''}")),
         number=parsed.text.rstrip("WYC") if parsed and shoe else "",
         group=parsed.group if parsed else "",
         grade=parsed.text if parsed and not shoe else "",

@@ -57,7 +57,8 @@ _RANGE = re.compile(
 _LIST = re.compile(rf"{_KEY}{_MARKS}(?P<sizes>{_SIZE}(?:\s?(?:[,/&\s]|\bor\b|\band\b)\s?{_SIZE})+)(?!\w)")
 _MANY = re.compile(
     r"\b((all|multiple|many|various|several|different|any|assorted|choose|pick|select|your) (your )?sizes?"
-    r"|sizes (available|options?|from)|sizes? (selection|run|range|var(y|ies))|multi-?size)\b"
+    r"|sizes (available|options?|from)|sizes? (selection|run|range|var(y|ies))|multi[ -]?sizes?"
+    r"|m[ae]n'?s sizes(?! *[:#]? *[0-9]))\b"
 )
 
 
@@ -102,10 +103,10 @@ class Sizes:
         return (keyed or {one.number for one in mine}) == {number}
 
 
-def read(title: str, models: frozenset[str] = frozenset()) -> Sizes:
-    """What a title, without its codes, says; `models` are numbers of the product's name."""
+def read(title: str, known: frozenset[str] = frozenset()) -> Sizes:
+    """What a title, without its codes, says; `known` are words of the product's name."""
     american, foreign = _american(title)
-    said = tuple(_statements(american, models))
+    said = tuple(_statements(american, known))
     return Sizes(
         said=said,
         foreign=foreign,
@@ -142,7 +143,7 @@ def _is_choice(title: str) -> bool:
     return any(len({size for size in sizes if size <= _LARGEST}) > 1 for sizes in lists)
 
 
-def _statements(title: str, models: frozenset[str]) -> Iterator[Statement]:
+def _statements(title: str, known: frozenset[str]) -> Iterator[Statement]:
     taken: list[tuple[int, int]] = []
     for hit in _STATED.finditer(title):
         who, letter = (hit["who"] or "") + (hit["in"] or ""), hit["suffix"] or hit["letter"]
@@ -150,7 +151,7 @@ def _statements(title: str, models: frozenset[str]) -> Iterator[Statement]:
             continue
         us = "us" in re.findall(r"[a-z]+", (hit["key"] or "") + hit["in"])
         number, keyed = _number(hit["n"]), bool(hit["key"] or letter or us)
-        if not keyed and _is_model(title[: hit.start()], number, models):
+        if not keyed and _is_model(title[: hit.start()], number, known):
             continue
         taken.append(hit.span())
         clear = keyed or number.endswith(".5") or bool(_PLAIN_END.match(title, hit.end()))
@@ -158,7 +159,7 @@ def _statements(title: str, models: frozenset[str]) -> Iterator[Statement]:
     for hit in _BEFORE_WHOM.finditer(title):
         number = _number(hit["n"])
         if not any(low <= hit.start() < high for low, high in taken) and not _is_model(
-            title[: hit.start()], number, models
+            title[: hit.start()], number, known
         ):
             yield Statement(number, _group(hit["who"], None), keyed=False, us=False, clear=True)
 
@@ -168,9 +169,9 @@ def _number(text: str) -> str:
     return f"{int(whole)}.5" if half == "5" else str(int(whole))
 
 
-def _is_model(before: str, number: str, models: frozenset[str]) -> bool:
+def _is_model(before: str, number: str, known: frozenset[str]) -> bool:
     """Whether a number that is not called a size is that of a model: by the product's name, or by the word before."""
-    return Decimal(number) > _LARGEST or number in models or bool(_NUMBERED.search(before))
+    return Decimal(number) > _LARGEST or number in known or bool(_NUMBERED.search(before))
 
 
 def _group(who: str, letter: str | None) -> str | None:

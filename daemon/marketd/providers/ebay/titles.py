@@ -10,101 +10,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from marketd import skus
-from marketd.providers.ebay import sizing
+from marketd.providers.ebay import beside, sizing
 
-_ACCESSORY = re.compile(
-    r"\b((shoe)?-?laces?|(shoe )?box(es)? only|only (the )?box|empty (shoe ?)?box|no shoes?|insoles?|key ?-?chains?"
-    r"|replacement|display case|dust ?bag|stickers?|posters?|shoe ?trees?|proxy|custom(s|ized)?|replicas?"
-    r"|(tags?|receipt|invoice) only|raffle"
-    r"|(left|right|one|single) (shoe )?only|crease (protectors?|guards?)|sole (protectors?|shields?)"
-    r"|reprints?|facsimile|digital|novelty|fan ?art|(packs?|promos?|sleeves?|dice|codes?|case|sticker) only|code cards?"
-    r"|no packs?|without packs?|opened|unsealed|re-?packs?|acrylic)\b"
-)
-#: What a pair that is called new with box cannot be.
-_FLAWED = re.compile(
-    r"\b((no|without( an?)?|w/o|missing) (original )?(box|lid)|(box|lid) (missing|not included)|defects?|defective"
-    r"|factory seconds?|[bc][ -]?grade|pre-?owned|(lightly|gently|slightly|barely|once) (worn|used)"
-    r"|worn (once|twice|[0-9])|(?<!never )(?<!not )(worn(?= *($|[,;!/|(-]))|tried on)|box damaged?|damaged box"
-    r"|(factory|minor|small|slight) flaws?|refurbished|mismatched (pair|sizes?|shoes)"
-    r"|(left|right) [0-9.]+[ /,&-]*(left|right)|(?<!never )(?<!not )used|(?<!no )samples?|ua|reps?|unauthorized"
-    r"|inspired|read desc(ription)?)\b"
-)
 _GRADE = re.compile(
-    r"\b(psa|bgs|cgc|sgc|bvg|hga|tag|ace|ags|gma)[ :#-]{0,2}(?:(?:gem )?(?:mint|mt|nm-mt|pristine)[ :#-]{0,2})?"
-    r"(10|[1-9](?:\.5)?)(?![0-9]|\.[0-9])"
+    r"\b(psa|bgs|cgc|sgc|bvg|hga|tag|ace|ags|gma)[ :#-]{0,2}"
+    r"(?:(?:(?:gem )?(?:mint|mt|nm-mt|pristine)|graded?)[ :#-]{0,2})?(10|[1-9](?:\.5)?)(?:\.0)?(?![0-9]|\.[0-9])"
 )
-#: Words that make another thing of what a title names, unless they belong to its name.
-_OTHER_THING = frozenset(
-    (
-        *(
-            "sock",
-            "socks",
-            "shirt",
-            "shirts",
-            "tshirt",
-            "tshirts",
-            "tee",
-            "hoodie",
-            "hat",
-            "cap",
-            "magnet",
-            "magnets",
-        ),
-        *("keyring", "keyrings", "lot", "lots", "bundle", "deposit", "preorder", "vnds", "amputee", "fake"),
-    )
-)
-_OTHER_CARD = _OTHER_THING.union(
-    (
-        "japanese",
-        "french",
-        "german",
-        "italian",
-        "spanish",
-        "portuguese",
-        "korean",
-        "chinese",
-        "jumbo",
-        "oversized",
-    ),
-    (
-        "metal",
-        "orica",
-        "lafufu",
-        "mystery",
-        "break",
-        "magnetic",
-        "protector",
-        "protectors",
-        "sleeve",
-        "sleeves",
-    ),
-    ("divider", "dividers", "outfit", "outfits", "clothes", "stand", "damaged", "hp", "creased"),
-    # what is in the box, or several of it; a box of another shop
-    ("empty", "contents", "boxes", "qty", "tin", "center", "checklist", "choose"),
-    # other printings of a card
-    (
-        "canvas",
-        "exclusives",
-        "outburst",
-        "auto",
-        "autograph",
-        "autographed",
-        "signed",
-        "reverse",
-        "jp",
-        "jpn",
-    ),
-    ("potential",),
-)
-_GRADERS = frozenset(
-    ("psa", "bgs", "cgc", "sgc", "bvg", "hga", "ags", "gma", "beckett", "graded", "slab", "slabbed")
-)
-_SEVERAL = re.compile(r"\b(x ?[2-9]|[2-9] ?x|[2-9] pairs|(left|right) foot|aaa|1:1)\b")
-#: The same of cards and boxes, unless it belongs to the name.
-_SEVERAL_BOXES = re.compile(
-    r"^[2-9] |\b((cases?|set) of|(?<=sealed )case|(half|master) case|[1-9][0-9] ?x|(u|you) pick|pick your|art card)\b"
-)
-_BELONGS_TO = frozenset(("for", "from", "fits"))
 #: Style codes in the makers' usual forms (DD1391-100, 555088-134, 1203A383-104, CP9366), but no season such as FW2023.
 _CODE = re.compile(
     r"(?<![a-z0-9])([a-z]{2}[0-9]{4}[ -]?[0-9]{3}|[0-9]{6}[ -][0-9]{3}|[0-9]{4}[a-z][0-9]{3}[ -][0-9]{3}"
@@ -114,6 +25,11 @@ _CODE = re.compile(
 _DOTTED = re.compile(r"(?<![\w.])(?:[a-z]\.){1,3}[a-z](?![a-z0-9])\.?")
 #: `10,5` as Europeans write it; but `4,5` may be two sizes, and what stays with its comma is never read.
 _DECIMAL_COMMA = re.compile(r"(?<![0-9.,])([6-9]|[1-9][0-9]),5(?![0-9,])")
+#: How many of it a seller has, each at the price: `2 pairs available`, `1 pair`.
+_IN_STOCK = re.compile(
+    r"(?<!size )(?<!sz )(?<!us )(?<!men )(?<!mens )(?<!men's )"
+    r"\b((1|one) pair|([2-9]|two|three|several|multiple) pairs (available|left|in stock))\b"
+)
 #: `kids` may be either; whoever is meant by it is nobody else.
 _KIDS = r"kids?'?|kid's|girls?'?|girl's|boys?'?|boy's|juniors?|jr|child(ren'?s?)?"
 _AUDIENCES = {
@@ -145,7 +61,7 @@ class Wanted:
     number: str = ""  #: of a shoe size: 7.5
     group: str = ""  #: of a shoe size: empty (men), W, Y, C
     grade: str = ""  #: PSA 10
-    models: frozenset[str] = frozenset()  #: small numbers of its name, which are no sizes
+    known: frozenset[str] = frozenset()  #: words of its name, which mean nothing else
     stated: bool = False  #: the title must state the size, for no aspect vouches for it
     floor: Decimal | None = None  #: cheaper than this cannot be the real thing
     ceiling: Decimal | None = None  #: nor what is dearer than this
@@ -155,12 +71,14 @@ def names(title: str, wanted: Wanted) -> bool:
     """Whether a title names the wanted thing and no other, in any size: its code or words, its grade, no accessory."""
     if len(title) > _LONGEST:
         return False
-    low = plain(title)
-    if _ACCESSORY.search(low) or (wanted.number and _FLAWED.search(low)):
-        return False
+    shoe = bool(wanted.number)
+    low = beside.without_extras(plain(title), wanted.known, shoe=shoe)
     if wanted.code and not _holds_code(low, wanted.code):
         return False
-    if _is_beside(low, wanted):
+    told, name = skus.words(low), frozenset(wanted.words)
+    if not name.issubset(told) or beside.belongs_to_it(told, name):
+        return False
+    if beside.is_beside(low, wanted.known, shoe=shoe, graded=bool(wanted.grade)):
         return False
     grades = {f"{grader.upper()} {grade}" for grader, grade in _GRADE.findall(low)}
     if grades != ({wanted.grade} if wanted.grade else set()):
@@ -168,27 +86,13 @@ def names(title: str, wanted: Wanted) -> bool:
     return not (wanted.code and _CODE.search(_rest(low, wanted)))
 
 
-def _is_beside(low: str, wanted: Wanted) -> bool:
-    """Whether a title misses words of the name, or has one that makes something else of it: its sleeves, two of it."""
-    told, name = skus.words(low), set(wanted.words)
-    others = _OTHER_THING if wanted.number else _OTHER_CARD
-    if not (wanted.number or wanted.grade):
-        others = others | _GRADERS
-    if not name <= set(told) or (others - name).intersection(told) or _SEVERAL.search(low):
-        return True
-    if not wanted.number and any(not name.issuperset(hit[0].split()) for hit in _SEVERAL_BOXES.finditer(low)):
-        return True
-    first = min((told.index(word) for word in name), default=0)
-    return not (_BELONGS_TO - name).isdisjoint(told[:first])
-
-
 def fits(title: str, wanted: Wanted) -> bool:
     """Whether the sizes that a title states, if any, are the wanted one; a thing of one size states none."""
     rest = _rest(plain(title), wanted)
-    said = sizing.read(rest, wanted.models)
+    said = sizing.read(rest, wanted.known)
     if not wanted.number:
         return bool(wanted.grade) or not any(one.keyed for one in said.said)
-    audience = {group for group, pattern in _AUDIENCES.items() if re.search(pattern, rest)}
+    audience = _audience(rest, wanted) - _whose_else(said, wanted)
     if audience and wanted.group not in audience | {one.group for one in said.said}:
         return False
     clear = any(
@@ -196,6 +100,26 @@ def fits(title: str, wanted: Wanted) -> bool:
         for one in said.clear(wanted.marketplace)
     )
     return said.fit(wanted.number, wanted.group) and (clear or not wanted.stated)
+
+
+def _audience(rest: str, wanted: Wanted) -> set[str]:
+    """The groups that a title is for; words of the product's name (`Powerpuff Girls`) tell of no other one."""
+
+    def tells(hit: re.Match[str], group: str) -> bool:
+        return group == wanted.group or not wanted.known.issuperset(skus.words(hit[0]))
+
+    return {
+        group
+        for group, pattern in _AUDIENCES.items()
+        if any(tells(hit, group) for hit in re.finditer(pattern, rest))
+    }
+
+
+def _whose_else(said: sizing.Sizes, wanted: Wanted) -> set[str]:
+    """Women, where a title has the men's size and, called so, theirs for the same pair: `Size 10 / Women's 11.5`."""
+    theirs = [Decimal(one.number) - Decimal(wanted.number) for one in said.said if one.group == "W"]
+    mine = any(one.keyed and one.group is None and one.number == wanted.number for one in said.said)
+    return {"W"} if not wanted.group and mine and theirs and all(1 <= more <= 2 for more in theirs) else set()
 
 
 def says(title: str, wanted: Wanted) -> bool:
@@ -232,7 +156,7 @@ def stated(title: str) -> Sequence[tuple[str, str | None]]:
 
 
 def _sizes(title: str, wanted: Wanted) -> sizing.Sizes:
-    return sizing.read(_rest(plain(title[:_LONGEST]), wanted), wanted.models)
+    return sizing.read(_rest(plain(title[:_LONGEST]), wanted), wanted.known)
 
 
 def plain(title: str) -> str:
@@ -241,7 +165,7 @@ def plain(title: str) -> str:
     low = "".join(letter for letter in even.lower() if unicodedata.category(letter) != "Cf")
     halves = re.sub(r"[\s-]?1/2\b|(?<=[0-9]) and a half\b", ".5", low)
     joined = _DOTTED.sub(lambda hit: hit[0].replace(".", ""), halves)
-    return " ".join(_DECIMAL_COMMA.sub(r"\1.5", joined).split())
+    return " ".join(_IN_STOCK.sub(" ", _DECIMAL_COMMA.sub(r"\1.5", joined)).split())
 
 
 def _rest(low: str, wanted: Wanted) -> str:
