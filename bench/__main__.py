@@ -85,6 +85,9 @@ def _samples(
     ]
     found.append(("a_rows", "floor", partial(scenarios.enqueue, at, "same_rows", into="ours")))
     found.append(("b10", "ours", partial(scenarios.drain, at, "ours", sizes=10)))
+    for key, sizes in (("b_rows", 1), ("b10_rows", 10)):
+        found.append((key, "floor", partial(scenarios.drain, at, "same_rows", of="ours", sizes=sizes)))
+    found.append(("d", "pgqueuer_", partial(scenarios.fetch, at, "pgqueuer_")))
     for name in ("floor", "ours"):
         found.append(("d", name, partial(scenarios.fetch, at, name)))
         found.append(("d20", name, partial(scenarios.fetch, at, name, delay_s=0.02)))

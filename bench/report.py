@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from bench.scenarios import Bench
 
 _NAMES = {"floor": "floor", "pgqueuer_": "pgqueuer", "procrastinate_": "procrastinate", "ours": "marketd"}
 _HEAD = "| scenario | figure | floor | pgqueuer | procrastinate | marketd | of floor | of pgqueuer | others, cores |"
 _RULE = "|---|---|---:|---:|---:|---:|---:|---:|---:|"
 
-#: rows that differ from another scenario's in one contender only
-_BASES = {"a_rows": "a", "b10": "b"}
+#: rows that differ from another scenario's in one contender only: where the rest is found
+_BASES = {"a_rows": ("a",), "b10": ("b",), "b_rows": ("b",), "b10_rows": ("b10", "b")}
 #: scenario, figure, what it is
 _LINES = (
     ("a", "single_per_s", "enqueue one by one, jobs/s"),
@@ -18,6 +20,8 @@ _LINES = (
     ("a_rows", "bulk_per_s", "10,000 at once, the floor a bare INSERT of the same rows"),
     ("b", "per_s", "drain, one job a product, jobs/s"),
     ("b10", "per_s", "drain, ten sizes a product, jobs/s"),
+    ("b_rows", "per_s", "one job a product, the floor bare statements that write the same rows"),
+    ("b10_rows", "per_s", "ten sizes a product, the floor bare statements that write the same rows"),
     ("c", "per_s", "drain with {others:,} others waiting, jobs/s"),
     ("d", "calls_per_s", "over HTTP, answered at once, calls/s"),
     ("d20", "calls_per_s", "over HTTP, answered after 20 ms, calls/s"),
@@ -38,11 +42,8 @@ def table(bench: Bench) -> str:
     """Markdown; a cell is the median over the rounds, an empty one was not measured."""
     lines = [_HEAD, _RULE]
     for scenario, figure, words in _LINES:
-        base = _BASES.get(scenario, scenario)
-        found = {name: bench.median(scenario, name, figure) for name in _NAMES}
-        for name, own in found.items():
-            if own is None:
-                found[name] = bench.median(base, name, figure)
+        places = (scenario, *_BASES.get(scenario, ()))
+        found = {name: _first(bench.median(place, name, figure) for place in places) for name in _NAMES}
         if found["ours"] is None:
             continue
         cells = [_cell(found[name]) for name in ("floor", "pgqueuer_", "procrastinate_", "ours")]
@@ -55,6 +56,10 @@ def table(bench: Bench) -> str:
             f"| c/b | marketd with others waiting, of its own without | | | | {_cell(c / b)} | | | |"
         )
     return "\n".join([*lines, *_daemons(bench)])
+
+
+def _first(values: Iterable[float | None]) -> float | None:
+    return next((value for value in values if value is not None), None)
 
 
 def _daemons(bench: Bench) -> list[str]:

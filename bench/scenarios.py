@@ -69,16 +69,19 @@ async def prepare(at: Place, wanted: set[str], contenders: Sequence[str], others
         await at.template("ours", jobs=JOBS, others=0, sizes=10)
 
 
-async def drain(at: Place, contender: str, *, others: int = 0, sizes: int = 1) -> Sample:
-    """b, c and g: jobs a second through a no-op handler."""
+async def drain(
+    at: Place, contender: str, *, of: str | None = None, others: int = 0, sizes: int = 1
+) -> Sample:
+    """b, c and g: jobs a second through a no-op handler; of the contender's own tables or another's."""
+    tables = of or contender
     options: dict[str, Any] = {"jobs": JOBS, "others": others} | (
-        {"sizes": sizes} if contender == "ours" else {}
+        {"sizes": sizes} if tables == "ours" else {}
     )
     async with contextlib.AsyncExitStack() as stack:
         if others:
-            dsn = await at.refilled(contender, **options)
+            dsn = await at.refilled(tables, **options)
         else:
-            dsn = await stack.enter_async_context(at.clone(contender, **options))
+            dsn = await stack.enter_async_context(at.clone(tables, **options))
         result = await place.call(contender, "drain", dsn=dsn, jobs=JOBS, cap_s=CAP_S, concurrency=IN_FLIGHT)
     return {"per_s": result["jobs"] / result["seconds"], "rss_mib": result["peak_rss_mib"]}
 
@@ -104,6 +107,14 @@ async def fetch(at: Place, contender: str, *, sizes: int = 1, delay_s: float = 0
     async with place.http_server(delay_s=delay_s) as (url, _):
         if contender == "floor":
             result = await place.call("floor", "fetch", url=url, jobs=calls, concurrency=CONCURRENCY)
+            return {"calls_per_s": result["jobs"] / result["seconds"]}
+        if contender == "pgqueuer_":
+            async with at.clone(contender, jobs=jobs, others=0) as dsn:
+                # That many at once suits it best of 64, 256 and 1,000.
+                more = {"batch": CONCURRENCY, "concurrency": CONCURRENCY}
+                result = await place.call(
+                    contender, "fetch", dsn=dsn, url=url, jobs=jobs, cap_s=CAP_S, **more
+                )
             return {"calls_per_s": result["jobs"] / result["seconds"]}
         async with at.clone("ours", jobs=jobs, others=0, sizes=sizes) as dsn:
             result = await place.call("ours", "fetch", dsn=dsn, url=url, cap_s=CAP_S, concurrency=CONCURRENCY)

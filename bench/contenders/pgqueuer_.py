@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+import aiohttp
 import asyncpg
 from pgqueuer import PgQueuer, Queries
 from pgqueuer.models import Job
@@ -56,6 +58,29 @@ async def drain(options: Mapping[str, Any]) -> Mapping[str, Any]:
     async def fetch(job: Job) -> None:
         """Nothing: what is measured is the queue."""
 
+    return await _drained(connection, pgq, options)
+
+
+async def fetch_over_http(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The bare client loop's request as the handler: neither a charge nor a price is written."""
+    connection = await asyncpg.connect(options["dsn"])
+    pgq = PgQueuer.from_asyncpg_connection(connection)
+    # Bounded here: with a `concurrency_limit` of its own it made a quarter of the calls.
+    connector = aiohttp.TCPConnector(limit=options["concurrency"])
+    async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
+
+        @pgq.entrypoint("fetch")
+        async def fetch(job: Job) -> None:
+            assert job.payload is not None
+            async with session.get(f"{options['url']}/price/{job.payload.decode()}") as response:
+                json.loads(await response.read())
+
+        return await _drained(connection, pgq, options)
+
+
+async def _drained(
+    connection: asyncpg.Connection, pgq: PgQueuer, options: Mapping[str, Any]
+) -> Mapping[str, Any]:
     began = time.monotonic()
     working = asyncio.create_task(
         pgq.qm.run(batch_size=options.get("batch", _BATCH), dequeue_timeout=timedelta(seconds=1))
@@ -106,5 +131,13 @@ async def wake(options: Mapping[str, Any]) -> None:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
     frame.main(
-        {"prepare": prepare, "refill": refill, "drain": drain, "enqueue": enqueue, "wake": wake, "idle": wake}
+        {
+            "prepare": prepare,
+            "refill": refill,
+            "drain": drain,
+            "fetch": fetch_over_http,
+            "enqueue": enqueue,
+            "wake": wake,
+            "idle": wake,
+        }
     )
