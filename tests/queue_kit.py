@@ -26,9 +26,9 @@ LEASE = timedelta(seconds=30)
 
 
 @asynccontextmanager
-async def opened(dsn: str, *, size: int = 8) -> AsyncIterator[Database]:
+async def opened(dsn: str, *, size: int = 8, pooled: bool = False) -> AsyncIterator[Database]:
     """A pool, as the daemon has one."""
-    pool = Database(dsn, size=size, timeout_s=10)
+    pool = Database(dsn, size=size, timeout_s=10, pooled=pooled)
     await pool.open()
     try:
         yield pool

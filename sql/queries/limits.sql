@@ -34,12 +34,15 @@ select * from market_report($1, $2, $3, $4, $5, $6, $7);
 select market_reconcile($1, $2, $3, $4);
 
 -- name: record_requests
--- The call record and the hourly figures, in bulk: an array for each column.
-with rows as (
-  select * from unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::timestamptz[], $6::text[], $7::int[],
+-- The call record and the hourly figures, in bulk: an array for each column. What a try before wrote, whose commit was not heard of,
+-- is there already: no two calls were granted in one moment and took equally long.
+with rows as materialized (
+  select r.* from unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::timestamptz[], $6::text[], $7::int[],
                        $8::double precision[], $9::boolean[], $10::text[], $11::timestamptz[], $12::boolean[], $13::text[])
     as r(provider, account, endpoint, priority, granted_at, status_class, http_status, took_s, given_back, meter,
          cost_window, useful, wasted_reason)
+   where not exists (select from market_requests q where q.granted_at = r.granted_at and q.provider = r.provider
+                        and q.account = r.account and q.endpoint = r.endpoint and q.took_s = r.took_s)
 ), kept as (
   insert into market_requests (provider, account, endpoint, priority, granted_at, status_class, http_status, took_s,
                                given_back, meter, cost_window, useful, wasted_reason)

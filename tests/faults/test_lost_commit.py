@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,9 +17,12 @@ from marketd import errors, providers, wiring
 from marketd.agreement import Agreement
 from marketd.config import Config, from_mapping
 from marketd.metrics import Metrics
+from marketd.recorder import Recorder
 from marketd.sandbox import Sandbox
+from marketd.store.budgets import Circuits
 from marketd.store.daemons import DaemonStore
 from marketd.store.plan import PlanStore
+from marketd.telemetry import RequestReport
 from provider_kit import Notes
 from queue_kit import opened
 
@@ -88,3 +92,25 @@ async def test_a_daemon_whose_reload_was_cut_off_at_its_commit_has_its_limits_ba
         await until(back, what="the limits of the configuration that runs")
         assert "the limits cannot be written" in daemon.text()
         assert await daemon.stop() == 0
+
+
+async def test_the_call_record_has_each_call_once_though_its_commit_was_not_heard_of(
+    db: Connection, proxy: Proxy
+) -> None:
+    call = RequestReport(
+        provider="stockx", account="default", endpoint="search", priority=200, status_class="ok", http_status=200,
+        granted_at=datetime.now(UTC), took_s=0.1, of_fetch=False,
+    )  # fmt: skip
+    async with opened(proxy.dsn, pooled=True) as pool:  # so that each statement's text is sent
+        recorder = Recorder(Circuits(pool))
+        for took_s in (0.1, 0.2):
+            recorder.request_done(replace(call, took_s=took_s))
+        written = proxy.trap("insert into market_requests", "after")
+        flush = asyncio.create_task(recorder.flush())
+        await asyncio.wait_for(written.sprung.wait(), 10)
+        proxy.reset()
+        await flush
+        recorder.request_done(replace(call, granted_at=call.granted_at + timedelta(milliseconds=1)))
+        await recorder.flush()
+    assert await db.fetchval("select count(*) from market_requests") == 3
+    assert await db.fetchval("select sum(requests) from market_provider_metrics") == 3
