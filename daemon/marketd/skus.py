@@ -82,17 +82,20 @@ def compare_form(code: str) -> str:
     return re.sub(r"[^A-Z0-9]", "", upper(code))
 
 
+def codes(style: str | None) -> tuple[str, ...]:
+    """The codes that a provider's style text names: labels in brackets are none, and `;` and `&` join them, too."""
+    named = re.split(r"[/,|;&]", _LABEL.sub(" ", style or ""))
+    return tuple(code for code in map(str.strip, named) if compare_form(code))
+
+
 def matches(wanted: str, style: str | None) -> bool:
     """Whether a provider's style text names the wanted code: one part of each is the same in compare form."""
-    if not style:
-        return False
-    theirs = {compare_form(part) for part in _JOINER.sub("/", _LABEL.sub(" ", style)).split("/")} - {""}
+    theirs = set(map(compare_form, codes(style)))
     return any(compare_form(part) in theirs for part in parts(wanted))
 
 
 def words(text: str) -> list[str]:
     """The words of a title or a name, whatever their case, accents and punctuation."""
-    plain = unicodedata.normalize("NFKD", text.casefold()).replace(
-        "be@r", "bear"
-    )  # BE@RBRICK, as its maker writes it
+    plain = unicodedata.normalize("NFKD", text.casefold())
+    plain = plain.replace("be@r", "bear")  # BE@RBRICK, as its maker writes it
     return re.findall(r"[^\W_]+", "".join(letter for letter in plain if not unicodedata.combining(letter)))

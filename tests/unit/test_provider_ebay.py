@@ -692,9 +692,10 @@ async def test_a_category_that_is_asked_for_may_be_a_parent_of_the_listings() ->
     assert (quote.lowest_ask, quote.basis["listings"]) == (90, 2)
 
 
-async def test_the_other_code_of_a_joined_one_is_no_other_product() -> None:
+@pytest.mark.parametrize("joint", ["/", " / ", "; ", " & ", ", "])
+async def test_the_other_code_of_a_joined_one_is_no_other_product(joint: str) -> None:
     rows = results(listing("90.00", "Air Jordan 11 378037-623 CW2288-111 Size 10"))
-    twins = Listing(product=Product(id="1", style_code="378037-623/CW2288-111"), variants=())
+    twins = Listing(product=Product(id="1", style_code=f"378037-623{joint}CW2288-111"), variants=())
     assert (
         quote_of(await fetch(Scripted(search=rows), sku="378037-623", elsewhere=twins), "10").lowest_ask == 90
     )

@@ -70,7 +70,7 @@ def wanted(ask: Ask, size: str | None, options: Options) -> Wanted:
         shelf=shelf,
         foreign=frozenset(other for other in _shelves(options).values() if other and other != shelf),
         code=code,
-        twins=(ask.elsewhere.product.style_code or "") if code and ask.elsewhere else "",
+        twins="/".join(skus.codes(ask.elsewhere.product.style_code)) if code and ask.elsewhere else "",
         words=tuple(skus.words(rest)) if kind == "name" else (),
         epid=rest if kind == "id" else "",
         known=frozenset(skus.words(f"{name} {rest if kind == 'name' else ''}")),
