@@ -21,20 +21,20 @@ create or replace function pg_temp.taken_names() returns text[] language sql as 
     market__count_view market__count_views market__due_at market__early market__enrich market__eta market__fold
     market__fold_into market__good market__guard market__hold market__identity market__image_key market__is_probe
     market__item market__keep_listings market__lane market__lane_state market__learn market__learn_bit
-    market__learn_demand market__limit market__limits market__lower market__may_see market__merge market__note_plan
-    market__note_refusal market__number market__observed_at market__oldest market__open market__open_met
-    market__open_new market__opened market__pace market__plain_insert market__plan market__plan_open
-    market__plan_share market__plan_target market__price_status market__rank_waiting market__shares
-    market__shown_quota market__shown_shares market__shown_verdict market__size market__sku market__still
-    market__taken market__tell_watches market__trusted market__turn market__typical_view_rate market__upper
-    market__values market__verdict market__wait market__window market__wish market__wishes market__worth
-    market_account_users market_budget_status market_budgets market_catalog market_daemons market_dead_letters
-    market_enqueue market_enqueue_many market_enrich market_fetches market_fold_requests market_freshness
-    market_give_back market_give_back_block market_grants market_job_requests market_job_runs market_jobs
-    market_move market_pause market_plan market_planner market_plans market_price_history market_price_status
-    market_prices market_products market_provider_metrics market_providers market_queue_status market_rates
-    market_reconcile market_refresh market_reopen market_report market_request_audit market_requests market_resume
-    market_retry market_run_now market_run_wish market_settings market_signals market_skus market_take
+    market__learn_demand market__limit market__limits market__lower market__may_see market__merge
+    market__move_watches market__note_plan market__note_refusal market__number market__observed_at market__oldest
+    market__open market__open_met market__open_new market__opened market__pace market__plain_insert market__plan
+    market__plan_open market__plan_share market__plan_target market__price_status market__rank_waiting
+    market__shares market__shown_quota market__shown_shares market__shown_verdict market__size market__sku
+    market__still market__taken market__tell_watches market__trusted market__turn market__typical_view_rate
+    market__upper market__values market__verdict market__wait market__window market__wish market__wishes
+    market__worth market_account_users market_budget_status market_budgets market_catalog market_daemons
+    market_dead_letters market_enqueue market_enqueue_many market_enrich market_fetches market_fold_requests
+    market_freshness market_give_back market_give_back_block market_grants market_job_requests market_job_runs
+    market_jobs market_move market_pause market_plan market_planner market_plans market_price_history
+    market_price_status market_prices market_products market_provider_metrics market_providers market_queue_status
+    market_rates market_reconcile market_refresh market_reopen market_report market_request_audit market_requests
+    market_resume market_retry market_run_now market_run_wish market_settings market_signals market_skus market_take
     market_take_block market_targets market_units market_unwatch market_variants market_viewed market_watch
     market_watches market_why stockx_market_prices
   ', E' \n'), '\s+')

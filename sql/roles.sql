@@ -101,7 +101,7 @@ grant insert, update, delete on
   market_jobs, market_job_requests, market_fetches, market_targets,
   market_prices, market_price_history, market_products, market_skus, market_variants,
   market_providers, market_account_users, market_daemons, market_budgets, market_grants, market_requests,
-  market_job_runs, market_provider_metrics, market_signals, market_units, market_rates, market_plans
+  market_job_runs, market_provider_metrics, market_signals, market_units, market_rates, market_plans, market_watches
   to market_daemon;
 grant update on market_settings, market_planner to market_daemon;
 do $$

@@ -576,7 +576,7 @@ create table market_watches (
   since timestamp with time zone default clock_timestamp() not null,
   constraint market_watches_pkey PRIMARY KEY (dedupe_key, user_id)
 );
-comment on table market_watches is 'Items whose prices are kept fresh without being asked for. Written by apps.';
+comment on table market_watches is 'Items whose prices are kept fresh without being asked for. Written by apps; the daemon moves them to their users'' accounts.';
 CREATE INDEX market_watches_unit ON market_watches USING btree (unit_key);
 
 create view market__price_status (
@@ -1858,6 +1858,44 @@ begin
   return 'merged';
 end $function$;
 revoke execute on function market__merge(market__wish,bigint) from public;
+
+CREATE OR REPLACE FUNCTION market__move_watches(p_limit integer DEFAULT 2000)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET lock_timeout TO '200ms'
+AS $function$
+declare w record; n int := 0;
+begin
+  if not exists (select from market_providers p where p.account <> 'default') then
+    return 0;   -- no look at all watches where there is nowhere to go
+  end if;
+  for w in
+    select m.*, h.account as home,
+           concat_ws('|', m.provider, h.account, m.sku, m.currency, coalesce(m.size, '')) as home_key,
+           concat_ws('|', m.provider, h.account, m.sku, m.currency, case when not h.all_sizes then coalesce(m.size, '') end) as home_unit
+      from market_watches m
+      left join market_account_users a using (provider, user_id)
+      join market_providers h on h.provider = m.provider and h.account = coalesce(a.account, 'default')
+     where m.account <> h.account order by home_key, m.user_id limit p_limit
+  loop
+    begin
+      delete from market_watches m where m.dedupe_key = w.dedupe_key and m.user_id = w.user_id;
+      continue when not found;
+      insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
+      values (w.provider, w.home, w.sku, w.size, w.currency, w.home_key, w.home_unit) on conflict do nothing;
+      insert into market_watches (dedupe_key, user_id, provider, account, sku, size, currency, unit_key, since)
+      values (w.home_key, w.user_id, w.provider, w.home, w.sku, w.size, w.currency, w.home_unit, w.since) on conflict do nothing;
+      insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id)
+      values ('watch', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, w.user_id),
+             ('watch', w.provider, w.home, w.sku, w.size, w.currency, w.home_key, w.home_unit, w.user_id);
+      n := n + 1;
+    exception when lock_not_available then
+      perform set_config('lock_timeout', '1ms', true);   -- who holds one may hold hundreds, and a pass waits once
+    end;
+  end loop;
+  return n;
+end $function$;
+revoke execute on function market__move_watches(integer) from public;
 
 CREATE OR REPLACE FUNCTION market__note_plan(p_provider text, p_account text, p_share double precision, p_waiting integer, p_inserted integer, p_edge market__candidate, p_found market__candidate[], p_wanted integer, p_typical double precision, p_took_ms double precision, p_now timestamp with time zone)
  RETURNS void

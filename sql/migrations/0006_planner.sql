@@ -32,7 +32,7 @@ create table market_watches (
   primary key (dedupe_key, user_id)
 );
 create index market_watches_unit on market_watches (unit_key);
-comment on table market_watches is 'Items whose prices are kept fresh without being asked for. Written by apps.';
+comment on table market_watches is 'Items whose prices are kept fresh without being asked for. Written by apps; the daemon moves them to their users'' accounts.';
 
 create table market_signals (
   signal_id bigint generated always as identity,
@@ -351,6 +351,42 @@ begin
                            and not exists (select from market_jobs j where j.unit_key = m.unit_key
                                               and j.status in ('pending', 'running', 'deferred'))
                            for update of m skip locked);
+  return n;
+end $$;
+
+-- Watches whose user has another account now, or whose account is taken away: each goes where its user's wishes go. In the order
+-- of their new keys; what an app holds at this moment moves with the next pass. Returns how many have moved.
+create function market__move_watches(p_limit int default 2000) returns int
+language plpgsql set lock_timeout = '200ms' as $$
+declare w record; n int := 0;
+begin
+  if not exists (select from market_providers p where p.account <> 'default') then
+    return 0;   -- no look at all watches where there is nowhere to go
+  end if;
+  for w in
+    select m.*, h.account as home,
+           concat_ws('|', m.provider, h.account, m.sku, m.currency, coalesce(m.size, '')) as home_key,
+           concat_ws('|', m.provider, h.account, m.sku, m.currency, case when not h.all_sizes then coalesce(m.size, '') end) as home_unit
+      from market_watches m
+      left join market_account_users a using (provider, user_id)
+      join market_providers h on h.provider = m.provider and h.account = coalesce(a.account, 'default')
+     where m.account <> h.account order by home_key, m.user_id limit p_limit
+  loop
+    begin
+      delete from market_watches m where m.dedupe_key = w.dedupe_key and m.user_id = w.user_id;
+      continue when not found;
+      insert into market_targets (provider, account, sku, size, currency, dedupe_key, unit_key)
+      values (w.provider, w.home, w.sku, w.size, w.currency, w.home_key, w.home_unit) on conflict do nothing;
+      insert into market_watches (dedupe_key, user_id, provider, account, sku, size, currency, unit_key, since)
+      values (w.home_key, w.user_id, w.provider, w.home, w.sku, w.size, w.currency, w.home_unit, w.since) on conflict do nothing;
+      insert into market_signals (kind, provider, account, sku, size, currency, dedupe_key, unit_key, user_id)
+      values ('watch', w.provider, w.account, w.sku, w.size, w.currency, w.dedupe_key, w.unit_key, w.user_id),
+             ('watch', w.provider, w.home, w.sku, w.size, w.currency, w.home_key, w.home_unit, w.user_id);
+      n := n + 1;
+    exception when lock_not_available then
+      perform set_config('lock_timeout', '1ms', true);   -- who holds one may hold hundreds, and a pass waits once
+    end;
+  end loop;
   return n;
 end $$;
 

@@ -7,8 +7,8 @@ update market_planner set enabled = $1, kappa = $2, lane = $3, memory_h = $4, si
        is distinct from ($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
 -- name: fold
--- more: the statement's own limit ended it, so there may be others.
-select market__fold(clock_timestamp(), 20000) >= 20000 as more;
+-- more: the statement's own limit ended it, so there may be others. First watches move, of which there is word to fold.
+select case when market__move_watches(2000) >= 2000 then true else market__fold(clock_timestamp(), 20000) >= 20000 end as more;
 
 -- name: accounts
 -- Accounts that a pass has work for: something of theirs is watched, or waits.

@@ -68,7 +68,7 @@ DAEMON_WRITES = {
     "market_jobs", "market_job_requests", "market_fetches", "market_targets", "market_prices",
     "market_price_history", "market_products", "market_skus", "market_variants", "market_providers",
     "market_account_users", "market_daemons", "market_budgets", "market_grants", "market_requests", "market_job_runs",
-    "market_provider_metrics", "market_signals", "market_units", "market_rates", "market_plans",
+    "market_provider_metrics", "market_signals", "market_units", "market_rates", "market_plans", "market_watches",
 }  # fmt: skip
 OWN = {"market_jobs", "market_job_requests"}
 EVERYTHING = {"all of them"}

@@ -23,6 +23,7 @@ from marketd.outcome import Failed, Outcome, Priced, Retried
 from marketd.store.jobs import JobStore
 from marketd.store.plan import Dials, PlanStore
 from marketd.store.pool import Database
+from marketd.store.sqlfile import queries
 from planner_model import Rate, first_value, gain, value, view_rate
 from queue_kit import daemon
 
@@ -259,6 +260,62 @@ async def test_an_item_is_watched_until_the_last_who_watched_it_stops(db: Any) -
     await _call(db, "market_unwatch", [_item("A-1")], "bob")
     await db.fetchval("select market__fold()")
     assert await db.fetchval(sizes) == 0
+
+
+async def _shop2(db: Any, *users: str) -> None:
+    """A second account at stockx, of these users; as a reload writes it."""
+    await db.execute(
+        "insert into market_providers (provider, account, currency) values ('stockx', 'shop2', 'GBP')"
+        " on conflict do nothing"
+    )
+    await db.execute("delete from market_account_users")
+    await db.executemany(
+        "insert into market_account_users (provider, user_id, account) values ('stockx', $1, 'shop2')",
+        [(user,) for user in users],
+    )
+
+
+async def _places(db: Any) -> dict[tuple[str, str], list[str]]:
+    """Whose watches are where, and that what the plan refreshes is what is watched."""
+    await db.fetch(queries("plan")["fold"])
+    watched = await db.fetch(
+        "select unit_key, count(distinct dedupe_key) from market_watches group by 1 order by 1"
+    )
+    planned = await db.fetch("select unit_key, sizes from market_units where sizes > 0 order by 1")
+    assert [tuple(row) for row in planned] == [tuple(row) for row in watched]
+    assert not await db.fetchval("select count(*) from market_watches left join market_targets t using (dedupe_key)"
+                                 " where t.dedupe_key is null")  # fmt: skip
+    rows = await db.fetch("select user_id, account, array_agg(sku || ' ' || size order by sku, size) as items"
+                          " from market_watches group by 1, 2")  # fmt: skip
+    return {(row["user_id"], row["account"]): row["items"] for row in rows}
+
+
+async def test_what_a_user_watches_goes_with_him_to_another_account_and_back(db: Any) -> None:
+    for user in ("ann", "bob"):
+        await _call(db, "market_watch", [_item("A-1"), _item("A-1", "11"), _item("B-1")], user)
+    assert (await _places(db)).keys() == {("ann", "default"), ("bob", "default")}
+    await _shop2(db, "ann")
+    await _call(db, "market_watch", [_item("B-1")], "ann")  # before the pass comes
+    three = ["A-1 10", "A-1 11", "B-1 10"]
+    assert await _places(db) == {("ann", "shop2"): three, ("bob", "default"): three}
+    assert await _call(db, "market_unwatch", [_item("B-1")], "ann") == ["unwatched"]
+    await _shop2(db)
+    await db.execute("update market_providers set enabled = false where account = 'shop2'")
+    assert await _places(db) == {("ann", "default"): three[:2], ("bob", "default"): three}
+    assert await _call(db, "market_unwatch", [_item("A-1")], "ann") == ["unwatched"]
+
+
+async def test_a_watch_that_an_app_holds_follows_later_and_keeps_no_other(connect: Connect) -> None:
+    db, app = await connect(), await connect()
+    await _call(db, "market_watch", [_item(f"A-{n}") for n in range(3)], "ann")
+    await _shop2(db, "ann")
+    idle = app.transaction()
+    await idle.start()
+    await _call(app, "market_watch", [_item("A-1")], "ann")
+    await db.execute("set statement_timeout = '5s'")
+    assert await _places(db) == {("ann", "default"): ["A-1 10"], ("ann", "shop2"): ["A-0 10", "A-2 10"]}
+    await idle.commit()
+    assert await _places(db) == {("ann", "shop2"): ["A-0 10", "A-1 10", "A-2 10"]}
 
 
 async def test_one_view_counts_per_user_target_and_ten_minutes(db: Any) -> None:
