@@ -268,6 +268,45 @@ async def test_an_empty_market_is_not_told_as_no_asks() -> None:
     assert all(isinstance(answer, errors.BadPayload) for answer in found.answers.values())
 
 
+@pytest.mark.parametrize("value", ["CGC Pristine 10", "PSA 10 GEM MT", "M 10 / W 11.5", "US 10 (EU 44)"])
+async def test_a_grade_or_size_that_cannot_be_read_is_no_single_size(value: str) -> None:
+    http = Scripted(search=hits(product()), variants=[variant(value)], market_data=[market(value)])
+    ask = Ask(sku="DD1391-100", sizes=(None,), currency="USD")
+    found = await StockX(Options()).fetch(ask, http)
+    assert isinstance(found.answers[None], errors.Unmatched)
+    assert found.quotes == ()
+
+
+@pytest.mark.parametrize("value", [None, ""])
+async def test_a_variant_without_a_value_has_the_size_that_its_chart_calls_its_default(
+    value: str | None,
+) -> None:
+    silent = variant("11") | {"variantValue": value}
+    silent["sizeChart"]["defaultConversion"] = {"size": "11", "type": "us m"}
+    http = Scripted(
+        search=hits(product()),
+        variants=[variant("10"), silent],
+        market_data=[market("10"), market("11", "205")],
+    )
+    found = await fetch(http, "DD1391-100", "10", "11")
+    assert quote_of(found, "11").lowest_ask == 205
+
+
+@pytest.mark.parametrize(
+    "odd", [{"currencyCode": "GBP"}, {"currencyCode": None}, {"lowestAskAmount": "206"}], ids=str
+)
+async def test_a_row_in_another_currency_or_that_contradicts_one_refuses_its_size_and_no_other(
+    odd: dict[str, Any],
+) -> None:
+    rows = [market("10"), market("11", "205"), market("11", "205") | odd]
+    if "currencyCode" in odd:
+        del rows[1]
+    http = Scripted(search=hits(product()), variants=[variant("10"), variant("11")], market_data=rows)
+    found = await fetch(http, "DD1391-100", "10", "11")
+    assert isinstance(found.answers["11"], errors.BadPayload)
+    assert [(quote.size, quote.lowest_ask) for quote in found.quotes] == [("10", 104)]
+
+
 async def test_a_variant_without_a_value_is_a_single_size() -> None:
     row = variant(None) | {"variantId": "only"}
     del row["variantValue"]

@@ -11,12 +11,16 @@ from typing import Any, TypeAlias
 from marketd import errors, sizes
 from marketd.models import Product, Quote, Variant
 
-Row: TypeAlias = Mapping[str, Any]
+Row: TypeAlias = Mapping[str, Any] | errors.BadPayload  #: of one variant, or why that is none
 
 _COARSE = ("JPY", "KRW")  #: currencies whose unit is about a thousandth of the others'
 _ABSURD = Decimal(10_000_000)
 _AMOUNT = re.compile(r"[0-9]{1,18}(\.[0-9]{1,6})?", re.ASCII)
 _BARE = re.compile(r"\s*(US\s*)?([0-9.,½]+)\s*", re.IGNORECASE)  #: as `sizes.canonical` reads a number
+#: A grade or a size in a form that is not known here: no word for a thing of one size.
+_MARKED = re.compile(
+    r"\s*(psa|bgs|cgc|sgc|bvg|hga|tag|ace|us|uk|eur?|m|w|men'?s?|women'?s?)(?![a-z]).*[0-9]", re.IGNORECASE
+)
 _GENDERS = {"men": "men", "women": "women", "unisex": "unisex"}
 _GENDERS |= dict.fromkeys(("kids", "child", "youth", "preschool", "toddler", "infant"), "youth")
 
@@ -60,21 +64,34 @@ def variants(body: Any, whose: Product) -> tuple[Variant, ...]:
 
 
 def market(body: Any, product_id: str, currency: str) -> dict[str, Row]:
-    """Market data by variant id, all of the product and in the currency that were asked for."""
+    """Market data by variant id, of the product that was asked for.
+
+    A row in another currency than was asked for, and two that differ, refuse their variant; BadPayload if all do.
+    """
     if not isinstance(body, list):
         raise errors.BadPayload("market data: not a list")
     rows: dict[str, Row] = {}
     for row in body:
         _check_product(row, product_id)
         match row:
-            case {"variantId": str(variant), "currencyCode": str(given)} if given == currency:
-                if rows.setdefault(variant, row) != row:
-                    raise errors.BadPayload(f"market data: two rows of variant {variant[:40]!r} that differ")
-            case {"variantId": str(), "currencyCode": str(given)}:
-                raise errors.BadPayload(f"market data: asked for {currency}, got {given[:10]!r}")
+            case {"variantId": str(variant)}:
+                told = _in_currency(row, currency)
+                if rows.setdefault(variant, told) != told:
+                    told = errors.BadPayload(f"market data: two rows of variant {variant[:40]!r} that differ")
+                    rows[variant] = told
             case _:
-                raise errors.BadPayload("market data: a row without variantId or currencyCode")
+                raise errors.BadPayload("market data: a row without variantId")
+    refused = [row for row in rows.values() if isinstance(row, errors.BadPayload)]
+    if refused and len(refused) == len(rows):
+        raise refused[0]
     return rows
+
+
+def _in_currency(row: Mapping[str, Any], currency: str) -> Row:
+    given = row.get("currencyCode")
+    if given == currency:
+        return row
+    return errors.BadPayload(f"market data: asked for {currency}, got {str(given)[:10]!r}")
 
 
 def _check_product(row: Any, product_id: str) -> None:
@@ -125,15 +142,17 @@ def _text(value: Any) -> str | None:
 def _variant(body: Any, gender: str | None, *, alone: bool) -> Variant | None:
     """One size; None if its `variantValue` is in no form that can be told from others."""
     value = body.get("variantValue") if isinstance(body, dict) else None
+    if value in (None, "") and isinstance(body, dict):
+        value = _text(_default(body.get("sizeChart")).get("size"))  # the two agree where both are told
     match body:
         case {"variantId": str(variant_id), **rest} if value is None or isinstance(
             value, str | int | Decimal
         ):
             chart = rest.get("sizeChart")
             try:
-                size = sizes.canonical(None if value in (None, "") else _told(str(value), chart, gender))
+                size = sizes.canonical(None if value is None else _told(str(value), chart, gender))
             except ValueError:
-                if not alone or _BARE.fullmatch(str(value)):
+                if not alone or _BARE.fullmatch(str(value)) or _MARKED.match(str(value)):
                     return None
                 size = None  # a single-size item says so in a word of its own
             gtins = rest.get("gtins")
@@ -159,8 +178,7 @@ def _told(value: str, chart: Any, gender: str | None) -> str:
     if not bare:
         return value
     value = bare[2]
-    default = chart.get("defaultConversion") if isinstance(chart, dict) else None
-    system = (_text(default.get("type")) or "us").lower() if isinstance(default, dict) else "us"
+    system = (_text(_default(chart).get("type")) or "us").lower()
     if bare[1] and not system.startswith("us"):
         system = "us"
     if system == "us" and gender not in ("men", "unisex", None):
@@ -168,6 +186,12 @@ def _told(value: str, chart: Any, gender: str | None) -> str:
     if system in ("us", "us m"):
         return value
     return f"{value}W" if system == "us w" else f"{system} {value}"
+
+
+def _default(chart: Any) -> Mapping[str, Any]:
+    """The conversion that a chart calls its default."""
+    default = chart.get("defaultConversion") if isinstance(chart, dict) else None
+    return default if isinstance(default, dict) else {}
 
 
 def _chart(body: Any) -> dict[str, str]:
@@ -180,8 +204,10 @@ def _chart(body: Any) -> dict[str, str]:
     return chart
 
 
-def quote(row: Mapping[str, Any], variant: Variant, currency: str, at: datetime) -> Quote:
+def quote(row: Row, variant: Variant, currency: str, at: datetime) -> Quote:
     """The market of one size; null and zero are none."""
+    if isinstance(row, errors.BadPayload):
+        raise row
     if "lowestAskAmount" not in row or "highestBidAmount" not in row:
         raise errors.BadPayload("market data: lowestAskAmount or highestBidAmount is missing")
     flex = _amount(row.get("flexLowestAskAmount"), currency)
