@@ -18,6 +18,7 @@ from marketd.telemetry import FetchReport, Observer, RequestReport
 _EVERY_S = 30.0
 _SOON_S = 5.0  #: least distance of two refreshes when something is wrong, or mended
 _LAG_EVERY_S = 1.0
+_TO_COME_S = 600.0  #: a request is waited for so long whose number is drawn, and perhaps rolled back
 #: answers after which a lane may be in another state
 _TELLING = frozenset(
     {"unauthorized", "forbidden", "throttled", "server_error", "timeout", "connection", "bad_payload"}
@@ -67,7 +68,9 @@ class Gauges:
         self._interval_s = interval_s
         self._echo_at = echo_at
         self._last_wish: int | None = None
-        self._to_come: list[int] = []  #: numbers of requests up to that one which were not there yet
+        self._to_come: dict[
+            int, float
+        ] = {}  #: requests up to that one which were not there yet, and since when
         self.observer: Observer | None = None  #: set after construction, since it observes too
         self._due = 0.0  #: monotonic
         self._read_at = 0.0
@@ -139,13 +142,14 @@ class Gauges:
 
     async def _count_wishes(self, last: int) -> None:
         """Also those that were committed after one with a greater number had been counted."""
-        before, awaited = self._last_wish, self._to_come
+        now, before = clock.monotonic(), self._last_wish
+        awaited = [number for number, since in self._to_come.items() if now < since + _TO_COME_S]
         if before is not None and (last > before or awaited):
             # First what is missing: what is committed between the two statements is counted the next time.
             to_come = await self._runs.wishes_to_come(before, last, awaited)
             for row in await self._runs.wishes(before, last, awaited, to_come):
                 self._metrics.received(row["provider"], row["band"], row["result"], row["wishes"])
-            self._to_come = to_come
+            self._to_come = {number: self._to_come.get(number, now) for number in to_come}
         self._last_wish = last
 
 

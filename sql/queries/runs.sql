@@ -84,7 +84,7 @@ delete from market_daemons where alive_until < clock_timestamp() - interval '1 d
 
 -- name: wishes_to_come
 -- Request numbers in ($1, $2] and of $3 that are not there: drawn by an app whose commit is to come, or never comes. One is waited
--- for until so many later ones were drawn.
+-- for until so many later ones were drawn, or for ten minutes (Gauges).
 select coalesce(array_agg(c.number), '{}') as numbers
   from (select generate_series(greatest($1::bigint + 1, $2::bigint - 50000), $2::bigint) as number
         union all select m.number from unnest($3::bigint[]) m(number) where m.number > $2::bigint - 50000) c

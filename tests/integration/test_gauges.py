@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from harness import configured, running, until
+from marketd import clock
 from marketd.app import App
 from marketd.gauges import Gauges
 from marketd.metrics import Metrics
@@ -352,6 +353,36 @@ async def test_a_request_that_is_committed_after_a_later_one_was_counted_is_coun
         await enqueue(db, "D-1", priority=150)
         await gauges.refresh()
         assert counted() == 3
+
+
+async def test_a_request_that_never_comes_is_not_looked_for_for_ever(
+    db: asyncpg.Connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(database) as pool:
+        gauges = _gauges(Metrics(process=False), pool)
+        await gauges.refresh()
+        rolled_back = db.transaction()
+        await rolled_back.start()
+        await enqueue(db, "A-1", priority=150)
+        await rolled_back.rollback()
+        await enqueue(db, "B-1", priority=150)
+        await gauges.refresh()
+        asked: list[str] = []
+        fetchval = pool.fetchval
+
+        async def listening(sql: str, *args: object) -> object:
+            asked.append(sql)
+            return await fetchval(sql, *args)
+
+        monkeypatch.setattr(pool, "fetchval", listening)
+        look = queries("runs")["wishes_to_come"]
+        await gauges.refresh()
+        assert asked.count(look) == 1
+        later = time.monotonic() + 601
+        monkeypatch.setattr(clock, "monotonic", lambda: later)
+        for _ in range(2):
+            await gauges.refresh()
+        assert asked.count(look) == 1
 
 
 async def test_refused_credentials_and_their_renewal_show_in_the_lane(
