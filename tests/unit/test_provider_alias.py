@@ -282,6 +282,16 @@ async def test_a_row_whose_state_is_unknown_refuses_its_size_unless_another_is_c
     assert quote_of(found, "11").lowest_ask is None
 
 
+@pytest.mark.parametrize("missing", ["product_condition", "packaging_condition"])
+async def test_a_row_without_its_state_refuses_its_size_and_no_other(missing: str) -> None:
+    odd = row(9, "100")
+    del odd[missing]
+    http = Scripted(search=hits(item("DD1391 100", 9, 10)), availabilities={"variants": [row(10), odd]})
+    found = await fetch(http, "9", "10")
+    assert isinstance(found.answers["9"], errors.BadPayload)
+    assert quote_of(found, "10").lowest_ask == Decimal(97)
+
+
 @pytest.mark.parametrize("odd", ODD_STATES)
 async def test_where_no_row_tells_its_state_no_size_has_an_answer(odd: dict[str, Any]) -> None:
     http = Scripted(search=hits(item("DD1391 100", 10, 11)), availabilities={"variants": [row(10, **odd)]})

@@ -243,7 +243,7 @@ def _rows(body: Any, consigned: bool | None) -> tuple[dict[str, Mapping[Any, Any
     doubtful: set[str] = set()
     for row in listed:
         match row:
-            case {"size": size, "product_condition": _, "packaging_condition": _}:
+            case {"size": size}:
                 counts, parsed = _counts(row, consigned), number(size)
                 if parsed is None:
                     if counts is False:
@@ -257,13 +257,13 @@ def _rows(body: Any, consigned: bool | None) -> tuple[dict[str, Mapping[Any, Any
                     # two that differ tell nothing
                     rows[key] = told if rows.get(key, told) == told else _UNTOLD
             case _:
-                raise errors.BadPayload("availabilities: a row without size or conditions")
+                raise errors.BadPayload("availabilities: a row without size")
     return {**dict.fromkeys(doubtful, _UNTOLD), **rows}, seen
 
 
 def _counts(row: Mapping[Any, Any], consigned: bool | None) -> bool | None:
     """Whether a row is of new pairs in a good box, stored as was asked; None if that cannot be told."""
-    new, good = _known(_STATES, row["product_condition"]), _known(_BOXES, row["packaging_condition"])
+    new, good = _known(_STATES, row.get("product_condition")), _known(_BOXES, row.get("packaging_condition"))
     stored = row.get("consigned", consigned)
     as_asked = True if consigned is None else stored is consigned if isinstance(stored, bool) else None
     if new is False or good is False or as_asked is False:
