@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from ebay_kit import listing, results
 from marketd import errors
-from marketd.models import Listing, Product
+from marketd.models import Listing, Product, Variant
 from marketd.provider import Ask, Found
 from marketd.providers.ebay import EBay, Options
 from provider_kit import Each, Scripted, quote_of
@@ -17,10 +17,17 @@ from provider_kit import Each, Scripted, quote_of
 CODE = "DD1391-100"
 
 
-async def fetch(http: Scripted, size: str = "10", *, named: str | None = None, **options: Any) -> Found:
+async def fetch(
+    http: Scripted,
+    size: str = "10",
+    *,
+    named: str | None = None,
+    chart: Listing | None = None,
+    **options: Any,
+) -> Found:
     chosen = Options(**options)
     (currency,) = chosen.currencies
-    elsewhere = Listing(product=Product(id="1", name=named), variants=()) if named else None
+    elsewhere = Listing(product=Product(id="1", name=named), variants=()) if named else chart
     return await EBay(chosen).fetch(
         Ask(sku=CODE, sizes=(size,), currency=currency, elsewhere=elsewhere), http
     )
@@ -135,6 +142,63 @@ async def test_an_ignored_aspect_is_told_by_sizes_however_they_are_written(writt
     found = await fetch(Scripted(search=results(listing("60.00", f"Nike Dunk {CODE} new"), *rows)))
     asks = [quote.lowest_ask for quote in found.quotes]
     assert asks == ([] if "UK" in written else [80])
+
+
+# --- sizes of other systems by another provider's chart -------------------------------------------------------
+
+CHART = Listing(
+    product=Product(id="1", brand="Jordan", gender="men"),
+    variants=tuple(
+        Variant(id=us, size=us, chart={"uk": f"UK {uk}", "eu": f"EU {eu}", "cm": f"CM {cm}"})
+        for us, uk, eu, cm in (
+            ("6.5", "6 (EU 39)", "39", "24.5"),
+            ("7", "6 (EU 40)", "40", "25"),
+            ("9.5", "8.5", "43", "27.5"),
+            ("10", "9", "44", "28"),
+            ("10.5", "9.5", "44 2/3", "28.5"),
+        )
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "size", "right"),
+    [
+        ("EU 44", "10", True),
+        ("UK 9", "10", True),
+        ("Mens UK 9 EU 44", "10", True),
+        ("28cm", "10", True),
+        ("JP 28", "10", True),
+        ("44 EUR", "10", True),
+        ("EU 44 2/3", "10.5", True),
+        ("EU 44\u2154", "10.5", True),
+        ("44 2/3 EU", "10.5", True),
+        ("EU 40", "7", True),
+        ("EU 43", "10", False),
+        ("EU 44 2/3", "10", False),
+        ("EU 44", "10.5", False),
+        ("UK 8.5", "10", False),
+        ("28.5 cm", "10", False),
+        ("UK 9 EU 43", "10", False),
+        ("Kids UK 9", "10", False),
+    ],
+)
+@pytest.mark.parametrize("aspect", [True, False])
+async def test_a_size_of_another_system_is_read_by_another_providers_chart(
+    words: str, size: str, right: bool, aspect: bool
+) -> None:
+    assert await priced(f"Nike Dunk {CODE} {words}", size, aspect=aspect, chart=CHART) is right
+
+
+async def test_a_number_that_fits_two_sizes_by_the_chart_tells_neither() -> None:
+    for size in ("6.5", "7"):
+        assert not await priced(f"Nike Dunk {CODE} UK 6", size, aspect=False, chart=CHART)
+
+
+async def test_in_britain_sizes_are_read_by_another_providers_chart() -> None:
+    rows = [british("60.00", f"Nike Dunk {CODE} UK 8.5"), british("70.00", f"Nike Dunk {CODE} UK 9")]
+    found = await fetch(Scripted(search=results(*rows)), chart=CHART, marketplace="EBAY_GB")
+    assert quote_of(found, "10").lowest_ask == 70
 
 
 # --- marketplaces whose sizes are not those of the US --------------------------------------------------------

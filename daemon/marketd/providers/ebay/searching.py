@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from fractions import Fraction
 from urllib.parse import quote
 
 from marketd import errors, sizes, skus
+from marketd.models import Listing
 from marketd.provider import Ask
 from marketd.providers.ebay.options import Options
 from marketd.providers.ebay.reading import GRADED, NEW, UNGRADED
@@ -77,9 +79,34 @@ def wanted(ask: Ask, size: str | None, options: Options) -> Wanted:
         number=parsed.text.rstrip("WYC") if parsed and shoe else "",
         group=parsed.group if parsed else "",
         grade=parsed.text if parsed and not shoe else "",
+        chart=_chart(size, ask.elsewhere) if size and shoe and ask.elsewhere else frozenset(),
         floor=None if reference is None or low is None else reference * low,
         ceiling=None if reference is None or high is None else reference * high,
     )
+
+
+def _chart(size: str, listing: Listing) -> frozenset[tuple[str, Fraction]]:
+    """What a US size is in other systems by another provider's chart; not where a number there fits a second one."""
+    product = listing.product
+    cells = next((variant.chart for variant in listing.variants if variant.size == size), {})
+    told: set[tuple[str, Fraction]] = set()
+    for system, cell in cells.items():
+        number = sizes.chart_number(cell)
+        if number is None:
+            continue
+        try:
+            text = sizes.canonical(f"{system} {_numeral(number)}")
+            found = sizes.match(text, listing.variants, brand=product.brand, gender=product.gender)
+        except (ValueError, errors.Unmatched):
+            continue
+        if found.size == size:
+            told.add((system, number))
+    return frozenset(told)
+
+
+def _numeral(number: Fraction) -> str:
+    whole, rest = divmod(number, 1)
+    return f"{whole}.5" if rest == Fraction(1, 2) else f"{whole} {rest}" if rest else str(whole)
 
 
 def by_title(wish: Wanted) -> Wanted:

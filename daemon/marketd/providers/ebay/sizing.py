@@ -9,28 +9,34 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
+from typing import TypeAlias
+
+#: What a US size is in other systems: system and number, of each no more than one.
+Chart: TypeAlias = frozenset[tuple[str, Fraction]]
 
 AMERICAN = frozenset(("EBAY_US", "EBAY_CA"))  #: where a size without a system is one of the US
 _LARGEST = 22  #: US size; a greater number beside it is of another system
 _WIDEST = 3  #: by how much a US size is at most greater than the same one in the UK; it is never the lesser
 
-_BRITISH = ("uk", "british")
+_NAMES = {"british": "uk", "eur": "eu", "european": "eu", "jp": "cm", "aus": "au", "australian": "au"}
 _OTHER = r"(?:uk|british|eur?|european|cm|jp|kr|aus?|australian|mx)"
 _SYSTEM = rf"(?:us|{_OTHER})"
 _SIZE = r"[0-9]{1,3}(?:\.[0-9]{1,2})?"
+_THIRDS = rf"{_SIZE}(?:\s[12]/3)?"
 _GAP = r"[\s/|,()-]*"
 _MARKS = r"[\s:.,#=()/-]{0,4}"  #: between a word and its number: `Size: 10`, `Size (10)`, `US-10`
 #: `10 US / 9 UK`: systems after their numbers, told from `US 10 UK 9` by what ends the run.
 _POSTFIX = re.compile(
-    rf"(?P<before>\b{_SYSTEM}\b[\s:.]*)?(?<![\w.])(?<![0-9][,'-])(?P<run>(?:{_SIZE}[mwyc]?[\s(]{{0,2}}{_SYSTEM}\b{_GAP})+)"
+    rf"(?P<before>\b{_SYSTEM}\b[\s:.]*)?(?<![\w.])(?<![0-9][,'-])(?P<run>(?:{_THIRDS}[mwyc]?[\s(]{{0,2}}{_SYSTEM}\b{_GAP})+)"
     rf"(?!{_GAP}{_SIZE}[mwyc]?\b)"
 )
-_PAIR = re.compile(rf"({_SIZE}[mwyc]?)[\s(]{{0,2}}({_SYSTEM})\b")
+_PAIR = re.compile(rf"({_THIRDS}[mwyc]?)[\s(]{{0,2}}({_SYSTEM})\b")
 _WHOM = r"(?:(?:wo)?m[ae]n'?s?'?|wmns?|ladies|female)"
 _WHO = rf"(?:\b{_WHOM}(?![a-z])|\b[mw](?![a-z0-9]))"
 _FOREIGN = re.compile(
     rf"\b(?P<system>{_OTHER})(?![a-z]){_MARKS}(?:(?:{_WHOM}|sizes?|sizing|sz)(?![a-z]){_MARKS}){{0,3}}"
-    rf"(?P<n>{_SIZE})(?:\s[12]/3)?(?!\w)"
+    rf"(?P<n>{_THIRDS})(?!\w)"
 )
 _LOOSE = re.compile(rf"\b{_OTHER}\b")
 _KEY = r"\b(?:sizes?|sz|gr(?:ö(?:ß|ss)e)?|us)(?![a-z])"
@@ -78,25 +84,31 @@ class Sizes:
     """All that a title says of sizes."""
 
     said: tuple[Statement, ...]
-    foreign: tuple[tuple[str, Decimal], ...]  #: system and number
+    foreign: tuple[tuple[str, Fraction], ...]  #: system and number
     loose: bool  #: another system is named that no number belongs to, and the US nowhere
     choice: bool  #: several sizes are on offer, so that the price may be that of any
 
     def clear(self, marketplace: str) -> list[Statement]:
         """The US sizes that leave no doubt: called so, or where nobody thinks of another system."""
-        told = not self.foreign or any(system in _BRITISH for system, _ in self.foreign)
+        told = not self.foreign or any(system == "uk" for system, _ in self.foreign)
         bare = marketplace in AMERICAN and not self.loose and told  # of `Size 10 UK 9` the 10 is not the UK's
         return [one for one in self.said if one.clear and (one.us or bare)]
 
-    def fit(self, number: str, group: str) -> bool:
+    def by_chart(self, chart: Chart) -> bool | None:
+        """Whether sizes of other systems alone are the wanted one by the product's chart; None if that is not told."""
+        systems = {system for system, _ in chart}
+        told = {one for one in self.foreign if one[0] in systems}
+        return told <= chart if told and not self.said else None
+
+    def fit(self, number: str, group: str, chart: Chart) -> bool:
         """Whether nothing here contradicts a US size; a title that states none contradicts none."""
         if self.choice or (self.loose and self.said):
             return False
-        wanted = Decimal(number)
-        if any(system in _BRITISH and not wanted - _WIDEST <= size < wanted for system, size in self.foreign):
+        wanted = Fraction(number)
+        if any(system == "uk" and not wanted - _WIDEST <= size < wanted for system, size in self.foreign):
             return False
         if not self.said:
-            return True
+            return self.by_chart(chart) is not False
         mine = [one for one in self.said if one.group in (None, group)]
         # `Men's 11 Retro size 10` is of size 10; but no model's number is a half one.
         keyed = {one.number for one in mine if one.keyed or one.number.endswith(".5")}
@@ -115,19 +127,25 @@ def read(title: str, known: frozenset[str] = frozenset()) -> Sizes:
     )
 
 
-def _american(title: str) -> tuple[str, tuple[tuple[str, Decimal], ...]]:
+def _american(title: str) -> tuple[str, tuple[tuple[str, Fraction], ...]]:
     """The title with every US size after its key and without sizes of other systems, and those."""
-    foreign: list[tuple[str, Decimal]] = []
+    foreign: list[tuple[str, Fraction]] = []
+
+    def add(system: str, size: str) -> None:
+        number = sum(map(Fraction, size.rstrip("mwyc").split()), Fraction(0))
+        foreign.append((_NAMES.get(system, system), number))
 
     def turned(run: re.Match[str]) -> str:
         if run["before"]:
             return run[0]
         pairs = _PAIR.findall(run["run"])
-        foreign.extend((system, Decimal(size.rstrip("mwyc"))) for size, system in pairs if system != "us")
+        for size, system in pairs:
+            if system != "us":
+                add(system, size)
         return "".join(f" us {size} " for size, system in pairs if system == "us") or " "
 
     def taken(hit: re.Match[str]) -> str:
-        foreign.append((hit["system"], Decimal(hit["n"])))
+        add(hit["system"], hit["n"])
         return " "
 
     rest = _FOREIGN.sub(taken, _POSTFIX.sub(turned, title))

@@ -62,6 +62,7 @@ class Wanted:
     group: str = ""  #: of a shoe size: empty (men), W, Y, C
     grade: str = ""  #: PSA 10
     known: frozenset[str] = frozenset()  #: words of its name, which mean nothing else
+    chart: sizing.Chart = frozenset()  #: what the size, and no other of the product, is in other systems
     stated: bool = False  #: the title must state the size, for no aspect vouches for it
     floor: Decimal | None = None  #: cheaper than this cannot be the real thing
     ceiling: Decimal | None = None  #: nor what is dearer than this
@@ -99,7 +100,8 @@ def fits(title: str, wanted: Wanted) -> bool:
         one.number == wanted.number and one.group in (None, wanted.group)
         for one in said.clear(wanted.marketplace)
     )
-    return said.fit(wanted.number, wanted.group) and (clear or not wanted.stated)
+    vouched = clear or not wanted.stated or said.by_chart(wanted.chart)
+    return bool(vouched) and said.fit(wanted.number, wanted.group, wanted.chart)
 
 
 def _audience(rest: str, wanted: Wanted) -> set[str]:
@@ -135,13 +137,14 @@ def tells_size(title: str, wanted: Wanted) -> bool:
 
 def confirms(title: str, wanted: Wanted) -> bool:
     """Whether a title states the wanted size, and not only one of another system that may be the same."""
-    return fits(title, wanted) and bool(_sizes(title, wanted).said)
+    said = _sizes(title, wanted)
+    return fits(title, wanted) and (bool(said.said) or said.by_chart(wanted.chart) is True)
 
 
 def is_silent(title: str, wanted: Wanted) -> bool:
     """Whether a title, which `names` the thing, leaves its US size open; a choice of sizes is never the ask of one."""
     said = _sizes(title, wanted)
-    return not said.choice and not said.clear(wanted.marketplace)
+    return not said.choice and not said.clear(wanted.marketplace) and said.by_chart(wanted.chart) is None
 
 
 def tells_whose(title: str, wanted: Wanted) -> bool:
@@ -161,7 +164,8 @@ def _sizes(title: str, wanted: Wanted) -> sizing.Sizes:
 
 def plain(title: str) -> str:
     """A title in lower case without what only looks different: halves, wide digits, dotted short forms, entities."""
-    even = unicodedata.normalize("NFKC", re.sub(r"\s?½", ".5", html.unescape(title)).replace("\u2019", "'"))
+    text = re.sub(r"\s?½", ".5", html.unescape(title)).replace("⅓", " 1/3").replace("⅔", " 2/3")
+    even = unicodedata.normalize("NFKC", text.replace("\u2019", "'"))
     low = "".join(letter for letter in even.lower() if unicodedata.category(letter) != "Cf")
     halves = re.sub(r"[\s-]?1/2\b|(?<=[0-9]) and a half\b", ".5", low)
     joined = _DOTTED.sub(lambda hit: hit[0].replace(".", ""), halves)
