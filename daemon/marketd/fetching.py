@@ -189,6 +189,8 @@ class Fetching:
                 if unfit:
                     self._observer.event("database_refuses", error=str(error), unit=this.unit.key)
                 this.busy = isinstance(error, errors.DatabaseBusy)
+                if this.busy:
+                    await self._keeper.renew(this.kept)
                 there = unfit or this.busy
                 limit_s = max(_MENDED_WITHIN_S, patience_s) if there else patience_s
                 if (there and this.kept.lost) or clock.monotonic() > this.ended + limit_s:

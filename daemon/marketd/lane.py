@@ -174,7 +174,9 @@ class Lane:
         for task in late:
             self._fetching.cut_off(task)
         if late:
-            await asyncio.wait(late, timeout=_RELEASE_S)
+            _, stuck = await asyncio.wait(late, timeout=_RELEASE_S)
+            for task in stuck:  # settles, for whose sake nobody's stop takes as long as a lock
+                task.cancel("grace period over")
 
     @property
     def _name(self) -> str:

@@ -17,12 +17,13 @@ from typing import Any, TextIO
 from marketd import clock, database, errors
 from marketd.app import App
 from marketd.config import Config
+from marketd.lock_watch import LockWatch
 from marketd.outcome import Failed, Priced
 from marketd.signals import Stop
 from marketd.telemetry import FetchReport, RequestReport
 
 AT_ONCE = 3  #: ticks that work on one database; a further one ends at once, and costs Postgres no connections
-_CONNECTIONS = 2
+_CONNECTIONS = 3  #: two may wait for a lock, a settle and the extension behind it
 _LAST_ACTS_S = 2.0  #: of the time, for releasing what is left
 _LOOK_EVERY_S = 0.25
 
@@ -108,23 +109,29 @@ class Tick(App):
         return (
             ("poller", self._poller.run),
             ("recorder", self._recorder.run),
+            ("lock watch", LockWatch(self._db, self._observer).run),
             ("errand", self._errand),
         )
 
     async def _errand(self) -> None:
         try:
             self.tally.planned = await self._scheduler.one_pass("tick")
-            while not self._stop.is_set():
-                chance_s = await self._next_chance_s()
-                left_s = self._claim_until - clock.monotonic()
-                idle = not self._lanes.busy
-                if left_s <= 0 or (idle and (chance_s is None or chance_s > left_s)):
-                    self.tally.next_s = chance_s
-                    break
-                await asyncio.sleep(_LOOK_EVERY_S)
+            async with asyncio.timeout(max(0.0, self._claim_until - clock.monotonic())):
+                await self._wait_out()
+        except TimeoutError:
+            pass  # whatever hangs: for its last acts there is time
         except errors.DatabaseUnavailable as error:
             self.tally.error = error
         self._stop.set()
+
+    async def _wait_out(self) -> None:
+        """Until nothing that waits could start in time."""
+        while not self._stop.is_set():
+            chance_s = self.tally.next_s = await self._next_chance_s()
+            left_s = self._claim_until - clock.monotonic()
+            if not self._lanes.busy and (chance_s is None or chance_s > left_s):
+                return
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _next_chance_s(self) -> float | None:
         """Seconds until something that waits could start, here; None when nothing waits."""

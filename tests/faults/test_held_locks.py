@@ -197,28 +197,28 @@ async def test_whoever_holds_what_a_settle_needs_is_named_and_all_goes_on_after_
     assert await broken(db) == {}
 
 
-async def test_what_a_fetch_brought_is_kept_while_a_lock_on_its_target_is_held_for_several_leases(
+async def test_what_a_fetch_brought_is_kept_while_locks_on_targets_are_held_for_several_leases(
     connect: Connect, database: str, db: Connection, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     data = _configured(
-        database, sandbox, tmp_path, jobs={**QUICK_JOBS, "lease": "3s"},
+        database, sandbox, tmp_path, jobs={**QUICK_JOBS, "lease": "3s"}, stanza={"concurrency": 3},
         database={"dsn": database, "statement_timeout": "1s"},
     )  # fmt: skip
     holder = await connect()
     async with running(data):
         await db.execute("select market_pause('stockx', 'until the lock is held')")
-        [waiting] = await ask_many(db, load(sandbox, 1), 200)
+        waiting = await ask_many(db, load(sandbox, 3), 200)
         held = holder.transaction()
         await held.start()
         await holder.execute("select from market_targets for update")
         await db.execute("select market_resume('stockx')")
-        kept = "select bool_or(lease_expires_at > claimed_at + interval '9 s') from market_fetches"
-        await until(lambda: db.fetchval(kept), within_s=20, what="the third lease")
+        kept = "select count(*) = 3 from market_fetches where lease_expires_at > claimed_at + interval '9 s'"
+        await until(lambda: db.fetchval(kept), within_s=20, what="their third leases")
         asked = sandbox.count("stockx")
         await held.rollback()
-        rows = await ended(db, [waiting], within_s=10)
-    assert (rows[waiting]["status"], rows[waiting]["rescues"]) == ("done", 0)
-    assert sandbox.count("stockx") == asked, "it was not fetched anew"
+        rows = await ended(db, waiting, within_s=10)
+    assert {(row["status"], row["rescues"]) for row in rows.values()} == {("done", 0)}
+    assert sandbox.count("stockx") == asked, "none was fetched anew"
     assert await broken(db) == {}
 
 
@@ -305,4 +305,50 @@ async def test_a_held_row_of_the_lane_costs_no_fetch_what_it_brought(
         rows = await ended(db, [waiting], within_s=15)
         await held.rollback()
     assert (rows[waiting]["status"], rows[waiting]["rescues"]) == ("done", 0)
+    assert await broken(db) == {}
+
+
+async def test_a_settle_that_waits_for_a_lock_keeps_no_other_fetch_from_its_lease(
+    connect: Connect, db: Connection, pool: Database
+) -> None:
+    jobs = JobStore(pool, await daemon(db))
+    await enqueue(db, "AA1-100")
+    held = await claim_one(jobs)
+    await enqueue(db, "BB1-100")
+    other = await claim_one(jobs)
+    operator = await connect()
+    psql = operator.transaction()
+    await psql.start()
+    await operator.execute("select from market_targets where unit_key = $1 for update", held.key)
+    price = [(own, Priced(size=own.size)) for own in held.jobs]
+    settling = asyncio.ensure_future(jobs.settle(held, price, [quote(at=await now(db))]))
+    await until(lambda: db.fetchval("select count(*) from pg_locks where not granted"), what="its wait")
+    async with asyncio.timeout(AT_ONCE_S):
+        extended = await jobs.extend_all([held, other], lease=timedelta(hours=1))
+    assert extended == {held.lease_id: False, other.lease_id: True}
+    await psql.rollback()
+    await settling
+    assert await jobs.extend_all([held], lease=timedelta(hours=1)) == {}
+
+
+async def test_a_stop_gives_back_what_a_lock_keeps_from_being_settled(
+    connect: Connect, database: str, db: Connection, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    data = _configured(database, sandbox, tmp_path, jobs={**QUICK_JOBS, "shutdown_grace": "100ms"})
+    holder = await connect()
+    async with running(data):
+        await db.execute("select market_pause('stockx', 'until the lock is held')")
+        [waiting] = await ask_many(db, load(sandbox, 1), 200)
+        held = holder.transaction()
+        await held.start()
+        await holder.execute("select from market_targets for update")
+        await db.execute("select market_resume('stockx')")
+        waits = "select count(*) from pg_locks where not granted"
+        await until(lambda: db.fetchval(waits), what="the settle that waits")
+    row = await job(db, waiting)
+    assert (row["status"], row["attempt"], row["rescues"]) == ("pending", 0, 0)
+    assert await db.fetchval("select count(*) from market_fetches") == 0
+    assert await db.fetchval("select count(*) from market_daemons") == 0
+    assert await db.fetchval("select count(*) from market_requests where wasted_reason = 'unfinished'") > 0
+    await held.rollback()
     assert await broken(db) == {}

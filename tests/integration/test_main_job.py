@@ -237,7 +237,7 @@ async def test_fetches_under_way_keep_their_leases_by_shared_heartbeats(
     beats: list[int] = []  # leases of each heartbeat
     extend = JobStore.extend_all
 
-    async def counted(store: JobStore, units: Sequence[Unit], *, lease: timedelta) -> set[UUID]:
+    async def counted(store: JobStore, units: Sequence[Unit], *, lease: timedelta) -> dict[UUID, bool]:
         beats.append(len(units))
         return await extend(store, units, lease=lease)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -21,6 +22,7 @@ from marketd import config as configuration
 from marketd import wiring
 from marketd.sandbox import Sandbox
 from marketd.tick import Tally, tick
+from queue_kit import Connect
 
 Connection = asyncpg.Connection
 
@@ -125,6 +127,25 @@ async def test_it_ends_by_its_deadline_and_hands_back_what_hangs(
     rows = await db.fetch("select status, attempt from market_jobs")
     assert {row["status"] for row in rows} == {"pending"}
     assert max(row["attempt"] for row in rows) == 0  # refunded
+
+
+async def test_one_that_somebody_s_lock_keeps_waiting_says_whose_and_hands_back(
+    connect: Connect, db: Connection, data: dict[str, Any], tmp_path: Path
+) -> None:
+    await _ask(db)
+    holder = await connect()
+    held = holder.transaction()
+    await held.start()
+    await holder.execute("select from market_targets for update")
+    code, told, log = await _tick(tmp_path, data, within="9s")
+    assert (code, told["done"]) == (0, 0), log
+    assert told["calls"] > 0
+    assert re.search(rf'"lock_held".*"holder": {holder.get_server_pid()}\b', log), log
+    await held.rollback()
+    rows = await db.fetch("select status, attempt, rescues from market_jobs")
+    assert {tuple(row) for row in rows} == {("pending", 0, 0)}
+    assert await db.fetchval("select count(*) from market_fetches") == 0
+    assert await db.fetchval("select count(*) from market_daemons") == 0
 
 
 async def test_one_that_is_stopped_says_so_and_hands_back(

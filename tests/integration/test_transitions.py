@@ -238,7 +238,7 @@ async def test_an_open_circuit_lets_one_unit_go_as_the_probe(db: Connection, job
 async def test_extending_moves_the_lease_of_the_fetch_and_of_its_jobs(db: Connection, jobs: JobStore) -> None:
     await enqueue(db)
     unit = await claim_one(jobs)
-    assert await jobs.extend_all([unit], lease=timedelta(hours=1)) == {unit.lease_id}
+    assert await jobs.extend_all([unit], lease=timedelta(hours=1)) == {unit.lease_id: True}
     later = await now(db) + timedelta(minutes=50)
     assert await value(db, "select min(lease_expires_at) from market_jobs") > later
     assert await value(db, "select min(lease_expires_at) from market_fetches") > later
@@ -249,7 +249,7 @@ async def test_extending_a_lost_lease_says_so(db: Connection, jobs: JobStore) ->
     unit = await claim_one(jobs)
     await _expire(db)
     await jobs.rescue()
-    assert await jobs.extend_all([unit], lease=timedelta(hours=1)) == set()
+    assert await jobs.extend_all([unit], lease=timedelta(hours=1)) == {}
 
 
 async def test_leases_extended_together_share_statements_and_a_lost_one_is_told_apart(
@@ -270,7 +270,7 @@ async def test_leases_extended_together_share_statements_and_a_lost_one_is_told_
 
     monkeypatch.setattr(pool, "fetch", counted)
     held = await jobs.extend_all(units, lease=timedelta(hours=1))
-    assert held == {unit.lease_id for unit in units if unit is not lost}
+    assert held == {unit.lease_id: True for unit in units if unit is not lost}
     assert statements == 1
     began = await now(db)
     kept = {row["unit_key"]: row["lease_expires_at"] for row in await db.fetch("table market_fetches")}
@@ -690,7 +690,7 @@ async def test_an_app_idle_in_transaction_stalls_nothing_but_itself(
         await jobs.rescue()
         await jobs.reopen()
         assert "CC1-1" in [u.sku for u in await claim(jobs, 5)]
-        assert await jobs.extend_all([unit], lease=timedelta(minutes=1)) == {unit.lease_id}
+        assert await jobs.extend_all([unit], lease=timedelta(minutes=1)) == {unit.lease_id: True}
         settled = await _price(jobs, unit, quote("9", at=await now(db)))
     assert settled.skipped == ()
     assert (await job(db, running))["status"] == "done"
@@ -709,7 +709,7 @@ async def test_a_row_that_an_app_locks_by_hand_delays_only_that_job(
     await locked.start()
     await app.execute("select from market_jobs where id = $1 for update", held)
     async with asyncio.timeout(5):
-        assert await jobs.extend_all([unit], lease=timedelta(minutes=1)) == {unit.lease_id}
+        assert await jobs.extend_all([unit], lease=timedelta(minutes=1)) == {unit.lease_id: True}
         at = await now(db)
         settled = await _price(jobs, unit, quote("9", at=at), quote("10", at=at))
     assert settled.skipped == (held,)
@@ -836,7 +836,7 @@ async def test_a_stopping_daemon_gives_back_what_it_holds_and_nothing_of_others(
     row = await db.fetchrow("select * from market_jobs where sku = 'AA1-1'")
     assert row is not None
     assert (row["status"], row["attempt"], row["rescues"]) == ("pending", 0, 0)
-    assert await other.extend_all([kept], lease=timedelta(minutes=1)) == {kept.lease_id}
+    assert await other.extend_all([kept], lease=timedelta(minutes=1)) == {kept.lease_id: True}
     assert (await claim_one(jobs)).sku == "AA1-1"
 
 

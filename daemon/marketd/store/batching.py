@@ -54,6 +54,13 @@ class Batcher(Generic[Item, Answer]):
             worker.add_done_callback(self._workers.discard)
         return answer
 
+    async def cut_off(self) -> None:
+        """End the statements under way; nobody waits for their answers any more."""
+        for worker in self._workers:
+            worker.cancel()
+        if self._workers:
+            await asyncio.wait(self._workers)
+
     def _worth_another(self) -> bool:
         """Whether a statement should begin beside those that run."""
         if self._running == 0:

@@ -64,15 +64,18 @@ class JobStore:
             if not rows or rows[0]["known"] != "skipped":
                 return units_of(provider, account, rows)
 
-    async def extend_all(self, units: Sequence[Unit], *, lease: timedelta) -> set[UUID]:
-        """Keep their leases for another `lease`, in one statement; which of them are still held."""
+    async def extend_all(self, units: Sequence[Unit], *, lease: timedelta) -> dict[UUID, bool]:
+        """Keep their leases for another `lease`, in one statement; which of them are still held.
+
+        False: as long as before, for a settle that waits for somebody's lock has the row.
+        """
         rows = await self._db.fetch(
             self._sql["extend"],
             [unit.key for unit in units],
             [unit.lease_id for unit in units],
             lease,
         )
-        return {row["lease_id"] for row in rows}
+        return {row["lease_id"]: row["extended"] for row in rows}
 
     def settle(
         self,
@@ -149,7 +152,8 @@ class JobStore:
         return len(await self._db.fetch(self._sql["reopen"]))
 
     async def release_all(self) -> int:
-        """Give back whatever this daemon still holds, attempts refunded."""
+        """Give back whatever this daemon still holds, attempts refunded: the end of all its fetches."""
+        await self._settles.cut_off()  # one that waits for somebody's lock would keep others waiting
         return len(await self._db.fetch(self._sql["release_daemon"], self._daemon_id))
 
     async def finished_between(self, since: datetime, until: datetime) -> tuple[int, int, int]:

@@ -60,6 +60,11 @@ class Settles:
         """
         return (self._singly if alone else self._batches)(fetched)
 
+    async def cut_off(self) -> None:
+        """Let go of what is held by settles that nobody waits for any more."""
+        await self._batches.cut_off()
+        await self._singly.cut_off()
+
     async def _each(self, batch: Sequence[Fetched]) -> list[Settled | Exception]:
         try:
             return await self._together(batch)
