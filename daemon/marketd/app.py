@@ -160,6 +160,7 @@ class App:
         )
         self._listener = hearing.listener(
             self._listen_dsn,
+            self._daemons,
             self._lanes,
             self._poller,
             self._scheduler,

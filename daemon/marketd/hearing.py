@@ -6,6 +6,7 @@ from marketd.gauges import Gauges
 from marketd.lanes import Lanes
 from marketd.metrics import Metrics
 from marketd.scheduler import Poller, Scheduler
+from marketd.store.daemons import DaemonStore
 from marketd.store.listener import Listener
 from marketd.telemetry import Observer
 
@@ -14,6 +15,7 @@ _SHOWN = 40  #: characters of a payload that nobody understands
 
 def listener(
     dsn: str,
+    daemons: DaemonStore,
     lanes: Lanes,
     poller: Poller,
     scheduler: Scheduler,
@@ -47,4 +49,4 @@ def listener(
     def on_change(connected: bool, why: str) -> None:
         observer.event("listener_connected" if connected else "listener_lost", why=why)
 
-    return Listener(dsn, on_notify=on_notify, on_connect=on_connect, on_change=on_change)
+    return Listener(dsn, on_notify=on_notify, on_connect=on_connect, on_change=on_change, knock=daemons.knock)

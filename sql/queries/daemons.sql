@@ -21,6 +21,9 @@ returning daemon_id;
 -- name: is_in_force
 select config_hash is not distinct from $1 from market_settings;
 
+-- name: knock
+select pg_notify($1, '');
+
 -- name: unregister
 delete from market_daemons where daemon_id = $1 or alive_until < clock_timestamp() - interval '1 day';
 

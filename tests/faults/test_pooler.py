@@ -114,6 +114,36 @@ async def test_two_daemons_work_through_the_pooler_and_listen_around_it(
     assert await broken(db) == {}
 
 
+async def test_a_listener_whom_the_pooler_keeps_from_hearing_says_so_and_the_poll_does_the_work(
+    db: Connection, pooler: Pooler, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """LISTEN succeeds there, and so does each look at what is listened to; the alert went by that."""
+    async with Sandbox(seed=7, products=20, limits={"*": None}) as sandbox:
+        configuration = configured(
+            pooler.dsn,
+            sandbox,
+            tmp_path,
+            scheduler={"poll": "500ms"},
+            database={"dsn": pooler.dsn, "listen_dsn": pooler.dsn},
+        )
+        async with running(configuration) as app:
+            told = ""
+
+            async def lost() -> bool:
+                nonlocal told
+                told += capsys.readouterr().out
+                return "no notification arrives" in told
+
+            await until(lost, within_s=25)
+            for wish in load(sandbox, 3):
+                job = await ask(db, "stockx", wish["sku"], None)
+                assert (await ended(db, [job]))[job]["status"] == "done"
+            told += capsys.readouterr().out
+            assert told.count("no notification arrives") == 1, "one line, not one for each attempt"
+            assert app.metrics.registry.get_sample_value("marketd_listener_connected") == 0
+            assert '"event": "listener_connected"' not in told
+
+
 async def test_a_schema_is_migrated_and_checked_through_the_pooler(pooler: Pooler) -> None:
     async def once() -> list[int]:
         return await migrate(pooler.dsn)

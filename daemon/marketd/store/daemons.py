@@ -143,6 +143,10 @@ class DaemonStore:
         """Whether `apply` is due once more: what is in force is of a daemon that has gone, or our row is not ours."""
         return bool(await self._db.fetchval(self._sql["is_lost"], self._daemon_id, config_hash))
 
+    async def knock(self, channel: str) -> None:
+        """Notify a channel, by a session of the pool."""
+        await self._db.fetch(self._sql["knock"], channel)
+
     async def unregister(self) -> None:
         """Say that this daemon is gone."""
         await self._db.fetch(self._sql["unregister"], self._daemon_id)

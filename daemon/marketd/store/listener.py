@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
+from uuid import uuid4
 
 import asyncpg
 
 from marketd.clock import full_jitter
+from marketd.errors import DatabaseError
 
 CHANNEL = "market_jobs"
 _PROBE_EVERY_S = 10.0
@@ -23,7 +25,11 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 class Listener:
-    """Calls `on_notify(payload)` for each message, `on_connect()` after each (re)connect, since some may be lost."""
+    """Calls `on_notify(payload)` for each message, `on_connect()` after each (re)connect, since some may be lost.
+
+    `knock` has another session notify a channel. What does not arrive then never will: behind a pooler in transaction
+    mode LISTEN succeeds, and the session that listens is anybody's.
+    """
 
     def __init__(
         self,
@@ -32,12 +38,15 @@ class Listener:
         on_notify: Callable[[str], None],
         on_connect: Callable[[], None],
         on_change: Callable[[bool, str], None],
+        knock: Callable[[str], Awaitable[None]],
     ) -> None:
         self._dsn = dsn
         self._on_notify = on_notify
         self._on_connect = on_connect
         self._on_change = on_change
+        self._knock = knock
         self.connected = False
+        self._why = ""
         self.last_echo: float | None = None  #: monotonic time at which the session last proved alive
 
     async def run(self) -> None:
@@ -51,6 +60,7 @@ class Listener:
                 asyncpg.PostgresError,
                 asyncpg.InterfaceError,
                 asyncpg.InternalClientError,
+                DatabaseError,
             ) as error:
                 failures = 1 if self.connected else failures + 1
                 self._changed(False, f"{type(error).__name__}: {error}")
@@ -62,6 +72,7 @@ class Listener:
         )
         try:
             await connection.add_listener(CHANNEL, self._heard)
+            await self._prove(connection)
             self.last_echo = time.monotonic()
             self._changed(True, "listening")
             # Only now: what was enqueued before LISTEN took effect is found by the lanes' own look.
@@ -76,11 +87,24 @@ class Listener:
             # By force: a polite goodbye to a dead peer would wait for it.
             connection.terminate()
 
+    async def _prove(self, connection: Connection) -> None:
+        """Raises unless this session hears what another one says."""
+        channel, heard = f"marketd_echo_{uuid4().hex}", asyncio.Event()
+        await connection.add_listener(channel, lambda *_: heard.set())
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                await self._knock(channel)
+                await heard.wait()
+        except TimeoutError as error:
+            raise asyncpg.InterfaceError(
+                "no notification arrives: a pooler in transaction mode? See database.listen_dsn"
+            ) from error
+
     def _heard(self, _connection: Any, _pid: int, _channel: str, payload: object) -> None:
         self.last_echo = time.monotonic()
         self._on_notify(str(payload))
 
     def _changed(self, connected: bool, why: str) -> None:
-        if connected != self.connected or not connected:
+        if (connected, why) != (self.connected, self._why):
             self._on_change(connected, why)
-        self.connected = connected
+        self.connected, self._why = connected, why
