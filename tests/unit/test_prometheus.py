@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -78,6 +79,34 @@ def test_rules_name_only_metrics_that_are_exported_or_recorded() -> None:
     for rule in [*_rules("alerts.yml"), *_rules("recording.yml")]:
         named = set(re.findall(r"\bmarketd[_:][\w:]+", rule["expr"]))
         assert named <= exported | recorded, rule
+
+
+def _expressions() -> dict[str, str]:
+    board = json.loads((ROOT / "grafana" / "marketd.json").read_text())
+    panels = {
+        f"{panel['title']} {n}": target["expr"].replace("$provider", ".*")
+        for panel in board["panels"]
+        for n, target in enumerate(panel.get("targets", ()))
+    }
+    rules = [*_rules("alerts.yml"), *_rules("recording.yml")]
+    return panels | {rule.get("alert") or rule["record"]: rule["expr"] for rule in rules}
+
+
+def test_rules_and_panels_pick_by_labels_and_words_that_are_exported() -> None:
+    """One that does not exist matches nothing, or (negated) everything, without a word."""
+    metrics = Metrics()
+    metrics.init_labels(["stockx"])
+    words: dict[tuple[str, str], set[str]] = {}
+    for name, labels in re.findall(r"^(\w+)\{([^}]*)\} ", metrics.render()[0].decode(), re.MULTILINE):
+        for label, word in re.findall(r'(\w+)="([^"]*)"', labels):
+            words.setdefault((name, label), {".*"}).add(word)
+    picked = 0
+    for where, expr in _expressions().items():
+        for name, matchers in re.findall(r"\b(marketd_\w+)\{([^}]*)\}", expr):
+            for label, wanted in re.findall(r'(\w+)[=!]~?"([^"]*)"', matchers):
+                picked += 1
+                assert set(wanted.split("|")) <= words.get((name, label), set()), (where, name, label)
+    assert picked > 50
 
 
 def test_what_counts_as_trouble_is_one_set_in_code_and_rules() -> None:
