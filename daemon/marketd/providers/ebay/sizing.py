@@ -60,7 +60,10 @@ _RANGE = re.compile(
     rf"(?:{_KEY}{_MARKS}|{_WHO}\s*)(?P<low>{_SIZE})(?P<suffix>[mwyc]?)\s?(?:-|\u2013|\u2014|~|to|thru|through)\s?"
     r"(?P<high>[0-9]{1,2}(?:\.5)?)(?P=suffix)(?![\w.]*[0-9])(?![a-z])"
 )
-_LIST = re.compile(rf"{_KEY}{_MARKS}(?P<sizes>{_SIZE}(?:\s?(?:[,/&\s]|\bor\b|\band\b)\s?{_SIZE})+)(?!\w)")
+_LIST = re.compile(
+    rf"(?:{_KEY}{_MARKS}(?P<sizes>{_SIZE}(?:\s?(?:[,/&\s]|\bor\b|\band\b)\s?{_SIZE})+)"
+    rf"|{_WHO}{_MARKS}(?P<theirs>{_SIZE}(?:\s?(?:[,&]|\bor\b|\band\b)\s?{_SIZE})+))(?!\w)"
+)
 _MANY = re.compile(
     r"\b((all|multiple|many|various|several|different|any|assorted|choose|pick|select|your) (your )?sizes?"
     r"|sizes (available|options?|from)|sizes? (selection|run|range|var(y|ies))|multi[ -]?sizes?"
@@ -157,7 +160,9 @@ def _is_choice(title: str) -> bool:
         return True
     if any(Decimal(run["low"]) < Decimal(run["high"]) <= _LARGEST for run in _RANGE.finditer(title)):
         return True
-    lists = (set(map(Decimal, re.findall(_SIZE, run["sizes"]))) for run in _LIST.finditer(title))
+    lists = (
+        set(map(Decimal, re.findall(_SIZE, run["sizes"] or run["theirs"]))) for run in _LIST.finditer(title)
+    )
     return any(len({size for size in sizes if size <= _LARGEST}) > 1 for sizes in lists)
 
 

@@ -23,6 +23,7 @@ _CODE = re.compile(
 )
 #: `U.K.`, `P.S.A.`
 _DOTTED = re.compile(r"(?<![\w.])(?:[a-z]\.){1,3}[a-z](?![a-z0-9])\.?")
+_WIDTH = re.compile(r"(?<=[0-9]) ?[bd] ?\(m\)")  #: medium, of women and men: `10 D(M) US`
 #: `10,5` as Europeans write it; but `4,5` may be two sizes, and what stays with its comma is never read.
 _DECIMAL_COMMA = re.compile(r"(?<![0-9.,])([6-9]|[1-9][0-9]),5(?![0-9,])")
 #: How many of it a seller has, each at the price: `2 pairs available`, `1 pair`.
@@ -167,7 +168,7 @@ def plain(title: str) -> str:
     text = re.sub(r"\s?½", ".5", html.unescape(title)).replace("⅓", " 1/3").replace("⅔", " 2/3")
     even = unicodedata.normalize("NFKC", text.replace("\u2019", "'"))
     low = "".join(letter for letter in even.lower() if unicodedata.category(letter) != "Cf")
-    halves = re.sub(r"[\s-]?1/2\b|(?<=[0-9]) and a half\b", ".5", low)
+    halves = re.sub(r"[\s-]?1/2\b|(?<=[0-9]) and a half\b", ".5", _WIDTH.sub("", low))
     joined = _DOTTED.sub(lambda hit: hit[0].replace(".", ""), halves)
     return " ".join(_IN_STOCK.sub(" ", _DECIMAL_COMMA.sub(r"\1.5", joined)).split())
 
