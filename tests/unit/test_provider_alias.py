@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from marketd import errors
-from marketd.models import Listing
+from marketd.models import Listing, Product, Variant
 from marketd.provider import Ask, Found
 from marketd.providers.alias import Alias, Options, reading
 from provider_kit import GRANTED_AT, Each, Scripted, example, quote_of
@@ -290,6 +290,37 @@ async def test_a_row_without_its_state_refuses_its_size_and_no_other(missing: st
     found = await fetch(http, "9", "10")
     assert isinstance(found.answers["9"], errors.BadPayload)
     assert quote_of(found, "10").lowest_ask == Decimal(97)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "us", "code"),
+    [
+        ("UK 10", "10.5", None),
+        ("EU 44 2/3", "10.5", None),
+        ("UK 6", None, "ambiguous_size"),
+        ("UK 4", None, "size_system"),  # not in the chart, and no table of the maker is known
+    ],
+)
+async def test_a_size_of_another_system_goes_by_another_providers_chart(
+    wanted: str, us: str | None, code: str | None
+) -> None:
+    sizes = (("6.5", "6", "39"), ("7", "6", "40"), ("10.5", "10", "44 2/3"))
+    elsewhere = Listing(
+        product=Product(id="1", brand="adidas", gender="men"),
+        variants=tuple(
+            Variant(id=size, size=size, chart={"uk": f"UK {uk}", "eu": f"EU {eu}"}) for size, uk, eu in sizes
+        ),
+    )
+    numbers = [Decimal(size) for size, _, _ in sizes]
+    yeezy = item("CP9366", *numbers, brand="adidas")
+    http = Scripted(search=hits(yeezy), availabilities={"variants": [row(number) for number in numbers]})
+    ask = Ask(sku="CP9366", sizes=(wanted,), currency="USD", elsewhere=elsewhere)
+    answer = (await Alias(Options()).fetch(ask, http)).answers[wanted]
+    if us is not None:
+        assert answer == us
+    else:
+        assert isinstance(answer, errors.Unmatched)
+        assert answer.error_code == code
 
 
 @pytest.mark.parametrize("odd", ODD_STATES)

@@ -101,7 +101,7 @@ class Alias:
                 market = self._market(reply, listing)
             except (errors.Transient, errors.BadPayload, errors.NotGranted) as error:
                 trouble = error  # it says nothing of the prices that are here; the next fetch tries again
-        answers: Answers = {size: _answer(size, listing, market) for size in ask.sizes}
+        answers: Answers = {size: _answer(size, listing, market, ask.elsewhere) for size in ask.sizes}
         if trouble is None:
             self._known_strange |= _named(market, listing)
         else:
@@ -186,17 +186,37 @@ def _named(market: reading.Market, listing: Listing) -> set[tuple[str, str]]:
 
 
 def _answer(
-    wanted: str | None, listing: Listing, market: reading.Market
+    wanted: str | None, listing: Listing, market: reading.Market, elsewhere: Listing | None
 ) -> str | errors.ProviderError | None:
-    """The size that settles the wish; None (all sizes) where none was named."""
+    """The size that settles the wish; None (all sizes) where none was named.
+
+    Alias has no chart: that of another provider comes before the maker's table.
+    """
     if wanted is None and any(variant.size for variant in listing.variants):
         return None if market.quotes else next(iter(market.refused.values()))
     product = listing.product
     try:
+        wanted = _by_chart(wanted, elsewhere) if wanted and elsewhere else wanted
         size = sizes.match(wanted, listing.variants, brand=product.brand, gender=product.gender).size
     except errors.Unmatched as error:
         return error
     return market.refused.get(size, size)
+
+
+def _by_chart(size: str, listing: Listing) -> str | None:
+    """The US size of one of another system, where the listing's own chart tells it; else the size as it is.
+
+    Raises Unmatched (`ambiguous_size`) where that chart has it twice.
+    """
+    system, product = sizes.Size.parse(size).system, listing.product
+    if not any(system in variant.chart for variant in listing.variants):
+        return size
+    try:
+        return sizes.match(size, listing.variants, brand=product.brand, gender=product.gender).size
+    except errors.Unmatched as error:
+        if error.error_code == "ambiguous_size":
+            raise
+        return size
 
 
 async def _find_again(sku: str, http: Http) -> Listing:
