@@ -115,6 +115,7 @@ class Quote:
     last_sale: Decimal | None = None
     last_sale_at: datetime | None = None
     sales_72h: int | None = None
+    sale_unknown: bool = False  #: its last sale could not be looked up: the one that is stored stands
     basis: Mapping[str, Any] = field(
         default_factory=dict
     )  #: JSON: what the amounts mean (region, shipping, ...)

@@ -161,8 +161,9 @@ select f.lease_id, false from market_fetches f
 -- jobs:   $6 fetch (its place in $1, from 1)  $7 id  $8 kind  $9 outcome  $10 price_size  $11 observed_at  $12 error_code
 --         $13 message  $14 delay_s  $15 until  $16 cooldown_s
 -- quotes: $17 fetch  $18 size  $19 currency  $20 lowest_ask  $21 highest_bid  $22 last_sale  $23 last_sale_at  $24 sales_72h
---         $25 basis  $26 observed_at  $27 product_id  $28 parser; no two of one price (Settles sees to that)
--- $29 listings (JSON)
+--         $25 basis  $26 observed_at  $27 product_id  $28 parser  $29 its last sale is unknown, so the stored one stands;
+--         no two of one price (Settles sees to that)
+-- $30 listings (JSON)
 -- What is many comes as columns, each one text with 1F between the values and 1E for null; a column of nulls is null. JSON took a
 -- third of the statement to read, and arrays of all of it a third of the daemon's time to write. Times alone are arrays, of seconds
 -- since 1970, exact to the microsecond: as text each took as long to write as a job's other columns together.
@@ -236,8 +237,8 @@ with gone as (
     from (select a.job_id from asked a where (a.job_id in (select d.id from decided d)) is true) a
    where r.job_id = a.job_id and r.loose and not r.served
 ), quotes as materialized (
-  select q.u, q.size, q.currency, q.lowest_ask::numeric, q.highest_bid::numeric, q.last_sale::numeric,
-         to_timestamp(q.last_sale_at) as last_sale_at, q.sales_72h, coalesce(q.basis::jsonb, '{}') as basis,
+  select q.u, q.size, q.currency, q.lowest_ask::numeric, q.highest_bid::numeric, coalesce(q.last_sale::numeric, k.last_sale) as last_sale,
+         coalesce(to_timestamp(q.last_sale_at), k.last_sale_at) as last_sale_at, q.sales_72h, coalesce(q.basis::jsonb, '{}') as basis,
          to_timestamp(q.observed_at) as observed_at, q.product_id, q.parser,
          h.provider, h.account, h.sku, h.unit_key
     from (select unnest(string_to_array((select $17), E'\x1f', E'\x1e')::int[]) as u,
@@ -251,8 +252,14 @@ with gone as (
                  unnest(string_to_array((select $25), E'\x1f', E'\x1e')) as basis,
                  unnest((select $26::float8[])) as observed_at,
                  unnest(string_to_array((select $27), E'\x1f', E'\x1e')) as product_id,
-                 unnest(string_to_array((select $28), E'\x1f', E'\x1e')::int[]) as parser) q
+                 unnest(string_to_array((select $28), E'\x1f', E'\x1e')::int[]) as parser,
+                 unnest(string_to_array((select $29), E'\x1f', E'\x1e')::boolean[]) as sale_unknown) q
     join held h using (u)
+    left join lateral (
+      select p.last_sale, p.last_sale_at from market_prices p
+       where q.sale_unknown and p.provider = h.provider and p.account = h.account and p.sku = h.sku
+         and coalesce(p.size, '') = coalesce(q.size, '') and p.currency = q.currency and p.parser = q.parser
+       limit 1) k on true
 ), looks as (
   -- What each size was at the look before, where the two can be compared: same kind of price, read in the same way.
   select q.u, q.size, q.observed_at, p.gap_h, p.changed
@@ -327,7 +334,7 @@ with gone as (
     join quotes q on q.unit_key = m.unit_key and q.currency = m.currency and q.size = m.size
    where t.dedupe_key = m.dedupe_key
 ), listed as materialized (
-  select market__keep_listings($29::jsonb, array(select h.u from held h), $3::text[], $5::text[]) where $29::jsonb <> '[]'
+  select market__keep_listings($30::jsonb, array(select h.u from held h), $3::text[], $5::text[]) where $30::jsonb <> '[]'
 ), told as (
   -- Apps hear of changed prices; one message per product, in pieces that keep clear of NOTIFY's 8,000 bytes.
   select count(pg_notify('market_prices', row_to_json(c)::text)) as n

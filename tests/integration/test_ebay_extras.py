@@ -99,6 +99,26 @@ async def test_a_last_sale_that_is_refused_from_now_on_is_not_told_as_if_it_were
     assert [sale["last_sale"] for sale in sales] == [truth.last_sale, None], "the history still has it"
 
 
+async def test_a_last_sale_that_cannot_be_had_this_time_stands_with_its_date(
+    db: Connection, database: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    sandbox.grant_insights()
+    sections: dict[str, Any] = {"stanza": {"options": {"insights": True}}, "jobs": {"fresh_for": "1ms"}}
+    row = "select last_sale, last_sale_at, observed_at, basis ->> 'insights' as word from market_prices"
+    async with running(configured(database, sandbox, tmp_path, providers=("ebay",), **sections)):
+        await _priced(db, PANDA, "10")
+        before = await db.fetchrow(row)
+        sandbox.fault("ebay", "status", endpoint="insights", status=500, times=None)
+        await _priced(db, PANDA, "10")
+        after = await db.fetchrow(row)
+    assert before is not None
+    assert after is not None
+    assert (before["word"], after["word"]) == ("used", "no_answer")
+    assert before["last_sale"] == sandbox.truth("ebay", PANDA, "10", sold=True).last_sale
+    assert after["observed_at"] > before["observed_at"]
+    assert (after["last_sale"], after["last_sale_at"]) == (before["last_sale"], before["last_sale_at"])
+
+
 async def test_a_uk_size_at_ebay_goes_by_the_chart_that_another_provider_told(
     db: Connection, database: str, sandbox: Sandbox, tmp_path: Path
 ) -> None:

@@ -194,7 +194,7 @@ async def _settle_args(
         ["default"] * len(units),
         [row["sku"] for row in units.values()],
         *columns([(u, number, *["priced"] * 2, size, seen, *[None] * 5) for u, number, size in jobs]),
-        *columns([(u, size, "GBP", 10, *[None] * 5, seen, None, 1) for u, size in priced]),
+        *columns([(u, size, "GBP", 10, *[None] * 5, seen, None, 1, None) for u, size in priced]),
         "[]",
     )
 

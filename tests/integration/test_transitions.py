@@ -389,6 +389,24 @@ async def test_every_size_that_a_fetch_brought_is_stored_and_known_targets_hear_
         assert (await enqueue(db, size=size))["result"] == "fresh"
 
 
+async def test_a_last_sale_that_cannot_be_looked_up_stands_and_one_that_is_none_goes(
+    db: Connection, jobs: JobStore
+) -> None:
+    await settings(db, fresh_for=timedelta(0))
+    sale = {"last_sale": Decimal(95), "last_sale_at": await now(db) - timedelta(days=3)}
+    unknown = {"sale_unknown": True}
+    stored: list[tuple[Any, ...]] = []
+    for found in (unknown, sale, unknown, unknown | {"parser": 2}, sale, {}, unknown):
+        await enqueue(db)
+        await _price(jobs, await claim_one(jobs), quote(at=await now(db), **found))
+        row = await db.fetchrow("select last_sale, last_sale_at from market_prices")
+        stored.append(tuple(row or ()))
+    known, none = tuple(sale.values()), (None, None)
+    assert stored == [none, known, known, none, known, none, none]
+    told = await db.fetch("select last_sale from market_price_history order by observed_at")
+    assert [row["last_sale"] for row in told] == [None, 95, None, 95, None], "what stands is no change"
+
+
 async def test_an_older_observation_never_overwrites_a_newer_one(db: Connection, jobs: JobStore) -> None:
     await settings(db, fresh_for=timedelta(0))
     newer = await now(db)

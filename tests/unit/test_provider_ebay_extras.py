@@ -250,7 +250,7 @@ async def test_no_sale_is_an_answer_too() -> None:
     [
         (errors.Unauthorized("no", code="forbidden", http_status=403), "refused"),
         (errors.Unauthorized("no", code="invalid_scope"), "refused"),
-        (errors.Throttled("no", day_spent=True), "refused"),
+        (errors.Throttled("no", day_spent=True), "no_answer"),
         (errors.Transient("no"), "no_answer"),
         (errors.Rejected("no"), "no_answer"),
         (errors.NotGranted("budget", None), "no_answer"),
@@ -268,6 +268,7 @@ async def test_no_sale_is_an_answer_too() -> None:
 async def test_trouble_with_sold_prices_never_costs_the_ask(trouble: Any, word: str) -> None:
     quote, _ = await with_sales(trouble)
     assert (quote.lowest_ask, quote.last_sale, quote.basis["insights"]) == (100, None, word)
+    assert quote.sale_unknown == (word == "no_answer")
 
 
 async def test_a_sale_may_be_an_hour_ahead_of_our_clock() -> None:

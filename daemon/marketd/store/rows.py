@@ -116,6 +116,7 @@ QuoteRow: TypeAlias = tuple[
     float,
     str | None,
     int,
+    bool | None,
 ]
 
 #: A line of the call record, in the order of `record_requests`.
@@ -167,6 +168,7 @@ def quote_row(u: int, quote: Quote, product_id: str | None) -> QuoteRow:
         quote.observed_at.timestamp(),
         text(product_id),
         quote.parser,
+        quote.sale_unknown or None,
     )
 
 

@@ -55,24 +55,27 @@ class Insights:
 
     def __init__(self) -> None:
         self._quiet_until: datetime | None = None
+        self._quiet_for = "refused"
 
     async def add(
         self, quote: Quote, wish: Wanted, params: Mapping[str, str], headers: Mapping[str, str], http: Http
     ) -> Quote:
         """The quote with its last sale and the sales of 90 days; `basis.insights` says what became of it.
 
-        `used`, `refused` (no scope, or throttled), `no_answer`, or `no_category` (which the service demands).
+        `used`, `no_answer` (throttled, too: the last sale that was told stands), `refused` (no scope), or `no_category`
+        (which the service demands).
         """
         if "category_ids" not in params:
             return _marked(quote, "no_category")
         if self._quiet_until is not None and quote.observed_at < self._quiet_until:
-            return _marked(quote, "refused")
+            return _marked(quote, self._quiet_for)
         try:
             reply = await http.get(SEARCH, params, endpoint="insights", headers=headers)
             last = _read(reply.body, wish, reply.granted_at)
-        except (errors.Unauthorized, errors.Throttled):
+        except (errors.Unauthorized, errors.Throttled) as error:
             self._quiet_until = quote.observed_at + _QUIET
-            return _marked(quote, "refused")
+            self._quiet_for = "refused" if isinstance(error, errors.Unauthorized) else "no_answer"
+            return _marked(quote, self._quiet_for)
         except (errors.ProviderError, errors.NotGranted):
             return _marked(quote, "no_answer")
         self._quiet_until = None
@@ -88,7 +91,7 @@ class _Sales:
 
 
 def _marked(quote: Quote, word: str) -> Quote:
-    return replace(quote, basis={**quote.basis, "insights": word})
+    return replace(quote, basis={**quote.basis, "insights": word}, sale_unknown=word == "no_answer")
 
 
 def _read(body: Any, wish: Wanted, now: datetime) -> _Sales:
