@@ -11,13 +11,14 @@ import re
 from marketd import skus
 
 _ACCESSORY = re.compile(
-    r"\b((shoe)?-?laces?|(shoe )?box( ?[&+]| and)?( [a-z]+){0,2} only|(only|just) (the )?box|empty (shoe ?)?box"
+    r"\b((shoe)?-?laces?"
+    r"|(shoe )?box( ?[&+]| and)?( [a-z]+){0,2} only(?! ([0-9]|one|a few))|(only|just) (the )?box|empty (shoe ?)?box"
     r"|no (shoes?|sneakers?)|(shoes?|sneakers?) not included|insoles?|key ?-?chains?"
     r"|replacement|display (case|only)|dust ?bag|stickers?|posters?|shoe ?trees?|proxy|custom(s|ized)?|replicas?"
     r"|(tags?|receipt|invoice|lid) only|raffle|pre-? ?orders?"
     r"|(left|right|one|single) (shoe )?only|crease (protectors?|guards?)|sole (protectors?|shields?)"
     r"|reprints?|facsimile|digital|novelty|fan ?art|(packs?|promos?|sleeves?|dice|codes?|case|sticker) only|code cards?"
-    r"|no packs?|without packs?|opened|unsealed|re-?packs?|acrylic"
+    r"|no packs?|without packs?|(?<!never )(?<!not )opened|unsealed|re-?packs?|acrylic"
     r"|x ?[2-9]|[2-9] ?x|([2-9]|two|three) pairs|(left|right) foot|aaa|1:1)\b"
 )
 #: What a pair that is called new with box cannot be, and what is made in the likeness of one.
@@ -30,7 +31,7 @@ _FLAWED = re.compile(
     r"|worn (only )?(once|twice|[0-9])"
     r"|(?<!never )(?<!not )(been worn|(?<!been )(?<!un-)worn(?= *($|[,;!/|(-]))|tried on)"
     r"|(?<!no )box damaged?|damaged box"
-    r"|(factory|minor|small|slight|with|has) flaws?|flawed|refurbished|restored|re-?soled|sole ?swap(ped)?|dupes?"
+    r"|(factory|minor|small|slight|with|has) flaws?|flawed|refurbished|restored|re-?soled|soles? ?swap(ped)?|dupes?"
     r"|(?<!no )(creas(ed|ing)|scuff(s|ed)|yellow(ing|ed))|mismatched (pair|sizes?|shoes)|(one|single|left|right) shoe"
     r"|(left|right) [0-9.]+[ /,&-]*(left|right)|(?<!never )(?<!not )used|(?<!no )samples?|ua|reps?|unauthorized"
     r"|inspired|(read|see) desc(ription)?"

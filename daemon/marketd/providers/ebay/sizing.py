@@ -34,6 +34,12 @@ _POSTFIX = re.compile(
 _PAIR = re.compile(rf"({_THIRDS}[mwyc]?)[\s(]{{0,2}}({_SYSTEM})\b")
 _WHOM = r"(?:(?:wo)?m[ae]n'?s?'?|wmns?|ladies|female)"
 _WHO = rf"(?:\b{_WHOM}(?![a-z])|\b[mw](?![a-z0-9]))"
+_WHOSE = rf"(?:{_WHOM}(?![a-z])|[mw](?![a-z0-9]|/(?! ?[0-9])))"
+#: `10 M / 11.5 W`: the men's and the women's size of one pair, each before its word.
+_BOTH = re.compile(
+    rf"(?<![\w.])(?<![0-9][,'-])(?P<n>{_SIZE})\s?(?P<who>{_WHOSE}){_GAP}(?P<m>{_SIZE})\s?(?P<whose>{_WHOSE})"
+    rf"(?!{_MARKS}[0-9])"
+)
 _FOREIGN = re.compile(
     rf"\b(?P<system>{_OTHER})(?![a-z]){_MARKS}(?:(?:{_WHOM}|sizes?|sizing|sz)(?![a-z]){_MARKS}){{0,3}}"
     rf"(?P<n>{_THIRDS})(?!\w)"
@@ -120,7 +126,7 @@ class Sizes:
 
 def read(title: str, known: frozenset[str] = frozenset()) -> Sizes:
     """What a title, without its codes, says; `known` are words of the product's name."""
-    american, foreign = _american(title)
+    american, foreign = _american(_BOTH.sub(_whose_first, title))
     said = tuple(_statements(american, known))
     return Sizes(
         said=said,
@@ -128,6 +134,15 @@ def read(title: str, known: frozenset[str] = frozenset()) -> Sizes:
         loose=bool(_LOOSE.search(american)) and not any(one.us for one in said),
         choice=_is_choice(american),
     )
+
+
+def _whose_first(hit: re.Match[str]) -> str:
+    """The two sizes of one pair after their words, if that is what they are: a women's one is a little greater."""
+    first, second = (_group(hit[who], None) for who in ("who", "whose"))
+    more = Fraction(hit["m"]) - Fraction(hit["n"]) if second else Fraction(hit["n"]) - Fraction(hit["m"])
+    if first == second or not 1 <= more <= 2 or _NUMBERED.search(hit.string[: hit.start()]):
+        return hit[0]
+    return f" {hit['who']} {hit['n']} {hit['whose']} {hit['m']} "
 
 
 def _american(title: str) -> tuple[str, tuple[tuple[str, Fraction], ...]]:
