@@ -19,6 +19,7 @@ from faults.proxy import Proxy
 from harness import configured, running, until
 from marketd.migrate import migrate
 from marketd.sandbox import Sandbox
+from queue_kit import Connect
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
 pytestmark = pytest.mark.skipif(
@@ -149,3 +150,35 @@ async def test_a_schema_is_migrated_and_checked_through_the_pooler(pooler: Poole
         return await migrate(pooler.dsn)
 
     assert await asyncio.gather(*(once() for _ in range(6))) == [[]] * 6
+
+
+async def test_a_lock_leaves_no_statements_behind_in_the_server_that_wait_for_it(
+    connect: Connect, db: Connection, pooler: Pooler, tmp_path: Path
+) -> None:
+    """The pooler has no statement_timeout of ours: what nobody waits for any more would wait as long as the lock."""
+    async with Sandbox(seed=7, products=20, limits={"*": None}) as sandbox:
+        configuration = configured(
+            pooler.dsn,
+            sandbox,
+            tmp_path,
+            jobs={**QUICK_JOBS, "lease": "3s"},
+            database={"dsn": pooler.dsn, "listen_dsn": pooler.direct, "statement_timeout": "500ms"},
+        )
+        holder = await connect()
+        async with running(configuration):
+            await db.execute("select market_pause('stockx', 'until the lock is held')")
+            [waiting] = await ask_many(db, load(sandbox, 1), 200)
+            held = holder.transaction()
+            await held.start()
+            await holder.execute("select from market_targets for update")
+            await db.execute("select market_resume('stockx')")
+            kept = "select bool_or(lease_expires_at > claimed_at + interval '9 s') from market_fetches"
+            await until(lambda: db.fetchval(kept), within_s=20, what="the third lease")
+            blocked = await db.fetchval(
+                "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+            )
+            await held.rollback()
+            rows = await ended(db, [waiting], within_s=10)
+    assert blocked <= 1
+    assert (rows[waiting]["status"], rows[waiting]["rescues"]) == ("done", 0)
+    assert await broken(db) == {}

@@ -210,10 +210,15 @@ class Database:
         self._begun[connection] = time.monotonic()
         try:
             rows = await _executed(connection, statements, patience_s)
-        except BaseException as error:
-            if isinstance(error, TimeoutError):
+        except TimeoutError as error:
+            if not self._pooled:
                 # Nobody is there who would hear a polite cancel; waiting for its answer would double the time.
                 connection.terminate()
+                await pool.release(connection)
+            elif await _cancelled(pool, connection):
+                raise DatabaseBusy("canceling statement due to timeout") from error
+            raise
+        except BaseException:
             await pool.release(connection)
             raise
         finally:
@@ -250,6 +255,15 @@ def _lost(connection: Connection) -> bool:
         return connection.is_closed()
     except asyncpg.InterfaceError:  # the pool has noticed and taken it back
         return True
+
+
+async def _cancelled(pool: Pool, connection: Connection) -> bool:
+    """Whether the server could be told to end a statement whose time it does not know. Gives the connection back."""
+    try:
+        await pool.release(connection, timeout=_CLOSE_S)
+    except (*GONE, asyncpg.PostgresError):
+        return False
+    return True
 
 
 async def _executed(
