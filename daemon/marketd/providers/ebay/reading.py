@@ -16,7 +16,16 @@ from typing import Any
 from marketd import errors
 from marketd.provider import Usage, instant
 from marketd.providers.ebay.options import Band
-from marketd.providers.ebay.titles import Wanted, confirms, fits, is_silent, names, tells_size, tells_whose
+from marketd.providers.ebay.titles import (
+    LONGEST,
+    Wanted,
+    confirms,
+    fits,
+    is_silent,
+    names,
+    tells_size,
+    tells_whose,
+)
 
 NEW, GRADED, UNGRADED = "1000", "2750", "4000"
 CARD_CATEGORIES = frozenset(("183050", "183454", "261328"))  #: single cards: non-sport, card games, sport
@@ -167,7 +176,9 @@ def _is_thing(row: Mapping[str, Any], wanted: Wanted) -> bool:
 
 
 def _title(row: Mapping[str, Any]) -> str:
-    return str(row.get("title") or "")
+    return str(row.get("title") or "")[
+        : LONGEST + 1
+    ]  # what is longer names nothing, and would fill the memory
 
 
 def _categories(row: Mapping[str, Any]) -> set[str]:

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 
 from marketd import skus
 from marketd.providers.ebay import beside, sizing
@@ -39,7 +40,10 @@ _AUDIENCES = {
     "Y": rf"\b(gs|grade school|youth|{_KIDS})(?![a-z])",
     "C": rf"\b(td|ps|toddlers?|infants?|bab(y|ies)|pre-?school|little kids?|(?<!big ){_KIDS})(?![a-z])",
 }
-_LONGEST = 200  #: characters; eBay takes 80, and the patterns here are made for about that many
+LONGEST = 200  #: characters; eBay takes 80, and the patterns here are made for about that many
+
+
+_kept = lru_cache(maxsize=1000)  #: of what is asked several times of each title of a page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +73,10 @@ class Wanted:
     ceiling: Decimal | None = None  #: nor what is dearer than this
 
 
+@_kept
 def names(title: str, wanted: Wanted) -> bool:
     """Whether a title names the wanted thing and no other, in any size: its code or words, its grade, no accessory."""
-    if len(title) > _LONGEST:
+    if len(title) > LONGEST:
         return False
     shoe = bool(wanted.number)
     low = beside.without_extras(plain(title), wanted.known, shoe=shoe)
@@ -90,11 +95,10 @@ def names(title: str, wanted: Wanted) -> bool:
 
 def fits(title: str, wanted: Wanted) -> bool:
     """Whether the sizes that a title states, if any, are the wanted one; a thing of one size states none."""
-    rest = _rest(plain(title), wanted)
-    said = sizing.read(rest, wanted.known)
+    said = _sizes(title, wanted)
     if not wanted.number:
         return bool(wanted.grade) or not any(one.keyed for one in said.said)
-    audience = _audience(rest, wanted) - _whose_else(said, wanted)
+    audience = _audience(_rest(plain(title), wanted), wanted) - _whose_else(said, wanted)
     if audience and wanted.group not in audience | {one.group for one in said.said}:
         return False
     clear = any(
@@ -159,10 +163,12 @@ def stated(title: str) -> Sequence[tuple[str, str | None]]:
     return [(one.number, one.group) for one in sizing.read(plain(title)).said]
 
 
+@_kept
 def _sizes(title: str, wanted: Wanted) -> sizing.Sizes:
-    return sizing.read(_rest(plain(title[:_LONGEST]), wanted), wanted.known)
+    return sizing.read(_rest(plain(title[:LONGEST]), wanted), wanted.known)
 
 
+@_kept
 def plain(title: str) -> str:
     """A title in lower case without what only looks different: halves, wide digits, dotted short forms, entities."""
     text = re.sub(r"\s?½", ".5", html.unescape(title)).replace("⅓", " 1/3").replace("⅔", " 2/3")
