@@ -18,7 +18,8 @@ _ACCESSORY = re.compile(
     r"|(tags?|receipt|invoice|lid) only|raffle|pre-? ?orders?"
     r"|(left|right|one|single) (shoe )?only|crease (protectors?|guards?)|sole (protectors?|shields?)"
     r"|reprints?|facsimile|digital|novelty|fan ?art|(packs?|promos?|sleeves?|dice|codes?|case|sticker) only|code cards?"
-    r"|no packs?|without packs?|(?<!never )(?<!not )opened|unsealed|re-?packs?|acrylic"
+    r"|no packs?|without packs?"
+    r"|(?<!toe )cap(?! and gown)|fridge magnet|(?<!never )(?<!not )opened|unsealed|re-?packs?|acrylic"
     r"|x ?[2-9]|[2-9] ?x|([2-9]|two|three) pairs|(left|right) foot|aaa|1:1)\b"
 )
 #: What a pair that is called new with box cannot be, and what is made in the likeness of one.
@@ -54,7 +55,7 @@ def _words(*texts: str) -> frozenset[str]:
 
 
 _OTHER_THING = _words(
-    "sock socks shirt shirts tshirt tshirts tee hoodie hat cap magnet magnets keyring keyrings lot lots bundle deposit",
+    "sock socks shirt shirts tshirt tshirts tee hoodie hat magnets keyring keyrings lot lots bundle deposit",
     "preorder vnds amputee fake",
 )
 _OTHER_CARD = _OTHER_THING | _words(

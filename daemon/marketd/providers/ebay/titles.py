@@ -33,7 +33,9 @@ _IN_STOCK = re.compile(
     r"\b((1|one) pair|([2-9]|two|three|several|multiple) pairs (available|left|in stock))\b"
 )
 #: `kids` may be either; whoever is meant by it is nobody else.
-_KIDS = r"kids?'?|kid's|girls?'?|girl's|boys?'?|boy's|juniors?|jr|child(ren'?s?)?"
+_KIDS = (
+    r"kids?'?|kid's|(?<!powerpuff )girls?'?(?! don'?t cry)|girl's|boys?'?|boy's|juniors?|jr|child(ren'?s?)?"
+)
 _AUDIENCES = {
     "": r"\bm[ae]n'?s?'?(?![a-z])",
     "W": r"\b(wom[ae]n'?s?'?|wmns?|ladies|female)(?![a-z])|\(w\)",
