@@ -48,8 +48,8 @@ with head as materialized (
   insert into market_fetches (unit_key, provider, account, sku, currency,
                               lease_id, lease_expires_at, locked_by, claimed_at)
   select unit_key, 'bench', 'default', min(sku), 'USD', $2, now() + interval '2 min', $2, now()
-    from head group by unit_key
-  on conflict do nothing
+    from head group by unit_key order by unit_key
+  on conflict do nothing  -- the other session may have other sizes of it
 )
 select * from head
 """
